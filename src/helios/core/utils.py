@@ -1,0 +1,69 @@
+"""Small helpers that models and data modules share."""
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def get_from_optional(value: T | None, raise_on_empty: bool = False) -> T:
+    """Return the value of an optional.
+
+    Args:
+        value: the optional.
+        raise_on_empty: raise ``RuntimeError`` rather than ``AssertionError`` for ``None``.
+    """
+    if value is None:
+        message = "expected a value, but the optional is None"
+        raise RuntimeError(message) if raise_on_empty else AssertionError(message)
+    return value
+
+
+def convert_to_list(value: Any) -> list[Any]:
+    """Return a list as it is, a tuple as a list, anything else as a list of itself."""
+    if isinstance(value, list):
+        return value
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+@contextlib.contextmanager
+def ChdirContext(target_path: str | pathlib.Path) -> Iterator[pathlib.Path]:  # noqa: N802 - founding name
+    """Change the working directory inside the block; yields the previous one."""
+    previous = pathlib.Path.cwd()
+    with contextlib.chdir(target_path):
+        yield previous
+
+
+class AverageTimer:
+    """The average time between :meth:`start` and :meth:`record`, in seconds."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._total = 0.0
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin an interval."""
+        self._started = time.perf_counter()
+
+    def record(self) -> None:
+        """End the interval; the next one begins at once."""
+        now = time.perf_counter()
+        self._total += now - self._started
+        self._count += 1
+        self._started = now
+
+    def get_average_time(self) -> float:
+        """Return the average so far; 0.0 without any interval."""
+        return self._total / self._count if self._count else 0.0
+
+
+def safe_torch_load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """Load with :func:`torch.load` and ``weights_only=True``: no code in the file is run."""
+    return torch.load(path, weights_only=True, **kwargs)

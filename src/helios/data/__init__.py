@@ -1,0 +1,47 @@
+"""Datasets, loaders and samplers that know their position."""
+
+from helios.data.datamodule import (
+    DATASET_REGISTRY,
+    TRANSFORM_REGISTRY,
+    DataModule,
+    DatasetParams,
+    DatasetSplit,
+    create_dataset,
+    create_transform,
+)
+from helios.data.loader import (
+    COLLATE_FN_REGISTRY,
+    DataLoaderParams,
+    create_collate_fn,
+    create_dataloader,
+)
+from helios.data.samplers import (
+    SAMPLER_REGISTRY,
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSamplerType,
+    ResumableSequentialSampler,
+    create_sampler,
+)
+
+__all__ = [
+    "COLLATE_FN_REGISTRY",
+    "DATASET_REGISTRY",
+    "SAMPLER_REGISTRY",
+    "TRANSFORM_REGISTRY",
+    "DataLoaderParams",
+    "DataModule",
+    "DatasetParams",
+    "DatasetSplit",
+    "ResumableDistributedSampler",
+    "ResumableRandomSampler",
+    "ResumableSampler",
+    "ResumableSamplerType",
+    "ResumableSequentialSampler",
+    "create_collate_fn",
+    "create_dataloader",
+    "create_dataset",
+    "create_sampler",
+    "create_transform",
+]

@@ -1,0 +1,240 @@
+"""Where the batches of a run come from."""
+
+import abc
+import copy
+import dataclasses
+import enum
+from typing import TYPE_CHECKING, Any, Self
+
+from torch.utils.data import DataLoader, Dataset
+
+from helios.core import Registry
+from helios.data.loader import DataLoaderParams, create_dataloader
+from helios.data.samplers import ResumableSamplerType
+from helios.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from helios.trainer import Trainer
+
+DATASET_REGISTRY = Registry("dataset")
+"""The registry of datasets; empty at first."""
+
+TRANSFORM_REGISTRY = Registry("transform")
+"""The registry of transforms; empty at first."""
+
+
+def create_dataset(type_name: str, *args: Any, **kwargs: Any) -> Dataset[Any]:
+    """Create a registered dataset from its name and arguments."""
+    dataset: Dataset[Any] = DATASET_REGISTRY.get(type_name)(*args, **kwargs)
+    return dataset
+
+
+def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Any:
+    """Create a registered transform from its name and arguments."""
+    return TRANSFORM_REGISTRY.get(type_name)(*args, **kwargs)
+
+
+class DatasetSplit(enum.Enum):
+    """The part that a dataset plays in a run."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+    @classmethod
+    def from_str(cls, label: str) -> Self:
+        """Return the split of this name.
+
+        Raises:
+            ConfigurationError: there is no such split.
+        """
+        try:
+            return cls(label.lower())
+        except ValueError:
+            raise ConfigurationError(
+                f"{label!r} is not a dataset split: write 'train', 'valid' or 'test'."
+            ) from None
+
+
+@dataclasses.dataclass
+class DatasetParams:
+    """A dataset and how it is batched; made by :meth:`DataModule._create_dataset`."""
+
+    dataset: Dataset[Any]
+    params: DataLoaderParams
+
+
+class DataModule(abc.ABC):
+    """The datasets of a run, and the loaders made of them.
+
+    Subclasses write :meth:`setup`, which assigns ``self._train_dataset``,
+    ``self._valid_dataset`` and ``self._test_dataset``; what is left out is ``None``, and the
+    trainer skips it. Training may go through several datasets, one a phase: see
+    :meth:`_add_train_phase`.
+
+    Example:
+        .. code-block:: python
+
+            class Digits(helios.DataModule):
+                def setup(self) -> None:
+                    params = helios.DataLoaderParams(batch_size=32, shuffle=True)
+                    self._train_dataset = self._create_dataset(digits, params)
+    """
+
+    def __init__(self) -> None:
+        self._is_distributed = False
+        self._trainer: Trainer | None = None
+        self._train_phases: list[DatasetParams] = []
+        self._phases_before_setup: list[DatasetParams] | None = None
+        self._phase = 0
+        self._valid_dataset: DatasetParams | None = None
+        self._test_dataset: DatasetParams | None = None
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes train together; set by the trainer."""
+        return self._is_distributed
+
+    @is_distributed.setter
+    def is_distributed(self, value: bool) -> None:
+        self._is_distributed = value
+
+    @property
+    def trainer(self) -> "Trainer":
+        """The trainer; an ``AssertionError`` before the trainer has set it."""
+        assert self._trainer is not None, "trainer is known once fit() or test() has started"
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, value: "Trainer") -> None:
+        self._trainer = value
+
+    def prepare_data(self) -> None:
+        """Download or convert data. Called once, in the parent process, before anything else."""
+
+    @abc.abstractmethod
+    def setup(self) -> None:
+        """Create the datasets. Called in every process, before the model's ``setup``."""
+
+    def teardown(self) -> None:
+        """Release what :meth:`setup` made. Called at the end of a run, also when it fails."""
+
+    @property
+    def train_dataset(self) -> Dataset[Any] | None:
+        """The training set of the current phase."""
+        return self._train_dataset.dataset if self._train_dataset else None
+
+    @property
+    def valid_dataset(self) -> Dataset[Any] | None:
+        """The validation set."""
+        return self._valid_dataset.dataset if self._valid_dataset else None
+
+    @property
+    def test_dataset(self) -> Dataset[Any] | None:
+        """The test set."""
+        return self._test_dataset.dataset if self._test_dataset else None
+
+    def train_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+        """Return a fresh loader of the training set and its sampler; ``None`` without a set."""
+        return self._create_dataloader(self._train_dataset)
+
+    def valid_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+        """Return a fresh loader of the validation set and its sampler; ``None`` without a set."""
+        return self._create_dataloader(self._valid_dataset)
+
+    def test_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+        """Return a fresh loader of the test set and its sampler; ``None`` without a set."""
+        return self._create_dataloader(self._test_dataset)
+
+    def get_train_steps_per_epoch(self) -> int:
+        """Return the batches of one epoch of the current phase.
+
+        Raises:
+            RuntimeError: there is no training set.
+        """
+        loader_and_sampler = self.train_dataloader()
+        if loader_and_sampler is None:
+            raise RuntimeError(
+                f"{type(self).__name__} has no training set: assign self._train_dataset in setup()."
+            )
+        return len(loader_and_sampler[0])
+
+    def advance_train_phase(self) -> bool:
+        """Go on to the next training set.
+
+        Returns:
+            Whether there was one; in the last phase nothing changes.
+        """
+        if self._phase + 1 >= len(self._train_phases):
+            return False
+        self._phase += 1
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep: the phase, if there are several."""
+        return {"phase": self._phase} if len(self._train_phases) > 1 else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._phase = state_dict.get("phase", 0)
+
+    @property
+    def _train_dataset(self) -> DatasetParams | None:
+        return self._train_phases[self._phase] if self._train_phases else None
+
+    @_train_dataset.setter
+    def _train_dataset(self, value: DatasetParams | None) -> None:
+        self._train_phases = [] if value is None else [value]
+        self._phase = 0
+
+    def _create_dataset(
+        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
+    ) -> DatasetParams:
+        """Pair a dataset with its parameters, to be assigned in :meth:`setup`.
+
+        Args:
+            dataset: a map-style dataset.
+            params: how to batch it; copied, so one object can serve several datasets.
+        """
+        if isinstance(params, dict):
+            params = DataLoaderParams.from_dict(params)
+        return DatasetParams(dataset, copy.deepcopy(params))
+
+    def _add_train_phase(
+        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
+    ) -> None:
+        """Append a training set to those that training goes through, one a phase."""
+        self._train_phases.append(self._create_dataset(dataset, params))
+
+    def _add_valid_dataset(
+        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
+    ) -> None:
+        """Set the validation set."""
+        self._valid_dataset = self._create_dataset(dataset, params)
+
+    def _add_test_dataset(
+        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
+    ) -> None:
+        """Set the test set."""
+        self._test_dataset = self._create_dataset(dataset, params)
+
+    def _begin(self, trainer: "Trainer", is_distributed: bool) -> None:
+        """Set the facts of the coming run, and forget the phases that the last one added."""
+        self._trainer = trainer
+        self._is_distributed = is_distributed
+        if self._phases_before_setup is None:
+            self._phases_before_setup = list(self._train_phases)
+        self._train_phases = list(self._phases_before_setup)
+        self._phase = 0
+
+    def _create_dataloader(
+        self, data: DatasetParams | None
+    ) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+        if data is None:
+            return None
+        params = dataclasses.replace(data.params)
+        if params.is_distributed is None:
+            params.is_distributed = self._is_distributed
+        if params.random_seed is None and self._trainer is not None:
+            params.random_seed = self._trainer.random_seed
+        return create_dataloader(data.dataset, params)

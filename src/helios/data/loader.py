@@ -1,0 +1,154 @@
+"""From a dataset and its parameters to a data loader."""
+
+import dataclasses
+from collections.abc import Callable, Sized
+from typing import Any, Self, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from helios.core import Registry
+from helios.core.rng import DEFAULT_SEED
+from helios.data.samplers import (
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSamplerType,
+    ResumableSequentialSampler,
+)
+from helios.errors import ConfigurationError
+
+COLLATE_FN_REGISTRY = Registry("collate function")
+"""The registry of collate functions; holds PyTorch's ``default_collate``."""
+COLLATE_FN_REGISTRY.register(default_collate)
+
+
+def create_collate_fn(type_name: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """Return a registered collate function, or an instance of a registered class.
+
+    Args:
+        type_name: the name of the function or class.
+        args: positional arguments of the class.
+        kwargs: keyword arguments of the class.
+    """
+    registered: Callable[..., Any] = COLLATE_FN_REGISTRY.get(type_name)
+    if isinstance(registered, type):
+        return cast(Callable[..., Any], registered(*args, **kwargs))
+    return registered
+
+
+@dataclasses.dataclass
+class DataLoaderParams:
+    """How a dataset is turned into batches.
+
+    Attributes:
+        random_seed: chooses the order of the samples; the trainer's ``random_seed`` by default.
+        batch_size: samples per batch and process.
+        shuffle: draw a new order each epoch.
+        num_workers: processes that load samples; 0 loads in the training process.
+        pin_memory: load into page-locked memory; without effect where there is no CUDA.
+        drop_last: leave out a last batch that is not full.
+        is_distributed: share the samples among processes; filled in by the trainer.
+        sampler: a resumable sampler to use instead of the one that ``shuffle`` chooses.
+        collate_fn: makes a batch of a list of samples; PyTorch's default by default.
+    """
+
+    random_seed: int | None = None
+    batch_size: int = 1
+    shuffle: bool = False
+    num_workers: int = 0
+    pin_memory: bool = True
+    drop_last: bool = False
+    is_distributed: bool | None = None
+    sampler: ResumableSamplerType | None = None
+    collate_fn: Callable[..., Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, params: dict[str, Any]) -> Self:
+        """Make parameters of a dictionary; unknown keys and ``sampler`` are left out."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"sampler"}
+        return cls(**{key: value for key, value in params.items() if key in known})
+
+
+def create_dataloader(
+    dataset: Dataset[Any], params: DataLoaderParams
+) -> tuple[DataLoader[Any], ResumableSamplerType]:
+    """Create a data loader that can start in the middle of an epoch, and its sampler.
+
+    Args:
+        dataset: a map-style dataset.
+        params: how to batch it.
+
+    Raises:
+        ConfigurationError: the dataset is empty.
+        TypeError: the dataset is iterable-style, or ``params.sampler`` is not resumable.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"{type(dataset).__name__} is an iterable-style dataset, whose position cannot be"
+            " restored. Write a map-style dataset, with __getitem__ and __len__."
+        )
+    if len(cast(Sized, dataset)) == 0:
+        raise ConfigurationError(f"the dataset {type(dataset).__name__} is empty: no batches.")
+    sampler = params.sampler or _default_sampler(dataset, params)
+    if not isinstance(sampler, ResumableSamplerType):
+        raise TypeError(
+            f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
+            " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
+        )
+    loader = DataLoader(
+        dataset,
+        batch_size=params.batch_size,
+        sampler=sampler,
+        num_workers=params.num_workers,
+        pin_memory=params.pin_memory and torch.cuda.is_available(),
+        drop_last=params.drop_last,
+        collate_fn=params.collate_fn,
+        # Its own generator: an iterator of the loader must not draw from the training stream.
+        generator=torch.Generator().manual_seed(_seed(params)),
+    )
+    return loader, sampler
+
+
+def _default_sampler(dataset: Dataset[Any], params: DataLoaderParams) -> ResumableSamplerType:
+    if params.is_distributed:
+        return ResumableDistributedSampler(
+            dataset,
+            shuffle=params.shuffle,
+            seed=_seed(params),
+            drop_last=params.drop_last,
+            batch_size=params.batch_size,
+        )
+    data = cast(Sized, dataset)
+    sampler: ResumableSampler
+    if params.shuffle:
+        sampler = ResumableRandomSampler(data, _seed(params), params.batch_size)
+    else:
+        sampler = ResumableSequentialSampler(data, params.batch_size)
+    return sampler
+
+
+def _seed(params: DataLoaderParams) -> int:
+    return DEFAULT_SEED if params.random_seed is None else params.random_seed
+
+
+def set_position(
+    loader: DataLoader[Any], sampler: ResumableSamplerType, seed: int, epoch: int, start_iter: int
+) -> None:
+    """Let the next iteration of a loader begin at a batch of an epoch.
+
+    Args:
+        loader: made by :func:`create_dataloader`.
+        sampler: its sampler.
+        seed: with the epoch, chooses the random numbers of the worker processes.
+        epoch: with the sampler's own seed, chooses the order of the samples.
+        start_iter: the batches to skip.
+    """
+    sampler.set_epoch(epoch)
+    sampler.start_iter = start_iter
+    if loader.generator is not None:  # a loader of the user's own may have none
+        loader.generator.manual_seed(seed + epoch)

@@ -1,0 +1,76 @@
+"""Every error of Helios that a user can meet.
+
+Each class derives from :class:`HeliosError` and from the built-in type that a reader would expect
+(``ValueError`` for a conflict, ``KeyError`` for an unknown name), so both kinds of ``except`` work.
+Messages say what is wrong, where it came from, and what to write instead.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HeliosError(Exception):
+    """Base class of all errors that Helios raises on its own account."""
+
+    def __str__(self) -> str:
+        # KeyError would show repr(message): quotes around it, line breaks escaped.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigurationError(HeliosError, ValueError):
+    """An argument, environment variable or file asks for something that cannot be."""
+
+
+class RegistrationError(HeliosError, KeyError, AssertionError):
+    """A name in a registry is taken.
+
+    Also an ``AssertionError``, because earlier releases raised that.
+    """
+
+
+class UnknownNameError(HeliosError, KeyError):
+    """A name is not in a registry, or is not a plug-in that is installed or registered."""
+
+
+class CheckpointError(HeliosError, RuntimeError):
+    """A checkpoint is damaged, too new, or does not fit what it is loaded into."""
+
+
+class PluginError(HeliosError):
+    """Base class of the errors of the plug-in framework."""
+
+
+class InvalidPluginError(PluginError, TypeError):
+    """An object cannot be a plug-in: not a plug-in at all, or with a hook that cannot be called."""
+
+
+class DuplicatePluginError(PluginError, KeyError):
+    """Another plug-in is registered under the same id."""
+
+
+class PluginConflictError(PluginError, ValueError):
+    """Two plug-ins want to do what only one may."""
+
+
+class AmbiguousPluginError(PluginError, LookupError):
+    """Several distributions offer a plug-in of this name."""
+
+
+class PluginLoadError(PluginError, ImportError):
+    """An installed plug-in could not be imported or built; the original error is the cause."""
+
+
+class FrozenPlanError(PluginError, RuntimeError):
+    """The set of plug-ins was to be changed while a run is using it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known names closest to ``name``, or ``""``.
+
+    Args:
+        name: what was written.
+        known: the names that would have been right.
+    """
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    close = [by_folded[match] for match in get_close_matches(name.lower(), by_folded, n=3)]
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,69 @@
+"""Values that a model logs: kept where they were computed, read once when they are wanted."""
+
+from typing import Any
+
+import torch
+
+
+class MetricBuffer:
+    """The running means of named values.
+
+    Adding costs no host synchronisation: tensors are summed on their own device. Only
+    :meth:`read` transfers, and it transfers everything at once.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, torch.Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, value: torch.Tensor | float) -> None:
+        """Take a value into the mean of its name.
+
+        Args:
+            name: any string; the same name always means the same quantity.
+            value: a number, or a tensor with one element.
+        """
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"log({name!r}) got a tensor of shape {tuple(value.shape)}: log one number,"
+                    " for example value.mean()."
+                )
+            value = value.detach().reshape(())
+        if name in self._totals:
+            self._totals[name] = self._totals[name] + value
+            self._counts[name] += 1
+        else:
+            self._totals[name] = value
+            self._counts[name] = 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means by name, in the order of first use, and start again."""
+        means: dict[str, float] = {}
+        by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
+        for name, total in self._totals.items():
+            means[name] = 0.0
+            if isinstance(total, torch.Tensor):
+                by_device.setdefault(total.device, {})[name] = total
+            else:
+                means[name] = float(total) / self._counts[name]
+        for totals in by_device.values():
+            values = torch.stack([total.double() for total in totals.values()]).tolist()
+            for name, value in zip(totals, values, strict=True):
+                means[name] = value / self._counts[name]
+        self.clear()
+        return means
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._totals = {}
+        self._counts = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means in flight, as plain containers and tensors."""
+        return {"totals": dict(self._totals), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._totals = dict(state_dict["totals"])
+        self._counts = dict(state_dict["counts"])

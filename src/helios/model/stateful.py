@@ -1,0 +1,94 @@
+"""Finding and saving the attributes of a model that have a state."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from helios.errors import CheckpointError, nearest
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What PyTorch's modules, optimizers, schedulers and scalers have in common."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Restore a state."""
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside ``DistributedDataParallel`` and ``torch.compile``."""
+    inner = module
+    while True:
+        if isinstance(inner, nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):  # torch.compile
+            inner = inner._orig_mod
+        else:
+            return inner
+
+
+def stateful_attributes(owner: object) -> Iterator[tuple[str, Stateful]]:
+    """Iterate over the stateful attributes of an object, also inside lists, tuples and dicts.
+
+    Yields:
+        Pairs of a dotted name (``"net"``, ``"optimizers.0"``) and the stateful object.
+    """
+    for name, value in vars(owner).items():
+        if not name.startswith("_"):
+            yield from _stateful_in(name, value)
+
+
+def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
+    if isinstance(value, nn.Module):
+        yield name, unwrap(value)
+    elif isinstance(value, type):
+        return
+    elif isinstance(value, Stateful):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _stateful_in(f"{name}.{index}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _stateful_in(f"{name}.{key}", item)
+
+
+def gather(owner: object) -> dict[str, Any]:
+    """Return the states of all stateful attributes by dotted name."""
+    return {name: part.state_dict() for name, part in stateful_attributes(owner)}
+
+
+def scatter(owner: object, states: dict[str, Any], only: type | None = None) -> None:
+    """Restore what :func:`gather` returned; nothing is changed if the names do not match.
+
+    Args:
+        owner: the object whose attributes are restored.
+        states: states by dotted name.
+        only: restore attributes of this type and leave the others alone.
+
+    Raises:
+        CheckpointError: an attribute has no saved state, or a saved state no attribute.
+    """
+    parts = dict(stateful_attributes(owner))
+    if only is not None:
+        parts = {name: part for name, part in parts.items() if isinstance(part, only)}
+        states = {name: state for name, state in states.items() if name in parts}
+    label = type(owner).__name__
+    if missing := parts.keys() - states.keys():
+        raise CheckpointError(
+            f"the checkpoint holds nothing for {label}.{min(missing)}."
+            f"{nearest(min(missing), states)} It was saved by a model with other attributes:"
+            " restore the attribute's old name, or override load_state_dict()."
+        )
+    if unknown := states.keys() - parts.keys():
+        raise CheckpointError(
+            f"the checkpoint holds a state for {label}.{min(unknown)}, which the model does not"
+            f" have after setup().{nearest(min(unknown), parts)} Create the attribute in setup(),"
+            " or override load_state_dict()."
+        )
+    for name, part in parts.items():
+        part.load_state_dict(states[name])

@@ -1,0 +1,25 @@
+"""The plug-in framework, and the plug-ins that come with Helios."""
+
+from helios.plugins.hookspecs import HOOKS, PluginSpec, hookimpl
+from helios.plugins.manager import PluginManager
+from helios.plugins.plan import PluginPlan
+from helios.plugins.plugin import (
+    PLUGIN_REGISTRY,
+    CUDAPlugin,
+    Plugin,
+    UniquePluginOverrides,
+    create_plugin,
+)
+
+__all__ = [
+    "HOOKS",
+    "PLUGIN_REGISTRY",
+    "CUDAPlugin",
+    "Plugin",
+    "PluginManager",
+    "PluginPlan",
+    "PluginSpec",
+    "UniquePluginOverrides",
+    "create_plugin",
+    "hookimpl",
+]

@@ -1,0 +1,73 @@
+"""Logged metrics as JSON lines, in the folder of the run."""
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+from helios.core import TrainingState
+from helios.plugins.plugin import Plugin
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from helios.trainer import Trainer
+
+
+class MetricsFilePlugin(Plugin):
+    """Writes each set of logged metrics as one line of ``<run_root>/metrics.jsonl``.
+
+    A line holds ``iteration``, ``batch``, ``epoch`` and ``metrics``. A resumed run drops the lines
+    that were written after its checkpoint, since they will be written again. Autoloaded where
+    ``Trainer(run_root=...)``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("metrics-file")
+        self._file: TextIO | None = None
+
+    @classmethod
+    def applies_to(cls, trainer: "Trainer") -> bool:
+        """Whether the run has a folder."""
+        return trainer.run_root is not None
+
+    @property
+    def path(self) -> "pathlib.Path":
+        """The file."""
+        assert self.trainer.run_root is not None, "metrics-file needs Trainer(run_root=...)"
+        return self.trainer.run_root / "metrics.jsonl"
+
+    def setup(self) -> None:
+        """Make sure that the folder is there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def on_training_start(self) -> None:
+        """Drop what the run is going to write again."""
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _is_before(line, self.trainer.state)]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
+    def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
+        """Append a line."""
+        if self._file is None:
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        line: dict[str, Any] = {
+            "iteration": state.current_iteration,
+            "batch": state.global_iteration,
+            "epoch": state.global_epoch,
+            "metrics": metrics,
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+    def teardown(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _is_before(line: str, state: TrainingState) -> bool:
+    """Whether a line was written by the time of a position; a line that was cut off was not."""
+    try:
+        return int(json.loads(line)["batch"]) <= state.global_iteration
+    except ValueError:
+        return False

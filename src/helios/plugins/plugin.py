@@ -1,0 +1,260 @@
+"""Plug-ins: the base class, the registry, and the plug-in that moves batches to a GPU."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from helios.core import RunFacts, TrainingState, convert_to_list, requires_cuda_support
+from helios.errors import InvalidPluginError
+from helios.plugins.hookspecs import PluginSpec
+from helios.plugins.registry import PluginRegistry
+
+if TYPE_CHECKING:
+    from helios.trainer import Trainer
+
+PLUGIN_REGISTRY = PluginRegistry("plug-in")
+"""The registry of plug-ins: decorated classes by class name, installed ones by entry point.
+
+Example:
+    .. code-block:: python
+
+        import helios.plugins as hlp
+
+        @hlp.PLUGIN_REGISTRY
+        class MyPlugin(hlp.Plugin): ...
+
+        # or, by a call:
+        hlp.PLUGIN_REGISTRY.register(MyPlugin)
+"""
+
+
+def create_plugin(type_name: str, *args: Any, **kwargs: Any) -> "Plugin":
+    """Create the plug-in for the given type.
+
+    Args:
+        type_name: the name of a registered class, or of an installed plug-in.
+        args: positional arguments to pass into the plug-in.
+        kwargs: keyword arguments to pass into the plug-in.
+
+    Returns:
+        The plug-in. An entry point that names a module or an object gives just that.
+
+    Raises:
+        UnknownNameError: no plug-in has this name.
+        InvalidPluginError: arguments were given for something that takes none.
+    """
+    registered = PLUGIN_REGISTRY.get(type_name)
+    if callable(registered):
+        plugin: Plugin = registered(*args, **kwargs)
+        return plugin
+    if args or kwargs:
+        raise InvalidPluginError(
+            f"the plug-in {type_name!r} is {registered!r}, which cannot be called, so it takes no"
+            " arguments: leave them out."
+        )
+    return registered  # type: ignore[no-any-return]  # a module or object with hookimpls
+
+
+@dataclasses.dataclass
+class UniquePluginOverrides:
+    """Set of flags that determine the unique overrides a plug-in can have.
+
+    Two plug-ins must not perform the same action: if both processed the training batch, the
+    result would depend on their order. What is flagged here is refused to all others.
+    Implementing the method counts as setting the flag.
+
+    Attributes:
+        training_batch: the plug-in performs processing on the training batch.
+        validation_batch: the plug-in performs processing on the validation batch.
+        testing_batch: the plug-in performs processing on the testing batch.
+        should_training_stop: the plug-in can arbitrarily stop training.
+    """
+
+    training_batch: bool = False
+    validation_batch: bool = False
+    testing_batch: bool = False
+    should_training_stop: bool = False
+
+
+def _once_per_target(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Let a ``configure_*`` method act once per trainer or model, whoever calls it.
+
+    Users may call it by hand, and the trainer calls it in each ``fit`` and ``test``.
+    """
+
+    @functools.wraps(method)
+    def configure(self: Any, target: Any) -> None:
+        applied = target.__dict__.setdefault("_configured_by", [])
+        if not any(who is self and what == method.__qualname__ for who, what in applied):
+            method(self, target)
+            applied.append((self, method.__qualname__))
+
+    return configure
+
+
+class Plugin(RunFacts, PluginSpec, abc.ABC):
+    """Base class for plug-ins that extend the functionality of the trainer.
+
+    Override the hooks that you need, with the argument names of
+    :class:`~helios.plugins.hookspecs.PluginSpec`; arguments that you do not need can be left
+    out. Plug-ins are called before the corresponding method of the model.
+
+    Args:
+        plug_id: the string with which the plug-in will be registered in the trainer's table.
+    """
+
+    autoload: ClassVar[bool] = True
+    """Whether being installed is enough to be active."""
+
+    exclusives: ClassVar[tuple[str, ...]] = ()
+    """Further capabilities, named freely, that only one active plug-in may have."""
+
+    def __init__(self, plug_id: str) -> None:
+        super().__init__()
+        self._plug_id = plug_id
+        self._overrides = UniquePluginOverrides()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("configure_trainer", "configure_model"):
+            if name in vars(cls):
+                setattr(cls, name, _once_per_target(vars(cls)[name]))
+
+    @classmethod
+    def applies_to(cls, trainer: "Trainer") -> bool:
+        """Whether the plug-in has something to do in this trainer; asked before autoloading."""
+        return True
+
+    @property
+    def plug_id(self) -> str:
+        """The string with which the plug-in is registered."""
+        return self._plug_id
+
+    @property
+    def unique_overrides(self) -> UniquePluginOverrides:
+        """The set of unique overrides the plug-in uses; set its fields in ``__init__``."""
+        return self._overrides
+
+    @abc.abstractmethod
+    def setup(self) -> None:
+        """Construct all required state for the plug-in."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what checkpoints must keep: plain containers, numbers, strings and tensors."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; called when the model is set up."""
+
+    def _register_in_trainer(self, trainer: "Trainer") -> None:
+        """Register this plug-in in the trainer's table."""
+        trainer.register_plugin(self)
+
+    def _append_train_exceptions(
+        self, exc: type[Exception] | list[type[Exception]], trainer: "Trainer"
+    ) -> None:
+        """Append the exception type(s) that training may raise without being at fault."""
+        trainer.train_exceptions.extend(convert_to_list(exc))
+
+    def _append_test_exceptions(
+        self, exc: type[Exception] | list[type[Exception]], trainer: "Trainer"
+    ) -> None:
+        """Append the exception type(s) that testing may raise without being at fault."""
+        trainer.test_exceptions.extend(convert_to_list(exc))
+
+
+@PLUGIN_REGISTRY
+class CUDAPlugin(Plugin):
+    """Plug-in to move the batches of training, validation and testing to a GPU.
+
+    It handles tensors, lists, tuples, named tuples and dictionaries, nested as they may be, and
+    anything else with a ``to(device)`` method; other elements are passed on. Lists and
+    dictionaries are changed in place. To handle types of your own, override
+    ``_move_collection_to_device(batch)``; return the moved batch, or change it in place and
+    return nothing.
+
+    It claims all three batch overrides, so it is active only when it is named.
+
+    Raises:
+        RuntimeError: there is no CUDA device.
+
+    Example:
+        .. code-block:: python
+
+            class MyCUDAPlugin(CUDAPlugin):
+                def _move_collection_to_device(self, batch: MyBatch) -> MyBatch:
+                    return batch.with_images(batch.images.to(self.device))
+    """
+
+    plugin_id = "cuda"
+    autoload = False
+
+    def __init__(self) -> None:
+        requires_cuda_support()
+        super().__init__(self.plugin_id)
+        self.unique_overrides.training_batch = True
+        self.unique_overrides.validation_batch = True
+        self.unique_overrides.testing_batch = True
+
+    def setup(self) -> None:
+        """No-op setup function."""
+
+    def configure_trainer(self, trainer: "Trainer") -> None:
+        """Register the plug-in instance into the trainer, under the name ``cuda``."""
+        self._register_in_trainer(trainer)
+
+    def process_training_batch(self, batch: Any, state: TrainingState) -> Any:
+        """Move the training batch to the GPU."""
+        return self._moved(batch)
+
+    def process_validation_batch(self, batch: Any, step: int) -> Any:
+        """Move the validation batch to the GPU."""
+        return self._moved(batch)
+
+    def process_testing_batch(self, batch: Any, step: int) -> Any:
+        """Move the testing batch to the GPU."""
+        return self._moved(batch)
+
+    def _moved(self, batch: Any) -> Any:
+        moved = self._move_collection_to_device(batch)
+        return batch if moved is None else moved
+
+    def _move_collection_to_device(self, batch: Any) -> Any:
+        """Move what can be moved.
+
+        Raises:
+            RuntimeError: nothing in the batch can be moved.
+        """
+        moved, found = _move(batch, self.device)
+        if not found:
+            raise RuntimeError(
+                f"the CUDA plug-in found nothing to move in a batch of type"
+                f" {type(batch).__name__}: no tensor, and nothing with a to(device) method."
+                " Override CUDAPlugin._move_collection_to_device(batch) for types of your own."
+            )
+        return moved
+
+
+def _move(value: Any, device: torch.device) -> tuple[Any, bool]:
+    """Return the value on the device, and whether anything in it could be moved."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True), True
+    if callable(getattr(value, "to", None)):
+        return value.to(device), True
+    if isinstance(value, dict | list):
+        found = False
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            value[key], item_found = _move(item, device)
+            found = found or item_found
+        return value, found
+    if isinstance(value, tuple):
+        items = [_move(item, device) for item in value]
+        found = any(item_found for _, item_found in items)
+        moved = [item for item, _ in items]
+        is_named = hasattr(value, "_fields")
+        return (type(value)(*moved) if is_named else tuple(moved)), found
+    return value, False

@@ -1,0 +1,194 @@
+"""What can be a plug-in: its hooks, their signatures, and what it claims.
+
+Everything here looks at one object and changes nothing.
+"""
+
+import inspect
+import types
+from difflib import get_close_matches
+from typing import cast
+
+import pluggy
+
+from helios.errors import InvalidPluginError, nearest
+from helios.plugins.hookspecs import HOOKS, PROJECT, PluginSpec
+from helios.plugins.plugin import Plugin
+
+_OPTIONS = PROJECT + "_impl"
+_UNMARKED: pluggy.HookimplOpts = {
+    "wrapper": False,
+    "hookwrapper": False,
+    "optionalhook": False,
+    "tryfirst": False,
+    "trylast": False,
+    "specname": None,
+}
+
+
+def source_of(plugin: object) -> str:
+    """Return ``file:line`` of the definition of a plug-in, or its module if that is unknown."""
+    definition = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
+    try:
+        line = 1 if inspect.ismodule(definition) else inspect.getsourcelines(definition)[1]
+        return f"{inspect.getsourcefile(definition)}:{line}"
+    except (OSError, TypeError):
+        return str(getattr(definition, "__module__", definition))
+
+
+def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
+    """Return pluggy's options if an attribute of a plug-in implements a hook, otherwise ``None``.
+
+    A method of a :class:`Plugin` subclass that overrides a hook implements it, marked or not.
+    Elsewhere, and for other names, the marker decides.
+    """
+    attribute = inspect.getattr_static(plugin, name, None)
+    function = getattr(attribute, "__func__", attribute)
+    options = getattr(attribute, _OPTIONS, None) or getattr(function, _OPTIONS, None)
+    if isinstance(options, dict):
+        return cast(pluggy.HookimplOpts, dict(options))
+    if isinstance(plugin, Plugin) and name in HOOKS:
+        defaults = (vars(PluginSpec)[name], vars(Plugin).get(name))
+        if attribute not in defaults:
+            return _UNMARKED.copy()
+    return None
+
+
+def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOpts]:
+    """Return the options of each hook that a plug-in implements, by the hook's name.
+
+    Raises:
+        InvalidPluginError: an implementation could not be called, or would never be called.
+    """
+    found: dict[str, pluggy.HookimplOpts] = {}
+    for name in dir(plugin):
+        options = hook_options(plugin, name)
+        if options is not None:
+            hook = options["specname"] or name
+            if hook in HOOKS:
+                _check_callable(plugin, plug_id, name, hook, options)
+                found[hook] = options
+            elif not options["optionalhook"]:
+                raise _no_such_hook(plugin, plug_id, name)
+        elif isinstance(plugin, Plugin) and _looks_like_a_hook(name):
+            raise _no_such_hook(plugin, plug_id, name)
+    return found
+
+
+def identify(plugin: object, name: str | None) -> str:
+    """Return the id under which a plug-in is to be registered.
+
+    Args:
+        plugin: the plug-in.
+        name: the id of an object that has none of its own.
+
+    Raises:
+        InvalidPluginError: the object is no plug-in.
+    """
+    if inspect.isclass(plugin) and issubclass(plugin, Plugin):
+        raise InvalidPluginError(
+            f"{plugin.__name__} is a class: register an instance, {plugin.__name__}(...)."
+        )
+    if isinstance(plugin, Plugin):
+        plug_id = getattr(plugin, "_plug_id", None)
+        if not isinstance(plug_id, str) or not plug_id:
+            raise InvalidPluginError(
+                f"{type(plugin).__name__} has no id ({source_of(plugin)}): call"
+                ' super().__init__("some-id") in its __init__.'
+            )
+    elif not any(hook_options(plugin, attribute) for attribute in dir(plugin)):
+        raise InvalidPluginError(
+            f"{plugin!r} is not a plug-in: it is neither an instance of helios.Plugin, nor a"
+            " module or object with functions marked @helios.hookimpl."
+        )
+    if type(plugin).__hash__ is None:
+        raise InvalidPluginError(
+            f"{type(plugin).__name__} cannot be hashed, since it defines __eq__"
+            f" ({source_of(plugin)}): plug-ins are told apart by identity. A dataclass needs"
+            " @dataclass(eq=False)."
+        )
+    if isinstance(plugin, Plugin):
+        return plugin.plug_id
+    return name or getattr(plugin, "__name__", None) or type(plugin).__name__
+
+
+def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[str, str]:
+    """Return the capabilities that only this plug-in may have, each with the reason.
+
+    Args:
+        plugin: the plug-in.
+        implemented: what :func:`implementations` returned for it.
+    """
+    found: dict[str, str] = {}
+    if isinstance(plugin, Plugin):
+        found = {name: f"exclusives names {name!r}" for name in plugin.exclusives}
+        for name, declared in vars(plugin.unique_overrides).items():
+            if declared:
+                found[name] = f"unique_overrides.{name} is set"
+    for hook, options in implemented.items():
+        claim = HOOKS[hook].claim
+        if claim is not None and not _is_wrapper(options):
+            found[claim] = f"implements {hook}"
+    return found
+
+
+def _looks_like_a_hook(name: str) -> bool:
+    if name in HOOKS or name.startswith("_") or hasattr(Plugin, name):
+        return False
+    return name.startswith("on_") or bool(get_close_matches(name, HOOKS, cutoff=0.8))
+
+
+def _where(plugin: object, plug_id: str) -> str:
+    return f"plug-in {plug_id!r} ({source_of(plugin)})"
+
+
+def _no_such_hook(plugin: object, plug_id: str, name: str) -> InvalidPluginError:
+    return InvalidPluginError(
+        f"{_where(plugin, plug_id)}: {name} is not a hook, so it would never be called."
+        f"{nearest(name, HOOKS)} If it is a helper of your own, begin its name with an underscore."
+    )
+
+
+def _check_callable(
+    plugin: object, plug_id: str, name: str, hook: str, options: pluggy.HookimplOpts
+) -> None:
+    """Refuse what pluggy would not call, or would call without a wanted argument."""
+    attribute = inspect.getattr_static(plugin, name)
+    function = getattr(plugin, name)
+    problem = None
+    if not isinstance(
+        attribute, types.FunctionType | types.MethodType | classmethod | staticmethod
+    ):
+        problem = f"is a {type(attribute).__name__}; define it as a function or method."
+    elif _is_wrapper(options) and not inspect.isgeneratorfunction(inspect.unwrap(function)):
+        problem = "is marked as a wrapper, but has no yield; write: result = yield; return result."
+    else:
+        for parameter in inspect.signature(function).parameters.values():
+            problem = problem or _parameter_problem(parameter, HOOKS[hook].arguments)
+    if problem:
+        expected = ", ".join(HOOKS[hook].arguments) or "none"
+        raise InvalidPluginError(
+            f"{_where(plugin, plug_id)}: the hook {name} {problem}\n"
+            f"Arguments of {hook}: {expected}. Those that are not needed can be left out."
+        )
+
+
+def _is_wrapper(options: pluggy.HookimplOpts) -> bool:
+    return options["wrapper"] or options["hookwrapper"]
+
+
+def _parameter_problem(parameter: inspect.Parameter, arguments: tuple[str, ...]) -> str | None:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return f"takes {parameter}, which would always be empty; name the arguments instead."
+    if parameter.name not in arguments:
+        return (
+            f"takes an argument {parameter.name!r}, which the hook does not have."
+            f"{nearest(parameter.name, arguments)}"
+        )
+    if parameter.default is not parameter.empty:
+        return (
+            f"gives the argument {parameter.name!r} a default, but arguments with a default are"
+            f" never passed; write {parameter.name!r} without one."
+        )
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return f"takes {parameter.name!r} by keyword only, but it is passed by position; remove the '*'."
+    return None

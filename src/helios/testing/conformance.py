@@ -1,0 +1,135 @@
+"""What every plug-in must stand, as one call in its author's test suite."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from helios import Trainer
+from helios.plugins import hookimpl
+from helios.testing.tiny import TinyDataModule, TinyModel
+
+
+class ConformanceError(AssertionError):
+    """A plug-in does not do what every plug-in must."""
+
+
+def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> None:
+    """Train a tiny model with a plug-in: whole, cut in two, and failing.
+
+    Checked is that the plug-in can be registered and survives ``fit`` and ``test``; that a run
+    which is stopped and resumed in a new trainer ends with the same weights and the same state of
+    the plug-in as the run that was not; and that the plug-in does not hide the error of a run
+    that fails.
+
+    Args:
+        create: returns a new plug-in at each call.
+        trainer_arguments: further arguments of the trainers.
+
+    Raises:
+        ConformanceError: one of these does not hold.
+
+    Example:
+        .. code-block:: python
+
+            def test_conformance() -> None:
+                check_conformance(lambda: EMAPlugin(decay=0.5))
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        whole = _train(create(), root / "whole", None, trainer_arguments)
+        for batches in (1, 4, 8):  # in the first epoch, and in the second
+            _train(create(), root / f"cut-{batches}", batches, trainer_arguments)
+            resumed = _train(create(), root / f"cut-{batches}", None, trainer_arguments)
+            for what in whole:
+                if not equal(whole[what], resumed[what]):
+                    raise ConformanceError(
+                        f"stopped after {batches} batches and resumed, the run ends with another"
+                        f" {what} than without the stop: keep everything that influences it in"
+                        " state_dict() and load_state_dict()."
+                    )
+        _check_failure(create(), trainer_arguments)
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether two states are equal to the bit, tensors included."""
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return bool(left == right)
+
+
+class StopAfter:
+    """A plug-in that asks for a stop after a number of batches of this process.
+
+    Args:
+        batches: how many; ``None`` for never.
+    """
+
+    def __init__(self, batches: int | None) -> None:
+        self._batches = batches
+
+    @hookimpl
+    def on_training_batch_end(self, state: Any) -> None:
+        """Count."""
+        if state.running_iter == self._batches:
+            self._trainer.request_stop("enough for this test")
+
+    @hookimpl
+    def configure_trainer(self, trainer: Trainer) -> None:
+        """Remember whom to ask."""
+        self._trainer = trainer
+
+
+class _Failure(Exception):
+    pass
+
+
+class _FailingModel(TinyModel):
+    def on_training_batch_end(self, state: Any, should_log: bool = False) -> None:
+        raise _Failure
+
+
+def _train(
+    plugin: Any, root: pathlib.Path, stop_after: int | None, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    trainer = Trainer(
+        **{
+            "total_steps": 3,
+            "valid_frequency": 1,
+            "print_frequency": 2,
+            "run_root": root,
+            "print_banner": False,
+            "use_cpu": True,
+            "autoload": False,
+            "plugins": [plugin, StopAfter(stop_after)],
+            **arguments,
+        }
+    )
+    model = TinyModel()
+    trainer.fit(model, TinyDataModule())
+    state = getattr(plugin, "state_dict", dict)()
+    result = {"weights": model.state_dict(), "plug-in state": state}
+    if stop_after is None:
+        trainer.test(model, TinyDataModule())
+    return result
+
+
+def _check_failure(plugin: Any, arguments: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"total_steps": 1, "run_root": folder, "print_banner": False, "use_cpu": True}
+        options |= {"autoload": False, "plugins": [plugin], **arguments}
+        try:
+            Trainer(**options).fit(_FailingModel(), TinyDataModule())
+        except _Failure:
+            return
+        except Exception as error:
+            raise ConformanceError("the plug-in hides the error of a run that fails") from error
+    raise ConformanceError("the plug-in swallows the error of a run that fails")

@@ -1,0 +1,172 @@
+"""The three loops: training, validation, testing.
+
+Everything that happens in a run happens here, in the order in which it is written. A hook that
+nobody implements is ``None`` and is skipped.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helios.core import TrainingUnit
+from helios.core.rng import preserved_rng_state
+from helios.errors import InvalidPluginError
+
+if TYPE_CHECKING:
+    from helios.trainer.run import Run
+
+
+def train(run: "Run") -> None:
+    """Train until the last step, early stopping, or a request to stop."""
+    trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
+    in_epochs = trainer.train_unit is TrainingUnit.EPOCH
+    while not run.is_finished():
+        if state.dataset_iter == 0:
+            if hooks.on_training_epoch_start is not None:
+                hooks.on_training_epoch_start(state=state)
+            model.on_training_epoch_start(state.global_epoch)
+
+        if not train_epoch(run):
+            break
+
+        if in_epochs and is_due(trainer.valid_frequency, state.global_epoch + 1):
+            validate(run)
+        if hooks.on_training_epoch_end is not None:
+            hooks.on_training_epoch_end(state=state)
+        model.on_training_epoch_end(state.global_epoch)
+        state.global_epoch += 1
+        state.dataset_iter = 0
+        if model.should_advance_dataset_phase():
+            run.advance_phase()
+        if in_epochs and is_due(trainer.chkpt_frequency, state.global_epoch):
+            run.checkpoints.save()
+    run.checkpoints.save_if_changed()
+
+
+def train_epoch(run: "Run") -> bool:
+    """Train on the batches of the epoch that have not been consumed yet.
+
+    A stop takes effect where an optimizer step is complete, so that no gradients are lost.
+
+    Returns:
+        Whether the epoch is complete.
+    """
+    trainer, state = run.trainer, run.state
+    in_iterations = trainer.train_unit is TrainingUnit.ITERATION
+    batches = run.training_batches()
+    for batch in batches:
+        train_batch(run, batch)
+        should_stop = run.should_stop()
+        if not trainer.is_optimizer_step:
+            continue
+        if should_stop:
+            return False
+        if in_iterations:
+            if is_due(trainer.valid_frequency, state.current_iteration):
+                validate(run)
+            if is_due(trainer.chkpt_frequency, state.current_iteration):
+                run.checkpoints.save()
+            if run.is_finished():
+                break
+    return state.dataset_iter == run.batches_per_epoch and not trainer.stop_requests
+
+
+def train_batch(run: "Run", batch: Any) -> None:
+    """Train on one batch."""
+    model, hooks, state = run.model, run.hooks, run.state
+    run.count_batch()
+    if hooks.process_training_batch is not None:
+        batch = hooks.process_training_batch(batch=batch, state=state)
+        require_batch(run, batch, "process_training_batch")
+    if hooks.on_training_batch_start is not None:
+        hooks.on_training_batch_start(state=state)
+    model.on_training_batch_start(state)
+    with run.step_context("training"):
+        outputs = model.train_step(batch, state)
+    if hooks.on_training_batch_end is not None:
+        hooks.on_training_batch_end(outputs=outputs, state=state)
+    should_log = run.trainer.is_optimizer_step and is_due(
+        run.trainer.print_frequency, state.current_iteration
+    )
+    model.on_training_batch_end(state, should_log=should_log)
+    state.dataset_iter += 1
+    run.record_time()
+    if should_log:
+        run.log_training()
+
+
+def validate(run: "Run") -> None:
+    """Validate once; the random numbers of training go on as if it had not happened."""
+    model, hooks, state = run.model, run.hooks, run.state
+    cycle = state.validation_cycles
+    with preserved_rng_state():
+        batches = run.validation_batches()
+        if batches is not None:
+            model.eval()
+            if hooks.on_validation_start is not None:
+                hooks.on_validation_start(validation_cycle=cycle)
+            model.on_validation_start(cycle)
+            with torch.no_grad(), run.evaluating():
+                for step, batch in enumerate(batches):
+                    if hooks.process_validation_batch is not None:
+                        batch = hooks.process_validation_batch(batch=batch, step=step)
+                        require_batch(run, batch, "process_validation_batch")
+                    model.on_validation_batch_start(step)
+                    with run.step_context("validation"):
+                        outputs = model.valid_step(batch, step)
+                    if hooks.on_validation_batch_end is not None:
+                        hooks.on_validation_batch_end(outputs=outputs, step=step)
+                    model.on_validation_batch_end(step)
+            model.train()
+            if hooks.on_validation_end is not None:
+                hooks.on_validation_end(validation_cycle=cycle)
+            with run.evaluating():
+                model.on_validation_end(cycle)
+            run.log_evaluation()
+        improved = model.have_metrics_improved()
+    state.early_stop_count = 0 if improved else state.early_stop_count + 1
+    state.validation_cycles += 1
+    run.should_stop()
+
+
+def test(run: "Run") -> None:
+    """Go through the test set once."""
+    model, hooks = run.model, run.hooks
+    batches = run.test_batches()
+    if batches is None:
+        return
+    if hooks.on_testing_start is not None:
+        hooks.on_testing_start()
+    model.on_testing_start()
+    model.eval()
+    with torch.no_grad(), run.evaluating():
+        for step, batch in enumerate(batches):
+            if hooks.process_testing_batch is not None:
+                batch = hooks.process_testing_batch(batch=batch, step=step)
+                require_batch(run, batch, "process_testing_batch")
+            model.on_testing_batch_start(step)
+            with run.step_context("testing"):
+                outputs = model.test_step(batch, step)
+            if hooks.on_testing_batch_end is not None:
+                hooks.on_testing_batch_end(outputs=outputs, step=step)
+            model.on_testing_batch_end(step)
+    if hooks.on_testing_end is not None:
+        hooks.on_testing_end()
+    with run.evaluating():
+        model.on_testing_end()
+    run.log_evaluation()
+
+
+def is_due(frequency: int | None, count: int) -> bool:
+    """Whether something that happens every ``frequency`` counts happens at this one."""
+    return frequency is not None and count % frequency == 0
+
+
+def require_batch(run: "Run", batch: Any, hook: str) -> None:
+    """Refuse a hook that forgot to return the batch."""
+    if batch is None:
+        row = next(row for row in run.manager.rows.values() if hook in row.hooks)
+        raise InvalidPluginError(
+            f"plug-in {run.manager.describe(row.id)} returned None from {hook}: return the batch,"
+            " changed or not."
+        )

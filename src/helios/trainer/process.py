@@ -1,0 +1,50 @@
+"""What a run changes in its process, and changes back: log files and PyTorch's switches."""
+
+import contextlib
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+import torch
+
+_logger = logging.getLogger("helios")
+
+
+@contextlib.contextmanager
+def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
+    """Write what Helios logs into the run's folder; a resumed run appends."""
+    run_root.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = _logger.level
+    _logger.addHandler(handler)
+    _logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        _logger.setLevel(level)
+        _logger.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def determinism(benchmark: bool, deterministic: bool) -> Iterator[None]:
+    """Set PyTorch's switches for the run, and set them back."""
+    before = (
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+    torch.backends.cudnn.benchmark = benchmark
+    if deterministic:
+        # cuBLAS is deterministic only with a workspace of fixed size (CUDA documentation).
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1])
+        if before[2] is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

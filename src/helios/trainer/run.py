@@ -1,0 +1,342 @@
+"""One ``fit`` or ``test`` in one process: what is set up, in which order, and torn down again."""
+
+import contextlib
+import functools
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from helios.core import AverageTimer, TrainingState, TrainingUnit, rng, update_all_registries
+from helios.data import DataModule, ResumableSamplerType
+from helios.data.loader import set_position
+from helios.errors import CheckpointError, ConfigurationError
+from helios.model import Model
+from helios.plugins.attribution import calls_in_traceback
+from helios.plugins.manager import HookCallers
+from helios.trainer import loops
+from helios.trainer.checkpoint import Checkpointer
+from helios.trainer.launch import launch
+from helios.trainer.process import determinism, log_file
+from helios.trainer.teardown import Teardown
+
+if TYPE_CHECKING:
+    from helios.trainer import Trainer
+
+_logger = logging.getLogger("helios")
+_NO_CONTEXT = contextlib.nullcontext()
+
+
+class Run:
+    """What the loops work with.
+
+    Args:
+        trainer: the trainer, between runs.
+        model: what is trained or tested.
+        datamodule: where the batches come from.
+    """
+
+    def __init__(self, trainer: "Trainer", model: Model, datamodule: DataModule) -> None:
+        self.trainer = trainer
+        self.model = model
+        self.datamodule = datamodule
+        self.manager = trainer.plugin_manager
+        self.hooks = trainer.hooks
+        self.state = trainer.state
+        self.checkpoints = Checkpointer(self, _checkpoint_folder(trainer, model))
+        self.batches_per_epoch = 0
+        self._training_loader: tuple[DataLoader[Any], ResumableSamplerType] | None = None
+        self._timer = AverageTimer()
+        self._doing = "setting up"
+        self._failure: BaseException | None = None
+
+    # The two runs.
+
+    def fit(self) -> TrainingState:
+        """Train, in this process or wherever the launcher starts others."""
+        with self._reported(self.trainer.train_exceptions):
+            self._prepare()
+            launch(self.trainer, self._fit_here)
+        return self.state
+
+    def test(self) -> None:
+        """Test, in this process or wherever the launcher starts others."""
+        with self._reported(self.trainer.test_exceptions):
+            self._prepare()
+            launch(self.trainer, self._test_here)
+
+    def _prepare(self) -> None:
+        """Do what comes before launch, in the parent process."""
+        trainer = self.trainer
+        self.datamodule.prepare_data()
+        self.manager.arrange()
+        self.manager.configure("configure_trainer", trainer)
+        self.manager.arrange()  # a plug-in may have registered others
+        self.manager.configure("configure_trainer", trainer)
+        self.manager.configure("configure_model", self.model)
+        trainer.plan = self.manager.freeze()
+        self.hooks = trainer.hooks = HookCallers(self.manager.hook)
+
+    def _fit_here(self) -> TrainingState:
+        with Teardown() as teardown, self._reported(self.trainer.train_exceptions):
+            self._set_up(teardown, fast_init=False)
+            self.checkpoints.restore()
+            self.advance_loader()
+            self.manager.hook.on_training_start()
+            self.model.on_training_start()
+            self.model.train()
+            self._doing = "training"
+            self._timer.start()
+            loops.train(self)
+            self._doing = "ending the training of"
+            self._report_stop()
+            self.manager.hook.on_training_end()
+            self.model.on_training_end()
+        self.trainer._fitted_model = self.model
+        return self.state
+
+    def _test_here(self) -> None:
+        with Teardown() as teardown, self._reported(self.trainer.test_exceptions):
+            kept = self._state_of_fitted()
+            self._set_up(teardown, fast_init=True)
+            if not self.checkpoints.restore(for_testing=True):
+                if kept is None:
+                    self.model.load_for_testing()
+                else:
+                    self.model.load_state_dict(kept[0], fast_init=True)
+                    self.manager.load_state_dict(kept[1])
+            self._doing = "testing"
+            loops.test(self)
+
+    def _set_up(self, teardown: "Teardown", *, fast_init: bool) -> None:
+        trainer = self.trainer
+        teardown.enter(determinism(trainer.enable_cudnn_benchmark, trainer.enable_deterministic))
+        rng.seed_rngs(trainer.random_seed)
+        if trainer.run_root is not None:
+            teardown.enter(log_file(trainer.run_root, trainer.run_name))
+            (trainer.run_root / "plan.json").write_text(trainer.plan.to_json(), encoding="utf-8")
+        self._show_header()
+        if trainer.src_root is not None:
+            update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
+        for row in self.manager.rows.values():
+            self._place(row.plugin)
+            self.manager.call_one(row, "setup")
+            teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
+        self.datamodule._begin(trainer, trainer.is_distributed)
+        self.datamodule.setup()
+        teardown.push(self.datamodule.teardown)
+        self._place(self.model)
+        self.model.setup(fast_init=fast_init)
+
+    def _place(self, target: Any) -> None:
+        """Tell a model or plug-in where it runs; modules and other objects may do without."""
+        for name in ("is_distributed", "map_loc", "device", "rank"):
+            if hasattr(type(target), name):
+                setattr(target, name, getattr(self.trainer, name))
+        if hasattr(type(target), "trainer"):
+            target.trainer = self.trainer
+
+    def _show_header(self) -> None:
+        import helios
+
+        trainer = self.trainer
+        versions = f"Helios {helios.__version__} on {trainer.device}, torch {torch.__version__}"
+        header = f"{versions}\n{trainer.plan.as_text()}"
+        banner = self.model.append_to_banner(header)
+        _logger.info("%s", banner)
+        if trainer.print_banner:
+            print(banner, flush=True)
+
+    def _state_of_fitted(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return the states of model and plug-ins if this trainer has just trained the model.
+
+        Testing sets both up anew, which must not cost the weights where no checkpoint has them.
+        """
+        if self.trainer._fitted_model is not self.model:
+            return None
+        return self.model.state_dict(), self.manager.state_dict()
+
+    @contextlib.contextmanager
+    def _reported(self, expected: list[type[Exception]]) -> Iterator[None]:
+        """Tell the error itself, the log and the plug-ins what went wrong, and where."""
+        try:
+            yield
+        except BaseException as error:
+            if error is not self._failure:  # launching and running both report
+                self._failure = error
+                self._add_note(error)
+                if isinstance(error, Exception) and not isinstance(error, tuple(expected)):
+                    _logger.error("the run has failed", exc_info=error)
+                self._tell_plugins(error)
+            raise
+
+    def _tell_plugins(self, error: BaseException) -> None:
+        for row in self.manager.rows.values():
+            try:
+                self.manager.call_one(row, "on_exception", error=error, state=self.state)
+            except Exception:
+                _logger.exception("on_exception of plug-in %r has failed", row.id)
+
+    def _report_stop(self) -> None:
+        for request in self.trainer.stop_requests:
+            _logger.info("stopped: %s (asked for by %s)", request.reason, request.author)
+
+    def _add_note(self, error: BaseException) -> None:
+        state = self.state
+        where = f"Helios was {self._doing} {self.model.save_name!r}"
+        if state.global_iteration:
+            where += (
+                f": epoch {state.global_epoch}, batch {state.dataset_iter} of it,"
+                f" iteration {state.current_iteration}"
+            )
+        for call in calls_in_traceback(self.manager, error)[-1:]:
+            where += f"; raised in {call.hook} of plug-in {self.manager.describe(call.plug_id)}"
+        error.add_note(where)
+
+    # What the loops ask for.
+
+    def is_finished(self) -> bool:
+        """Whether training has reached its end, was stopped early, or was asked to stop."""
+        trainer, state = self.trainer, self.state
+        in_epochs = trainer.train_unit is TrainingUnit.EPOCH
+        done = state.global_epoch if in_epochs else state.current_iteration
+        cycles = trainer.early_stop_cycles
+        return (
+            done >= trainer.total_steps
+            or (cycles is not None and state.early_stop_count >= cycles)
+            or bool(trainer.stop_requests)
+        )
+
+    def should_stop(self) -> bool:
+        """Ask the plug-in that may stop training, then the model; note who wants to."""
+        hook = self.hooks.should_training_stop
+        if hook is not None and hook():
+            plug_id = next(r.id for r in self.manager.rows.values() if hook.name in r.hooks)
+            self.trainer.request_stop("should_training_stop", author=plug_id)
+        if self.model.should_training_stop():
+            self.trainer.request_stop("should_training_stop", author="the model")
+        return bool(self.trainer.stop_requests)
+
+    def count_batch(self) -> None:
+        """Count a batch, and determine whether it completes an optimizer step.
+
+        In epochs, the last batch completes a step however few batches it has accumulated, so
+        that nothing is carried from one epoch to the next.
+        """
+        trainer, state = self.trainer, self.state
+        state.global_iteration += 1
+        state.running_iter += 1
+        accumulate = trainer.accumulation_steps
+        if accumulate > 1:
+            if trainer.train_unit is TrainingUnit.EPOCH:
+                number, last = state.dataset_iter + 1, self.batches_per_epoch
+                remainder = last % accumulate
+                trainer.is_optimizer_step = number % accumulate == 0 or number == last
+                trainer.accumulated_batches = remainder if number > last - remainder else accumulate
+            else:
+                trainer.is_optimizer_step = state.global_iteration % accumulate == 0
+                trainer.accumulated_batches = accumulate
+        state.current_iteration += trainer.is_optimizer_step
+
+    def record_time(self) -> None:
+        """Note how long the batch took."""
+        self._timer.record()
+        self.state.average_iter_time = self._timer.get_average_time()
+
+    def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
+        """Return what is entered around a step of the model."""
+        if self.hooks.step_context is None:
+            return _NO_CONTEXT
+        stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as entering:  # leaves what was entered if a later one fails
+            for context in self.hooks.step_context(phase=phase):
+                entering.enter_context(context)
+            stack = entering.pop_all()
+        return stack
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Keep what the model logs apart from what it logs while training."""
+        self.model._evaluating = True
+        try:
+            yield
+        finally:
+            self.model._evaluating = False
+
+    def log_training(self) -> None:
+        """Read what the model has logged since the last time, and hand it out."""
+        self._hand_out(self.model._training_log.read())
+
+    def log_evaluation(self) -> None:
+        """Read what the model has logged while evaluating, and hand it out."""
+        results = self.model._evaluation_log.read()
+        self.model.metrics.update(results)
+        self._hand_out(results)
+
+    def _hand_out(self, metrics: dict[str, float]) -> None:
+        if metrics and self.hooks.on_log is not None:
+            self.hooks.on_log(metrics=metrics, state=self.state)
+
+    # Batches.
+
+    def advance_phase(self) -> None:
+        """Go on to the next training set, if there is one."""
+        if self.datamodule.advance_train_phase():
+            self.advance_loader()
+
+    def advance_loader(self) -> None:
+        """Create the loader of the current training set.
+
+        Raises:
+            ConfigurationError: there is no training set, or it has no whole batch.
+            CheckpointError: the run is to go on behind the end of the training set.
+        """
+        self._training_loader = self.datamodule.train_dataloader()
+        if self._training_loader is None:
+            raise ConfigurationError(
+                f"{type(self.datamodule).__name__} has no training set: assign"
+                " self._train_dataset = self._create_dataset(...) in its setup()."
+            )
+        self.batches_per_epoch = len(self._training_loader[0])
+        if self.batches_per_epoch == 0:
+            raise ConfigurationError(
+                "the training set does not fill one batch, and drop_last=True drops the rest:"
+                " lower batch_size."
+            )
+        if self.state.dataset_iter > self.batches_per_epoch:
+            raise CheckpointError(
+                f"the checkpoint was saved after batch {self.state.dataset_iter} of an epoch, but"
+                f" the training set now has {self.batches_per_epoch} batches: restore the data and"
+                " the batch size that the run was started with, or start a new run."
+            )
+
+    def training_batches(self) -> Any:
+        """Return the batches of the running epoch that have not been consumed."""
+        assert self._training_loader is not None  # advance_loader() has seen to it
+        loader, sampler = self._training_loader
+        state = self.state
+        seed = self.trainer.random_seed
+        set_position(loader, sampler, seed, state.global_epoch, state.dataset_iter)
+        return self._wrapped(loader, "training")
+
+    def validation_batches(self) -> Any | None:
+        """Return the validation batches, or ``None`` without a validation set."""
+        loader = self.datamodule.valid_dataloader()
+        return None if loader is None else self._wrapped(loader[0], "validation")
+
+    def test_batches(self) -> Any | None:
+        """Return the test batches, or ``None`` without a test set."""
+        loader = self.datamodule.test_dataloader()
+        return None if loader is None else self._wrapped(loader[0], "testing")
+
+    def _wrapped(self, batches: DataLoader[Any], phase: str) -> Any:
+        if self.hooks.wrap_batches is None:
+            return batches
+        return self.hooks.wrap_batches(batches=batches, phase=phase)
+
+
+def _checkpoint_folder(trainer: "Trainer", model: Model) -> pathlib.Path | None:
+    return None if trainer.chkpt_root is None else trainer.chkpt_root / model.save_name

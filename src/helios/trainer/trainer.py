@@ -1,0 +1,293 @@
+"""The trainer: its arguments, its plug-ins, and the way into a run."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from helios.core import TrainingState, TrainingUnit
+from helios.core.rng import DEFAULT_SEED
+from helios.data import DataModule
+from helios.errors import ConfigurationError
+from helios.model import Model
+from helios.plugins import PluginManager, PluginPlan
+from helios.plugins.attribution import calls_in_stack
+from helios.plugins.manager import HookCallers, PluginTable
+from helios.plugins.selection import PluginRequest, Selection, activate
+from helios.trainer import settings
+from helios.trainer.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class StopRequest:
+    """A request to end training.
+
+    Attributes:
+        reason: why, in the words of who asked.
+        author: the id of the plug-in that asked, or ``"the model"``, or ``"the user"``.
+    """
+
+    reason: str
+    author: str
+
+
+class Trainer:
+    """Trains and tests models, with the plug-ins that are installed or passed.
+
+    Args:
+        run_name: names the log file; ``"helios"`` by default.
+        train_unit: what ``total_steps`` and the frequencies count: ``"epoch"``, or
+            ``"iteration"`` for optimizer steps.
+        total_steps: how long to train; ``math.inf`` for until something stops it.
+        valid_frequency: units between validations; never by default.
+        chkpt_frequency: units between checkpoints. Where there is a folder for checkpoints, one is
+            always saved when training ends.
+        print_frequency: optimizer steps between calls of loggers; never by default.
+        accumulation_steps: batches whose gradients make one optimizer step.
+        enable_cudnn_benchmark: let cuDNN choose the fastest algorithms by trying them.
+        enable_deterministic: use deterministic algorithms only.
+        early_stop_cycles: stop after this many validations without improvement.
+        use_cpu: ``True`` for the CPU, ``False`` for a GPU; by default a GPU if there is one.
+        gpus: the number of the GPU to use, in a list.
+        random_seed: reaches every generator and loader; 6691 by default.
+        enable_progress_bar: show progress on the terminal or in the notebook.
+        chkpt_root: the folder for checkpoints; they go into a subfolder with the model's name.
+        run_root: one folder for everything: log file, metrics, plan, and the checkpoints unless
+            ``chkpt_root`` is given.
+        src_root: a package whose modules register classes; imported when a run starts.
+        import_prefix: the dotted name of the package around ``src_root``.
+        print_banner: print the header of a run; it is written to the log in any case.
+        plugins: instances, names, or pairs of a name and keyword arguments.
+        autoload: ``True`` to use all that is installed, ``False`` for nothing, or the names
+            allowed.
+        block: names of plug-ins that are never used.
+        on_load_error: ``"raise"``, or ``"skip"`` to go on without what cannot be loaded.
+        unknown: there are no other arguments; those of earlier releases are explained.
+
+    Raises:
+        ConfigurationError: an argument makes no sense; the message says what to write.
+        PluginError: a plug-in is invalid, in conflict with another one, or cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        run_name: str = "",
+        train_unit: TrainingUnit | str = TrainingUnit.EPOCH,
+        total_steps: int | float = 0,
+        valid_frequency: int | None = None,
+        chkpt_frequency: int | None = None,
+        print_frequency: int | None = None,
+        accumulation_steps: int = 1,
+        enable_cudnn_benchmark: bool = False,
+        enable_deterministic: bool = False,
+        early_stop_cycles: int | None = None,
+        use_cpu: bool | None = None,
+        gpus: list[int] | None = None,
+        random_seed: int | None = None,
+        enable_progress_bar: bool = False,
+        chkpt_root: str | pathlib.Path | None = None,
+        run_root: str | pathlib.Path | None = None,
+        src_root: str | pathlib.Path | None = None,
+        import_prefix: str = "",
+        print_banner: bool = True,
+        *,
+        plugins: Sequence[PluginRequest] = (),
+        autoload: bool | Sequence[str] = True,
+        block: Sequence[str] = (),
+        on_load_error: Literal["raise", "skip"] = "raise",
+        **unknown: Any,
+    ) -> None:
+        settings.refuse_unknown(unknown, list(Trainer.__init__.__annotations__))
+        self.run_name = run_name
+        self.train_unit = settings.check_unit(train_unit)
+        self.early_stop_cycles = settings.check_count("early_stop_cycles", early_stop_cycles, 0)
+        self.total_steps = settings.check_total_steps(total_steps, early_stop_cycles)
+        self.valid_frequency = settings.check_count("valid_frequency", valid_frequency)
+        self.chkpt_frequency = settings.check_count("chkpt_frequency", chkpt_frequency)
+        self.print_frequency = settings.check_count("print_frequency", print_frequency)
+        self.accumulation_steps = (
+            settings.check_count("accumulation_steps", accumulation_steps) or 1
+        )
+        if enable_deterministic and enable_cudnn_benchmark:
+            raise ConfigurationError(
+                "enable_deterministic=True contradicts enable_cudnn_benchmark=True, which picks"
+                " algorithms by their speed: leave one of them out."
+            )
+        self.enable_cudnn_benchmark = enable_cudnn_benchmark
+        self.enable_deterministic = enable_deterministic
+        self.device = settings.check_device(use_cpu, gpus)
+        self.random_seed = (
+            DEFAULT_SEED
+            if random_seed is None
+            else settings.check_count("random_seed", random_seed, 0) or 0
+        )
+        self.enable_progress_bar = enable_progress_bar
+        self.run_root = settings.check_folder("run_root", run_root)
+        self.chkpt_root = settings.check_folder("chkpt_root", chkpt_root)
+        if self.chkpt_root is None and self.run_root is not None:
+            self.chkpt_root = self.run_root / "checkpoints"
+        if self.chkpt_frequency is not None and self.chkpt_root is None:
+            raise ConfigurationError(
+                f"chkpt_frequency={chkpt_frequency} without a folder to save in: pass run_root=..."
+                " or chkpt_root=..."
+            )
+        self.src_root = settings.check_source_root(src_root)
+        self.import_prefix = import_prefix
+        self.print_banner = print_banner
+
+        self.train_exceptions: list[type[Exception]] = []
+        self.test_exceptions: list[type[Exception]] = []
+        self.queue: Any = None
+        self.state = TrainingState()
+        self.stop_requests: list[StopRequest] = []
+        self.is_optimizer_step = True
+        self.accumulated_batches = 1
+        self._fitted_model: Model | None = None
+
+        self.plugin_manager = PluginManager()
+        self.hooks = HookCallers(self.plugin_manager.hook)
+        self.plan = PluginPlan((), ())
+        activate(
+            Selection.gather(plugins, autoload, block, on_load_error), self, self.plugin_manager
+        )
+
+    # Where this process stands.
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes train together."""
+        return False
+
+    @property
+    def rank(self) -> int:
+        """The number of this process on its node."""
+        return 0
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all."""
+        return 0
+
+    @property
+    def map_loc(self) -> str | dict[str, str]:
+        """Where loaded tensors go: the ``map_location`` of :func:`torch.load`."""
+        return str(self.device)
+
+    # Plug-ins.
+
+    @property
+    def plugins(self) -> PluginTable:
+        """The active plug-ins by id. Assigning to a key registers, deleting one unregisters."""
+        return PluginTable(self.plugin_manager)
+
+    @plugins.setter
+    def plugins(self, plugins: Mapping[str, object]) -> None:
+        self.plugin_manager.replace_all(plugins.items())
+
+    def register_plugin(self, plugin: object, name: str | None = None) -> str:
+        """Validate a plug-in and make it active; on any error nothing has changed.
+
+        Args:
+            plugin: an instance of a ``Plugin`` subclass, or a module or object with functions
+                marked ``@helios.hookimpl``.
+            name: the id of an object that has none of its own.
+
+        Returns:
+            The id.
+
+        Raises:
+            InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
+            DuplicatePluginError: the id is taken by another plug-in.
+            PluginConflictError: another plug-in has one of the unique capabilities.
+            FrozenPlanError: a run is going on.
+        """
+        return self.plugin_manager.register(plugin, name)
+
+    def unregister_plugin(self, plug_id: str) -> Any:
+        """Remove a plug-in by its id and return it.
+
+        Raises:
+            UnknownNameError: there is none; the message offers the nearest ids.
+            FrozenPlanError: a run is going on.
+        """
+        return self.plugin_manager.unregister(name=plug_id)
+
+    def _validate_plugins(self) -> None:
+        """Check the table again, as launching does; flags may have been set since."""
+        self.plugin_manager.recheck()
+
+    # Runs.
+
+    def fit(self, model: Model, datamodule: DataModule) -> TrainingState:
+        """Train a model; goes on from the newest checkpoint if there is one.
+
+        Args:
+            model: what to train.
+            datamodule: where the batches come from.
+
+        Returns:
+            The position that training has reached.
+
+        Raises:
+            Exception: whatever was raised in the run, itself, with a note of where it came from.
+        """
+        _check_kinds(model, datamodule)
+        if self.total_steps == 0:
+            raise ConfigurationError(
+                "total_steps is 0, so there is nothing to train: pass Trainer(total_steps=...)."
+            )
+        self.state = TrainingState()
+        self.stop_requests = []
+        self.is_optimizer_step, self.accumulated_batches = True, 1
+        return self._running(Run(self, model, datamodule).fit)
+
+    def test(self, model: Model, datamodule: DataModule) -> None:
+        """Test a model: the newest checkpoint's, or the one just trained, or what it loads itself.
+
+        Args:
+            model: what to test.
+            datamodule: where the batches come from.
+
+        Raises:
+            Exception: whatever was raised in the run, itself, with a note of where it came from.
+        """
+        _check_kinds(model, datamodule)
+        self._running(Run(self, model, datamodule).test)
+
+    def request_stop(self, reason: str, author: str | None = None) -> None:
+        """Ask for training to end when the running optimizer step is complete.
+
+        May be called from any hook, from the model, or from a signal handler.
+
+        Args:
+            reason: why; reported when training ends.
+            author: who asks; found out by default.
+        """
+        if author is None:
+            calls = calls_in_stack(self.plugin_manager, sys._getframe(1))
+            author = calls[-1].plug_id if calls else "the user"
+        self.stop_requests.append(StopRequest(reason, author))
+
+    def _running(self, run: Any) -> Any:
+        if self.plugin_manager.frozen:
+            raise ConfigurationError(
+                "this trainer is in the middle of a run: start another one with its own Trainer."
+            )
+        try:
+            return run()
+        finally:
+            self.plugin_manager.frozen = False
+
+
+def _check_kinds(model: object, datamodule: object) -> None:
+    for value, kind in ((model, Model), (datamodule, DataModule)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"fit() and test() take a Model and a DataModule, in this order; got"
+                f" {type(value).__name__} where a {kind.__name__} belongs."
+            )
+        if not hasattr(value, "_trainer"):
+            raise TypeError(
+                f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
+            )

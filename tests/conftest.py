@@ -1,0 +1,26 @@
+"""What all tests share: small trainers that see nothing of what happens to be installed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from helios import Trainer
+
+
+@pytest.fixture(autouse=True)
+def nothing_autoloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep plug-ins that are installed beside Helios out of tests that do not ask for them."""
+    for name in ("HELIOS_PLUGINS", "HELIOS_BLOCK_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+@pytest.fixture
+def make_trainer() -> Callable[..., Trainer]:
+    """Make trainers for the CPU that print nothing; keyword arguments override the defaults."""
+
+    def make(**arguments: Any) -> Trainer:
+        return Trainer(**{"total_steps": 2, "use_cpu": True, "print_banner": False, **arguments})
+
+    return make
