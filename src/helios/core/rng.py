@@ -59,11 +59,11 @@ def get_rng_state_dict() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "rand": random.getstate(),
         "numpy": {
-            "global": (str(kind), torch.from_numpy(keys.copy()), position, has_gauss, cached),
+            "global": (str(kind), torch.from_numpy(np.array(keys)), position, has_gauss, cached),
             "generator": None if _generator is None else _generator.bit_generator.state,
         },
     }
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 

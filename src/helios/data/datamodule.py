@@ -109,14 +109,14 @@ class DataModule(abc.ABC):
     def trainer(self, value: "Trainer") -> None:
         self._trainer = value
 
-    def prepare_data(self) -> None:
+    def prepare_data(self) -> None:  # noqa: B027 - optional
         """Download or convert data. Called once, in the parent process, before anything else."""
 
     @abc.abstractmethod
     def setup(self) -> None:
         """Create the datasets. Called in every process, before the model's ``setup``."""
 
-    def teardown(self) -> None:
+    def teardown(self) -> None:  # noqa: B027 - optional
         """Release what :meth:`setup` made. Called at the end of a run, also when it fails."""
 
     @property

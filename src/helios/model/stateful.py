@@ -21,14 +21,14 @@ class Stateful(Protocol):
 
 def unwrap(module: nn.Module) -> nn.Module:
     """Return the module inside ``DistributedDataParallel`` and ``torch.compile``."""
-    inner = module
+    inner: Any = module
     while True:
         if isinstance(inner, nn.parallel.DistributedDataParallel):
             inner = inner.module
         elif hasattr(inner, "_orig_mod"):  # torch.compile
             inner = inner._orig_mod
         else:
-            return inner
+            return inner  # type: ignore[no-any-return]  # _orig_mod is untyped
 
 
 def stateful_attributes(owner: object) -> Iterator[tuple[str, Stateful]]:

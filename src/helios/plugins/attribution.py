@@ -5,6 +5,7 @@ it from there names the plug-in at fault, or the author of a stop request, at no
 nothing happens. Wrapping every implementation would cost on every call.
 """
 
+import itertools
 from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def _frames_of(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookCall]:
     calls = []
-    for loop, callee in zip(frames, frames[1:], strict=False):
+    for loop, callee in itertools.pairwise(frames):
         if loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals:
             implementation = _running(loop.f_locals, callee.f_code)
             hook = getattr(manager.hook, loop.f_locals["hook_name"], None)

@@ -89,6 +89,7 @@ class PluginSpec:
         Returns:
             What ``target`` returned in the process with global rank 0.
         """
+        return target()
 
     # In every process.
 
@@ -106,6 +107,7 @@ class PluginSpec:
         Returns:
             The network to train.
         """
+        return module
 
     @unique("batches")
     def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
@@ -120,6 +122,7 @@ class PluginSpec:
         Returns:
             The same batches in the same order.
         """
+        return batches
 
     @hookspec
     def step_context(self, phase: str) -> AbstractContextManager[Any] | None:
@@ -128,6 +131,7 @@ class PluginSpec:
         Args:
             phase: ``"training"``, ``"validation"`` or ``"testing"``.
         """
+        return None
 
     # Training.
 

@@ -246,7 +246,7 @@ class PluginManager(pluggy.PluginManager):
         for row in self._rows.values():
             if row.plugin is plugin or (plugin is None and row.id == name):
                 return row
-        wanted = name or getattr(plugin, "plug_id", repr(plugin))
+        wanted = name or str(getattr(plugin, "plug_id", plugin))
         raise UnknownNameError(
             f"no plug-in {wanted!r} is registered.{nearest(wanted, self._rows)}"
             f" Registered: {', '.join(self._rows) or 'none'}."

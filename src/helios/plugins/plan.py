@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import helios.plugins.validation as validation
@@ -46,7 +47,7 @@ def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
     source = validation.source_of(plugin)
     if record is not None:
         return Origin(record.distribution, record.version, source)
-    module = getattr(plugin, "__module__", None) or getattr(plugin, "__name__", "")
+    module = str(getattr(plugin, "__module__", None) or getattr(plugin, "__name__", ""))
     return Origin(*_distribution_of_package(module.partition(".")[0]), source)
 
 
@@ -102,7 +103,7 @@ class PluginPlan:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of the active plug-ins: equal plans call the same code in the same order."""
+        """A fingerprint: equal plans call the same code in the same order."""
         relevant = [(e.id, e.distribution, e.version, e.hooks) for e in self.active]
         return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:16]
 
@@ -133,7 +134,7 @@ def _dist(entry: PlanEntry | Inactive) -> str:
     return f"{entry.distribution} {entry.version}" if entry.distribution else "(not installed)"
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()

@@ -41,7 +41,7 @@ class ProgressPlugin(Plugin):
             initial=self._position(self.trainer.state),
         )
 
-    def on_training_batch_end(self, state: TrainingState) -> None:
+    def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
         """Move on, if the bar counts iterations."""
         self._show(state)
 
@@ -50,20 +50,20 @@ class ProgressPlugin(Plugin):
         if self._training is not None and self.trainer.train_unit is TrainingUnit.EPOCH:
             self._training.update(state.global_epoch + 1 - self._training.n)
 
-    def on_log(self, metrics: dict[str, float]) -> None:
+    def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
         """Show the newest values beside the bar."""
         if self._training is not None:
             self._training.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
 
-    def on_validation_start(self) -> None:
+    def on_validation_start(self, validation_cycle: int) -> None:
         """Show a bar for the validation."""
         self._evaluation = _bar(desc="validation", unit="batch", leave=False)
 
-    def on_validation_batch_end(self) -> None:
+    def on_validation_batch_end(self, outputs: Any, step: int) -> None:
         """Move the validation's bar on."""
         self._advance_evaluation()
 
-    def on_validation_end(self) -> None:
+    def on_validation_end(self, validation_cycle: int) -> None:
         """Remove the validation's bar."""
         self._close_evaluation()
 
@@ -71,7 +71,7 @@ class ProgressPlugin(Plugin):
         """Show a bar for the test."""
         self._evaluation = _bar(desc="testing", unit="batch", leave=False)
 
-    def on_testing_batch_end(self) -> None:
+    def on_testing_batch_end(self, outputs: Any, step: int) -> None:
         """Move the test's bar on."""
         self._advance_evaluation()
 

@@ -79,7 +79,7 @@ class Selection:
         explicit += [(name, PLUGINS_VARIABLE) for name in _names(environ, PLUGINS_VARIABLE)]
         blocked = dict.fromkeys(block, "Trainer(block=...)")
         blocked |= dict.fromkeys(_names(environ, BLOCK_VARIABLE), BLOCK_VARIABLE)
-        if environ.get(DISABLE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no"):
+        if autoload_off(environ) is not None:
             autoload = False
         return cls(
             explicit=tuple(explicit),
@@ -127,6 +127,13 @@ def activate(selection: Selection, trainer: "Trainer", manager: PluginManager) -
                 manager.inactive.append(
                     Inactive(record.name, record.distribution, record.version, reason)
                 )
+
+
+def autoload_off(environ: Mapping[str, str]) -> str | None:
+    """Return how the environment switches autoloading off, or ``None`` if it does not."""
+    value = environ.get(DISABLE_VARIABLE, "").strip()
+    off = value.lower() not in ("", "0", "false", "no")
+    return f"autoloading is off: {DISABLE_VARIABLE}={value}" if off else None
 
 
 def _names(environ: Mapping[str, str], variable: str) -> list[str]:

@@ -190,5 +190,5 @@ def _parameter_problem(parameter: inspect.Parameter, arguments: tuple[str, ...])
             f" never passed; write {parameter.name!r} without one."
         )
     if parameter.kind is parameter.KEYWORD_ONLY:
-        return f"takes {parameter.name!r} by keyword only, but it is passed by position; remove the '*'."
+        return f"takes {parameter.name!r} by keyword only; remove the '*' before it."
     return None

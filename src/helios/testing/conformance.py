@@ -115,7 +115,7 @@ def _train(
     )
     model = TinyModel()
     trainer.fit(model, TinyDataModule())
-    state = getattr(plugin, "state_dict", dict)()
+    state: dict[str, Any] = getattr(plugin, "state_dict", dict)()
     result = {"weights": model.state_dict(), "plug-in state": state}
     if stop_after is None:
         trainer.test(model, TinyDataModule())
@@ -124,7 +124,12 @@ def _train(
 
 def _check_failure(plugin: Any, arguments: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        options = {"total_steps": 1, "run_root": folder, "print_banner": False, "use_cpu": True}
+        options: dict[str, Any] = {
+            "total_steps": 1,
+            "run_root": folder,
+            "print_banner": False,
+            "use_cpu": True,
+        }
         options |= {"autoload": False, "plugins": [plugin], **arguments}
         try:
             Trainer(**options).fit(_FailingModel(), TinyDataModule())

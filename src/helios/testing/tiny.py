@@ -41,7 +41,7 @@ class TinyModel(Model):
     def valid_step(self, batch: Any, step: int) -> torch.Tensor:
         """Log and return the accuracy."""
         features, labels = batch
-        accuracy = (self.net(features).argmax(dim=1) == labels).float().mean()
+        accuracy: torch.Tensor = (self.net(features).argmax(dim=1) == labels).float().mean()
         self.log("accuracy", accuracy)
         return accuracy
 

@@ -32,7 +32,8 @@ def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
     for name in unknown:
         if name in REPLACED:
             raise ConfigurationError(
-                f"Trainer({name}=...) is an argument of earlier releases. Instead, {REPLACED[name]}."
+                f"Trainer({name}=...) is an argument of earlier releases. Instead,"
+                f" {REPLACED[name]}."
             )
         raise TypeError(f"Trainer() has no argument {name!r}.{nearest(name, known)}")
 

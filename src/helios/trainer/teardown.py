@@ -30,7 +30,7 @@ class Teardown:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        failures = []
+        failures: list[Exception] = []
         while self._steps:
             try:
                 self._steps.pop()()
@@ -38,8 +38,8 @@ class Teardown:
                 _logger.error("tearing down has failed", exc_info=failure)
                 failures.append(failure)
         if error is not None:
-            for failure in failures:
-                error.add_note(f"while tearing down: {type(failure).__name__}: {failure}")
+            for other in failures:
+                error.add_note(f"while tearing down: {type(other).__name__}: {other}")
         elif len(failures) == 1:
             failures[0].add_note("Helios was tearing down; the run itself had succeeded")
             raise failures[0]

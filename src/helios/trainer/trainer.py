@@ -3,8 +3,8 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from helios.core import TrainingState, TrainingUnit
 from helios.core.rng import DEFAULT_SEED
@@ -17,6 +17,8 @@ from helios.plugins.manager import HookCallers, PluginTable
 from helios.plugins.selection import PluginRequest, Selection, activate
 from helios.trainer import settings
 from helios.trainer.run import Run
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +271,7 @@ class Trainer:
             author = calls[-1].plug_id if calls else "the user"
         self.stop_requests.append(StopRequest(reason, author))
 
-    def _running(self, run: Any) -> Any:
+    def _running(self, run: Callable[[], T]) -> T:
         if self.plugin_manager.frozen:
             raise ConfigurationError(
                 "this trainer is in the middle of a run: start another one with its own Trainer."

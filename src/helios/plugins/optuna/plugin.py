@@ -175,5 +175,6 @@ class OptunaPlugin(Plugin):
     def _number(self) -> int:
         import optuna
 
-        retried = optuna.storages.RetryFailedTrialCallback.retried_trial_number(self.trial)
+        frozen = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
+        retried = optuna.storages.RetryFailedTrialCallback.retried_trial_number(frozen)
         return self.trial.number if retried is None else retried

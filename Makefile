@@ -1,0 +1,35 @@
+# From a fresh clone, with Python 3.11 or newer, make and pip:
+#   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
+#   make test   everything that must pass before a change lands
+#   make bench  what Helios costs beside a bare PyTorch loop
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
+PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/helios demo
+
+test: lint
+	$(BIN)/python -m pytest
+	for package in $(CONTRIB); do $(BIN)/python -m pytest $$package || exit 1; done
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src $(CONTRIB:%=%/src)
+	$(BIN)/lint-imports
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/loop.py
+
+.venv/installed: constraints.txt $(PROJECTS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]' $(CONTRIB:%=--editable ./%)
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,5 @@
+"""``python -m helios.cli`` is the ``helios`` command."""
+
+from helios.cli import main
+
+main()

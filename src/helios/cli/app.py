@@ -1,0 +1,43 @@
+"""The command line: what can be asked, and which function answers."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from helios.cli import plugins
+
+app = typer.Typer(
+    help="Helios: a small, exact PyTorch trainer that is extended by pip install.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.add_typer(plugins.app, name="plugins")
+
+
+@app.callback()
+def helios() -> None:
+    """Take the subcommands."""
+
+
+@app.command()
+def demo(
+    run_root: Annotated[
+        pathlib.Path, typer.Option(help="Folder of the run; an interrupted run goes on.")
+    ] = pathlib.Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(help="How long to train.", min=1)] = 20,
+) -> None:
+    """Train a small network on 1,797 handwritten digits, with the plug-ins that are installed."""
+    try:
+        from helios.cli.demo import run
+    except ModuleNotFoundError as error:
+        if error.name != "sklearn":
+            raise
+        typer.echo("The demo's data comes with scikit-learn: pip install scikit-learn", err=True)
+        raise typer.Exit(2) from None
+    run(run_root, epochs)
+
+
+def main() -> None:
+    """Run the command."""
+    app()
