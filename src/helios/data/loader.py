@@ -94,6 +94,10 @@ def create_dataloader(
         )
     if len(cast(Sized, dataset)) == 0:
         raise ConfigurationError(f"the dataset {type(dataset).__name__} is empty: no batches.")
+    if not isinstance(params.batch_size, int) or params.batch_size < 1:
+        raise ConfigurationError(
+            f"batch_size={params.batch_size!r}: write a whole number of samples, at least 1."
+        )
     sampler = params.sampler or _default_sampler(dataset, params)
     if not isinstance(sampler, ResumableSamplerType):
         raise TypeError(

@@ -15,17 +15,27 @@ _logger = logging.getLogger("helios")
 def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
     """Write what Helios logs into the run's folder; a resumed run appends."""
     run_root.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if not _logger.hasHandlers():
+        # With the file as its handler, the logger would no longer warn on the terminal. Tracebacks
+        # are shown there anyway, by the exception itself.
+        terminal = logging.StreamHandler()
+        terminal.setLevel(logging.WARNING)
+        terminal.addFilter(lambda record: record.exc_info is None)
+        handlers.append(terminal)
     level = _logger.level
-    _logger.addHandler(handler)
+    for handler in handlers:
+        _logger.addHandler(handler)
     _logger.setLevel(min(level or logging.INFO, logging.INFO))
     try:
         yield
     finally:
         _logger.setLevel(level)
-        _logger.removeHandler(handler)
-        handler.close()
+        for handler in handlers:
+            _logger.removeHandler(handler)
+            handler.close()
 
 
 @contextlib.contextmanager

@@ -168,7 +168,8 @@ class Run:
             if error is not self._failure:  # launching and running both report
                 self._failure = error
                 self._add_note(error)
-                if isinstance(error, Exception) and not isinstance(error, tuple(expected)):
+                is_fault = isinstance(error, Exception) and not isinstance(error, tuple(expected))
+                if is_fault and _logger.hasHandlers():  # or Python would show it twice
                     _logger.error("the run has failed", exc_info=error)
                 self._tell_plugins(error)
             raise

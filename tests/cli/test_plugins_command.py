@@ -1,0 +1,56 @@
+"""``helios plugins list``, in this process; tests/installed runs it on packages of its own."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from helios.cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def autoloading_on(monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None) -> None:
+    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
+
+
+def listing(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["plugins", "list", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_table_names_what_comes_with_helios() -> None:
+    output = listing()
+    for text in ("cuda", "metrics-file", "optuna", "helios-trainer", "OptunaPlugin [optuna]"):
+        assert text in output
+
+
+def test_json_has_one_object_a_plug_in() -> None:
+    rows = {row["name"]: row for row in json.loads(listing("--json"))}
+    assert rows["progress"]["value"] == "helios.plugins.progress:ProgressPlugin"
+    assert rows["progress"]["note"] == "may be autoloaded"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "note"),
+    [
+        ("HELIOS_BLOCK_PLUGINS", "Progress", "blocked by HELIOS_BLOCK_PLUGINS"),
+        ("HELIOS_PLUGINS", "progress", "asked for by HELIOS_PLUGINS"),
+        (
+            "HELIOS_DISABLE_PLUGIN_AUTOLOAD",
+            "1",
+            "autoloading is off: HELIOS_DISABLE_PLUGIN_AUTOLOAD=1",
+        ),
+    ],
+)
+def test_environment_is_told(
+    variable: str, value: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    rows = {row["name"]: row for row in json.loads(listing("--json"))}
+    assert rows["progress"]["note"] == note
+
+
+def test_without_a_command_help_is_shown() -> None:
+    result = CliRunner().invoke(app, ["plugins"])
+    assert "list" in result.output

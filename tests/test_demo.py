@@ -1,0 +1,108 @@
+"""The main job: ``helios demo``, as a user runs it."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from helios.testing import equal
+from helios.trainer import find_last_checkpoint
+
+EPOCHS = "4"
+
+
+def start(run_root: pathlib.Path, epochs: str = EPOCHS) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HELIOS_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "helios.cli", "demo", "--run-root", run_root, "--epochs", epochs],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def final(run_root: pathlib.Path) -> dict[str, object]:
+    path = find_last_checkpoint(run_root / "checkpoints" / "digits")
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+    """Return folder and output of a run that was not interrupted."""
+    folder = tmp_path_factory.mktemp("demo")
+    process = start(folder)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return folder, output
+
+
+def test_header_and_result(whole: tuple[pathlib.Path, str]) -> None:
+    folder, output = whole
+    for row in ("ema  helios-ema 0.1.0  installed", "progress  helios-trainer 0.1.0  installed"):
+        assert row in re.sub(r" {2,}", "  ", output)
+    accuracy = re.fullmatch(r"test accuracy: (0\.\d{4})", output.splitlines()[-1])
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.95  # after 4 of 20 epochs
+    assert len(list((folder / "checkpoints" / "digits").glob("*.pth"))) == int(EPOCHS)
+
+
+def test_event_files_can_be_read_back(whole: tuple[pathlib.Path, str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TensorBoard's own imports
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(whole[0] / "tensorboard"))
+        events.Reload()
+    assert len(events.Scalars("valid/accuracy")) == int(EPOCHS)
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == list(range(10, 38 * int(EPOCHS) + 1, 10))  # 38 batches of 32 in an epoch
+
+
+def test_interrupted_run_ends_with_the_same_weights(
+    whole: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
+    process = start(tmp_path)
+    assert process.stderr is not None
+    seen = ""
+    while "2/4" not in seen:  # the progress bar: two epochs are over, the third is running
+        character = process.stderr.read(1)
+        assert character, f"the demo ended before it could be interrupted: {seen}"
+        seen += character
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    interrupted = final(tmp_path)
+    assert interrupted["training_state"]["global_epoch"] < int(EPOCHS)
+
+    process = start(tmp_path)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == whole[1].splitlines()[-1]
+    expected, resumed = final(whole[0]), final(tmp_path)
+    for part in ("model", "plugins", "rng", "metrics"):
+        assert equal(resumed[part], expected[part]), part
+
+
+def test_finished_run_is_tested_again(whole: tuple[pathlib.Path, str]) -> None:
+    process = start(whole[0])
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == whole[1].splitlines()[-1]
+
+
+def test_missing_data_is_explained(tmp_path: pathlib.Path) -> None:
+    code = "import sys; sys.modules['sklearn'] = None; sys.argv = ['helios', 'demo'];"
+    code += "import helios.cli; helios.cli.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "pip install scikit-learn" in result.stderr
