@@ -31,7 +31,7 @@ def demo(
     try:
         from helios.cli.demo import run
     except ModuleNotFoundError as error:
-        if error.name != "sklearn":
+        if (error.name or "").partition(".")[0] != "sklearn":
             raise
         typer.echo("The demo's data comes with scikit-learn: pip install scikit-learn", err=True)
         raise typer.Exit(2) from None

@@ -80,14 +80,15 @@ class UniquePluginOverrides:
     should_training_stop: bool = False
 
 
-def _once_per_target(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+def _once_per_target(method: Callable[[Any, Any], None]) -> Callable[..., None]:
     """Let a ``configure_*`` method act once per trainer or model, whoever calls it.
 
     Users may call it by hand, and the trainer calls it in each ``fit`` and ``test``.
     """
 
     @functools.wraps(method)
-    def configure(self: Any, target: Any) -> None:
+    def configure(self: Any, *positional: Any, **by_name: Any) -> None:
+        (target,) = (*positional, *by_name.values())
         applied = target.__dict__.setdefault("_configured_by", [])
         if not any(who is self and what == method.__qualname__ for who, what in applied):
             method(self, target)

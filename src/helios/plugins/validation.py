@@ -84,7 +84,7 @@ def identify(plugin: object, name: str | None) -> str:
     Raises:
         InvalidPluginError: the object is no plug-in.
     """
-    if inspect.isclass(plugin) and issubclass(plugin, Plugin):
+    if inspect.isclass(plugin):
         raise InvalidPluginError(
             f"{plugin.__name__} is a class: register an instance, {plugin.__name__}(...)."
         )
@@ -120,6 +120,11 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
     """
     found: dict[str, str] = {}
     if isinstance(plugin, Plugin):
+        if isinstance(plugin.exclusives, str):
+            raise InvalidPluginError(
+                f"{_where(plugin, plugin.plug_id)}: exclusives is one string: write a tuple,"
+                f" exclusives = ({plugin.exclusives!r},)."
+            )
         found = {name: f"exclusives names {name!r}" for name in plugin.exclusives}
         for name, declared in vars(plugin.unique_overrides).items():
             if declared:
@@ -153,16 +158,17 @@ def _check_callable(
 ) -> None:
     """Refuse what pluggy would not call, or would call without a wanted argument."""
     attribute = inspect.getattr_static(plugin, name)
-    function = getattr(plugin, name)
     problem = None
     if not isinstance(
         attribute, types.FunctionType | types.MethodType | classmethod | staticmethod
     ):
         problem = f"is a {type(attribute).__name__}; define it as a function or method."
-    elif _is_wrapper(options) and not inspect.isgeneratorfunction(inspect.unwrap(function)):
+    elif options["wrapper"] and options["hookwrapper"]:
+        problem = "is marked both wrapper and hookwrapper; write wrapper=True alone."
+    elif _is_wrapper(options) and not inspect.isgeneratorfunction(getattr(plugin, name)):
         problem = "is marked as a wrapper, but has no yield; write: result = yield; return result."
     else:
-        for parameter in inspect.signature(function).parameters.values():
+        for parameter in inspect.signature(getattr(plugin, name)).parameters.values():
             problem = problem or _parameter_problem(parameter, HOOKS[hook].arguments)
     if problem:
         expected = ", ".join(HOOKS[hook].arguments) or "none"

@@ -1,10 +1,11 @@
 """The trainer: its arguments, its plug-ins, and the way into a run."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from helios.core import TrainingState, TrainingUnit
 from helios.core.rng import DEFAULT_SEED
@@ -17,8 +18,6 @@ from helios.plugins.manager import HookCallers, PluginTable
 from helios.plugins.selection import PluginRequest, Selection, activate
 from helios.trainer import settings
 from helios.trainer.run import Run
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +141,8 @@ class Trainer:
         self.test_exceptions: list[type[Exception]] = []
         self.queue: Any = None
         self.state = TrainingState()
+        self._model: Model | None = None
+        self._is_running = False
         self.stop_requests: list[StopRequest] = []
         self.is_optimizer_step = True
         self.accumulated_batches = 1
@@ -154,7 +155,13 @@ class Trainer:
             Selection.gather(plugins, autoload, block, on_load_error), self, self.plugin_manager
         )
 
-    # Where this process stands.
+    # What is running, and where.
+
+    @property
+    def model(self) -> Model:
+        """The model of the running or last run; an ``AssertionError`` before the first."""
+        assert self._model is not None, "the model is known once fit() or test() has started"
+        return self._model
 
     @property
     def is_distributed(self) -> bool:
@@ -239,10 +246,11 @@ class Trainer:
             raise ConfigurationError(
                 "total_steps is 0, so there is nothing to train: pass Trainer(total_steps=...)."
             )
-        self.state = TrainingState()
-        self.stop_requests = []
-        self.is_optimizer_step, self.accumulated_batches = True, 1
-        return self._running(Run(self, model, datamodule).fit)
+        with self._running(model):
+            self.state = TrainingState()
+            self.stop_requests = []
+            self.is_optimizer_step, self.accumulated_batches = True, 1
+            return Run(self, model, datamodule).fit()
 
     def test(self, model: Model, datamodule: DataModule) -> None:
         """Test a model: the newest checkpoint's, or the one just trained, or what it loads itself.
@@ -255,7 +263,8 @@ class Trainer:
             Exception: whatever was raised in the run, itself, with a note of where it came from.
         """
         _check_kinds(model, datamodule)
-        self._running(Run(self, model, datamodule).test)
+        with self._running(model):
+            Run(self, model, datamodule).test()
 
     def request_stop(self, reason: str, author: str | None = None) -> None:
         """Ask for training to end when the running optimizer step is complete.
@@ -271,15 +280,18 @@ class Trainer:
             author = calls[-1].plug_id if calls else "the user"
         self.stop_requests.append(StopRequest(reason, author))
 
-    def _running(self, run: Callable[[], T]) -> T:
-        if self.plugin_manager.frozen:
+    @contextlib.contextmanager
+    def _running(self, model: Model) -> Iterator[None]:
+        if self._is_running:
             raise ConfigurationError(
                 "this trainer is in the middle of a run: start another one with its own Trainer."
             )
+        self._is_running = True
+        self._model = model
         try:
-            return run()
+            yield
         finally:
-            self.plugin_manager.frozen = False
+            self._is_running = self.plugin_manager.frozen = False
 
 
 def _check_kinds(model: object, datamodule: object) -> None:
