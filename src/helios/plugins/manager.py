@@ -114,6 +114,7 @@ class PluginManager(pluggy.PluginManager):
         if present is not None and present.plugin is plugin:
             return plug_id
         self._refuse_while_frozen(f"register {plug_id!r}")
+        self._refuse_twin(plug_id, plugin)
         row = self._row(plug_id, plugin, reason, explicit, record)
         kept, aside = _settle([*self._rows.values(), row])
         self._replace(kept, aside)
@@ -140,11 +141,13 @@ class PluginManager(pluggy.PluginManager):
 
     def replace_all(self, plugins: Iterable[tuple[str, object]]) -> None:
         """Exchange the whole table, or change nothing if one of the plug-ins is refused."""
+        self._refuse_while_frozen("assign trainer.plugins")
         before, inactive = list(self._rows.values()), list(self.inactive)
         plugins = list(plugins)
         try:
             self._replace([])
             for name, plugin in plugins:
+                check_key(name, plugin)
                 self.register(plugin, name, reason="assigned to trainer.plugins")
         except BaseException:
             self._replace(before)
@@ -253,8 +256,32 @@ class PluginManager(pluggy.PluginManager):
         )
 
     def _replace(self, rows: Iterable[Registration], aside: Iterable[Inactive] = ()) -> None:
+        before, rows = list(self._rows.values()), list(rows)
+        kept = {row.plugin for row in rows}
+        known = {row.plugin for row in before}
+        for row in before:
+            if row.plugin not in kept:
+                super().unregister(row.plugin)
+        for row in rows:
+            if row.plugin not in known:
+                super().register(row.plugin, row.id)
         self._rows = {row.id: row for row in rows}
         self.inactive.extend(aside)
+
+    def _refuse_twin(self, plug_id: str, plugin: object) -> None:
+        """Refuse an object that is registered under another id, or that equals one that is."""
+        for row in self._rows.values():
+            if row.plugin is plugin:
+                raise DuplicatePluginError(
+                    f"this plug-in is already registered as {row.id!r}, so it cannot be"
+                    f" {plug_id!r} too: unregister it first, or create another object."
+                )
+            if row.plugin == plugin:
+                raise InvalidPluginError(
+                    f"plug-in {plug_id!r} equals {row.id!r}, which is registered"
+                    f" ({validation.source_of(plugin)}): plug-ins are told apart by identity, so"
+                    " remove __eq__ and __hash__ from the class."
+                )
 
     def _refuse_while_frozen(self, action: str) -> None:
         if self.frozen:

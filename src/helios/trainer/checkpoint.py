@@ -42,16 +42,20 @@ class Checkpointer:
         self._folder = folder
         self._saved_at: tuple[int, int] | None = None
         self._absent: dict[str, Any] = {}
+        self._rng: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write a checkpoint of the present moment, if there is a folder for it."""
-        if self._folder is None:
-            return
+        if self._folder is not None:
+            with rng.preserved_rng_state():  # names and hooks are the user's, and may draw
+                self._save(self._folder)
+
+    def _save(self, folder: pathlib.Path) -> None:
         run, state = self._run, self._run.state
         name = f"{run.model.save_name}_epoch_{state.global_epoch}_iter_{state.current_iteration}"
         name = run.model.append_metadata_to_chkpt_name(name)
-        path = self._folder / (name + storage.SUFFIX)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (name + storage.SUFFIX)
+        folder.mkdir(parents=True, exist_ok=True)
         storage.save(self._payload(), path)
         self._saved_at = self._position()
         _logger.info("saved %s", path)
@@ -92,11 +96,16 @@ class Checkpointer:
         if not for_testing:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
             run.datamodule.load_state_dict(payload["datamodule"])
-            rng.load_rng_state_dict(payload["rng"][run.trainer.global_rank])
+            self._rng = payload["rng"][run.trainer.global_rank]
             self._saved_at = self._position()
         _logger.info("restored %s", path)
         run.manager.hook.on_checkpoint_loaded(path=path, state=state)
         return True
+
+    def restore_rng(self) -> None:
+        """Restore the random number generators, if a checkpoint was restored."""
+        if self._rng is not None:
+            rng.load_rng_state_dict(self._rng)
 
     def _payload(self) -> dict[str, Any]:
         import helios

@@ -68,7 +68,7 @@ def train_epoch(run: "Run") -> bool:
                 run.checkpoints.save()
             if run.is_finished():
                 break
-    return state.dataset_iter == run.batches_per_epoch and not trainer.stop_requests
+    return state.dataset_iter == run.batches_per_epoch and not run.is_stopped()
 
 
 def train_batch(run: "Run", batch: Any) -> None:

@@ -88,6 +88,7 @@ class Run:
             self.manager.hook.on_training_start()
             self.model.on_training_start()
             self.model.train()
+            self.checkpoints.restore_rng()  # after all that draws whenever a process starts
             self._doing = "training"
             self._timer.start()
             loops.train(self)
@@ -208,8 +209,12 @@ class Run:
         return (
             done >= trainer.total_steps
             or (cycles is not None and state.early_stop_count >= cycles)
-            or bool(trainer.stop_requests)
+            or self.is_stopped()
         )
+
+    def is_stopped(self) -> bool:
+        """Whether a stop was asked for, and no accumulated gradients would be lost by it."""
+        return bool(self.trainer.stop_requests) and self.trainer.is_optimizer_step
 
     def should_stop(self) -> bool:
         """Ask the plug-in that may stop training, then the model; note who wants to."""

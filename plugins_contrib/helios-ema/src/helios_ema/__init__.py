@@ -1,0 +1,6 @@
+"""Validate and test with an exponential moving average of the weights."""
+
+from helios_ema.average import AveragedNetwork
+from helios_ema.plugin import EMAPlugin
+
+__all__ = ["AveragedNetwork", "EMAPlugin"]

@@ -1,0 +1,199 @@
+"""Plug-ins that are really installed, and trainers that are really started beside them.
+
+Each environment is a virtual environment whose ``site-packages`` also leads to the packages of the
+interpreter that runs the tests: Helios, PyTorch, and what the installations need. Those are pip,
+and hatchling, which builds the packages below ``packages/``; both belong to the requirements of
+the tests. Nothing is downloaded.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "TEMP", "TMPDIR")
+PIP = ("-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "-q")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """An exception, as far as it can leave its process.
+
+    Attributes:
+        types: the names of its class and of the classes above.
+        message: what it says.
+        notes: what was added to it.
+        files: the files that its traceback goes through, outermost first.
+        cause: what it was raised from.
+    """
+
+    types: list[str]
+    message: str
+    notes: list[str]
+    files: list[str]
+    cause: "Fault | None"
+
+    @classmethod
+    def of(cls, fault: dict[str, Any] | None) -> "Fault | None":
+        return fault and cls(**{**fault, "cause": cls.of(fault["cause"])})  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of an attempt to construct a trainer and to train.
+
+    Attributes:
+        printed: standard output: the header, and what plug-ins print.
+        log: what was logged, with tracebacks.
+        warnings: category, message and file of each warning.
+        error: what was raised, if anything.
+        active: the ids of the plug-ins of the trainer, in their order.
+        imported: the modules of our packages that were imported.
+        leftovers: what the attempt has changed in its process and in the current folder.
+    """
+
+    printed: str
+    log: str
+    warnings: list[tuple[str, str, str]]
+    error: Fault | None
+    active: list[str]
+    imported: list[str]
+    leftovers: list[str]
+
+    @property
+    def calls(self) -> list[str]:
+        """The hooks that plug-ins were called for, as ``id.hook``."""
+        return re.findall(r"^called (.+)$", self.printed, re.MULTILINE)
+
+    def why_active(self, plug_id: str) -> str:
+        """Return the header's line on an active plug-in, or an empty string."""
+        return self._line(r"\d+", plug_id)
+
+    def why_not(self, name: str) -> str:
+        """Return the header's line on an installed plug-in that is not active, or nothing."""
+        return self._line("-", name)
+
+    def _line(self, bullet: str, name: str) -> str:
+        lines = re.findall(rf"^ *{bullet} +{re.escape(name)} .*$", self.printed, re.MULTILINE)
+        assert len(lines) <= 1, f"{name} is in the header twice:\n{self.printed}"
+        return lines[0] if lines else ""
+
+
+class Environment:
+    """A scratch environment.
+
+    Args:
+        folder: where to make it.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        venv.create(folder / "venv", symlinks=os.name != "nt")
+        base = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
+        self.python = pathlib.Path(sysconfig.get_path("scripts", "venv", base), "python")
+        self.site_packages = pathlib.Path(sysconfig.get_path("purelib", "venv", base))
+        around = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        # A bare path would hide editable installations, which hang on .pth files of their own.
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in around]
+        (self.site_packages / "around.pth").write_text("".join(lines), encoding="utf-8")
+        self._write_command()
+        self.work = folder / "work"
+        self.work.mkdir()
+
+    def _write_command(self) -> None:
+        """Make the ``helios`` command that pip has made around us here, too."""
+        (command,) = importlib.metadata.entry_points(group="console_scripts", name="helios")
+        source = f"import sys\nfrom {command.module} import {command.attr}\n"
+        source += f"sys.exit({command.attr}())\n"
+        self.python.with_name("helios").write_text(source, encoding="utf-8")
+
+    def install(self, *packages: str) -> None:
+        """Install packages from the folder ``packages``."""
+        # Building without isolation takes hatchling from around us instead of from an index.
+        options = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
+        folders = [HERE / "packages" / package for package in packages]
+        self._call(*PIP, "install", *options, *map(str, folders))
+
+    def uninstall(self, *distributions: str) -> None:
+        """Remove distributions again."""
+        self._call(*PIP, "uninstall", "--yes", *distributions)
+
+    def helios(self, *arguments: str, **environ: str) -> str:
+        """Run the ``helios`` command and return what it prints."""
+        return self._call(str(self.python.with_name("helios")), *arguments, environ=environ)
+
+    def start(self, attempts: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
+        """Construct trainers and train, one after the other in one new process.
+
+        Args:
+            attempts: arguments of the trainer, by a name for the attempt. ``environ`` are
+                environment variables. Plug-ins that are installed around us are always blocked.
+        """
+        blocked = {
+            name: {**attempt, "block": [*attempt.get("block", ()), *_foreign_plugins()]}
+            for name, attempt in attempts.items()
+        }
+        report = json.loads(self._call(str(HERE / "driver.py"), stdin=json.dumps(blocked)))
+        return {
+            name: Outcome(**{**outcome, "error": Fault.of(outcome["error"])})
+            for name, outcome in report.items()
+        }
+
+    def run(self, script: str, **environ: str) -> Any:
+        """Run a script that prints JSON, and return that."""
+        return json.loads(self._call("-c", script, environ=environ))
+
+    def _call(
+        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None
+    ) -> str:
+        """Run the interpreter on its own ground: nothing of our surroundings decides here."""
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        finished = subprocess.run(
+            [str(self.python), *arguments],
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            cwd=self.work,
+            env={**kept, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", **(environ or {})},
+            timeout=300,
+        )
+        assert finished.returncode == 0, f"{arguments}:\n{finished.stdout}\n{finished.stderr}"
+        return finished.stdout
+
+
+@pytest.fixture(scope="session")
+def make_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
+    """Make environments with packages from the folder ``packages``."""
+
+    def make(*packages: str) -> Environment:
+        environment = Environment(tmp_path_factory.mktemp("environment"))
+        environment.install(*packages)
+        return environment
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def peaceful(make_environment: Callable[..., Environment]) -> Environment:
+    """Return an environment whose plug-ins can all be active together; not to be changed."""
+    return make_environment("recorder", "mixup", "shapes", "extras", "witness")
+
+
+def _foreign_plugins() -> list[str]:
+    """Return the plug-ins around us, apart from Helios's own, by their qualified names."""
+    return [
+        f"{entry_point.dist.name}:{entry_point.name}"
+        for entry_point in importlib.metadata.entry_points(group="helios.plugins")
+        if entry_point.dist is not None and entry_point.dist.name != "helios-trainer"
+    ]

@@ -1,0 +1,15 @@
+"""Claims the training batch too; its id is not the name of its entry point."""
+
+import helios
+
+
+class CutMix(helios.Plugin):
+    def __init__(self):
+        super().__init__("cutmix-2d")
+
+    def setup(self):
+        print("called cutmix-2d.setup")
+
+    def process_training_batch(self, batch, state):
+        print("called cutmix-2d.process_training_batch")
+        return batch

@@ -1,0 +1,1 @@
+"""Two plug-ins that need an extra: of one it is missing, of the other it is there."""
