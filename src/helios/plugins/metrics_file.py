@@ -1,6 +1,7 @@
 """Logged metrics as JSON lines, in the folder of the run."""
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, TextIO
 
 from helios.core import TrainingState
@@ -23,6 +24,7 @@ class MetricsFilePlugin(Plugin):
     def __init__(self) -> None:
         super().__init__("metrics-file")
         self._file: TextIO | None = None
+        self._size = 0
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:
@@ -36,15 +38,22 @@ class MetricsFilePlugin(Plugin):
         return self.trainer.run_root / "metrics.jsonl"
 
     def setup(self) -> None:
-        """Make sure that the folder is there."""
+        """Make sure that the folder is there, and forget an earlier run."""
+        self._size = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how much of the file belongs to the run so far, in bytes."""
+        return {"size": self.path.stat().st_size if self.path.exists() else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember where a resumed run is to go on writing."""
+        self._size = state_dict["size"]
 
     def on_training_start(self) -> None:
         """Drop what the run is going to write again."""
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _is_before(line, self.trainer.state)]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            os.truncate(self.path, min(self._size, self.path.stat().st_size))
 
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
         """Append a line."""
@@ -63,11 +72,3 @@ class MetricsFilePlugin(Plugin):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _is_before(line: str, state: TrainingState) -> bool:
-    """Whether a line was written by the time of a position; a line that was cut off was not."""
-    try:
-        return int(json.loads(line)["batch"]) <= state.global_iteration
-    except ValueError:
-        return False

@@ -46,7 +46,8 @@ def train(run: "Run") -> None:
 def train_epoch(run: "Run") -> bool:
     """Train on the batches of the epoch that have not been consumed yet.
 
-    A stop takes effect where an optimizer step is complete, so that no gradients are lost.
+    A stop takes effect where an optimizer step is complete, so that no gradients are lost, and
+    after the validation that is due there, which the resumed run would otherwise miss.
 
     Returns:
         Whether the epoch is complete.
@@ -56,18 +57,16 @@ def train_epoch(run: "Run") -> bool:
     batches = run.training_batches()
     for batch in batches:
         train_batch(run, batch)
-        should_stop = run.should_stop()
+        run.should_stop()
         if not trainer.is_optimizer_step:
             continue
-        if should_stop:
-            return False
         if in_iterations:
             if is_due(trainer.valid_frequency, state.current_iteration):
                 validate(run)
             if is_due(trainer.chkpt_frequency, state.current_iteration):
                 run.checkpoints.save()
-            if run.is_finished():
-                break
+        if run.is_finished():
+            break
     return state.dataset_iter == run.batches_per_epoch and not run.is_stopped()
 
 
