@@ -20,7 +20,8 @@ def train(run: "Run") -> None:
     """Train until the last step, early stopping, or a request to stop."""
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
     in_epochs = trainer.train_unit is TrainingUnit.EPOCH
-    while not run.is_finished():
+    # The last batch may be saved while the end of its epoch is still to come.
+    while not run.is_finished() or state.dataset_iter == run.batches_per_epoch:
         if state.dataset_iter == 0:
             if hooks.on_training_epoch_start is not None:
                 hooks.on_training_epoch_start(state=state)
@@ -67,7 +68,7 @@ def train_epoch(run: "Run") -> bool:
                 run.checkpoints.save()
         if run.is_finished():
             break
-    return state.dataset_iter == run.batches_per_epoch and not run.is_stopped()
+    return state.dataset_iter == run.batches_per_epoch
 
 
 def train_batch(run: "Run", batch: Any) -> None:
