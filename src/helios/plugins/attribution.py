@@ -7,7 +7,7 @@ nothing happens. Wrapping every implementation would cost on every call.
 
 import itertools
 from collections.abc import Iterator
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import pluggy
@@ -51,7 +51,7 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
     calls = []
     for loop, callee in itertools.pairwise(frames):
         if loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals:
-            implementation = _running(loop.f_locals, callee.f_code)
+            implementation = _running(loop.f_locals, callee)
             hook = getattr(manager.hook, loop.f_locals["hook_name"], None)
             # The program around us, pytest for one, may use pluggy too.
             if hook is not None and implementation in hook.get_hookimpls():
@@ -59,13 +59,18 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
     return calls
 
 
-def _running(local: dict[str, Any], code: CodeType) -> Any:
+def _running(local: dict[str, Any], callee: FrameType) -> Any:
     """Return the implementation that the call loop is executing.
 
-    After the last plain implementation, wrappers are resumed; those are found by their code.
+    After the last plain implementation, wrappers are resumed; those are found by their code and,
+    among several instances of one class, by ``self``.
     """
-    for implementation in local["hook_impls"]:
-        is_wrapper = implementation.wrapper or implementation.hookwrapper
-        if is_wrapper and getattr(implementation.function, "__code__", None) is code:
-            return implementation
-    return local.get("hook_impl")
+    wrappers = [
+        implementation
+        for implementation in local["hook_impls"]
+        if (implementation.wrapper or implementation.hookwrapper)
+        and getattr(implementation.function, "__code__", None) is callee.f_code
+    ]
+    values = list(callee.f_locals.values())
+    mine = [w for w in wrappers if any(value is w.plugin for value in values)]
+    return (mine or wrappers or [local.get("hook_impl")])[0]

@@ -18,7 +18,6 @@ from helios.plugins import validation
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.hookspecs import HOOKS, PROJECT, PluginSpec
 from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
-from helios.plugins.plugin import Plugin
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +113,8 @@ class PluginManager(pluggy.PluginManager):
         if present is not None and present.plugin is plugin:
             return plug_id
         self._refuse_while_frozen(f"register {plug_id!r}")
-        self._refuse_twin(plug_id, plugin)
+        for other in self._rows.values():
+            _refuse_twin(other, plug_id, plugin)
         row = self._row(plug_id, plugin, reason, explicit, record)
         kept, aside = _settle([*self._rows.values(), row])
         self._replace(kept, aside)
@@ -142,17 +142,13 @@ class PluginManager(pluggy.PluginManager):
     def replace_all(self, plugins: Iterable[tuple[str, object]]) -> None:
         """Exchange the whole table, or change nothing if one of the plug-ins is refused."""
         self._refuse_while_frozen("assign trainer.plugins")
-        before, inactive = list(self._rows.values()), list(self.inactive)
-        plugins = list(plugins)
-        try:
-            self._replace([])
-            for name, plugin in plugins:
-                check_key(name, plugin)
-                self.register(plugin, name, reason="assigned to trainer.plugins")
-        except BaseException:
-            self._replace(before)
-            self.inactive = inactive
-            raise
+        rows: list[Registration] = []
+        for name, plugin in plugins:
+            check_key(name, plugin)
+            rows.append(self._row(name, plugin, "assigned to trainer.plugins", True, None))
+            for other in rows[:-1]:
+                _refuse_twin(other, name, plugin)
+        self._replace(*_settle(rows))
 
     def recheck(self) -> None:
         """Check the table again: flags and methods may have changed since registration.
@@ -187,11 +183,13 @@ class PluginManager(pluggy.PluginManager):
     def configure(self, hook: str, target: Any) -> None:
         """Call ``configure_trainer`` or ``configure_model`` where it has not been applied yet.
 
-        Methods of :class:`Plugin` subclasses see to that themselves, since users may call them
-        by hand; for modules and other objects the target remembers.
+        Ordinary methods of ``Plugin`` subclasses see to that themselves, since users may call
+        them by hand; for all others the target remembers.
         """
         applied = target.__dict__.setdefault("_configured_by", [])
-        others = [p for p in self.get_plugins() if not isinstance(p, Plugin)]
+        others = [
+            p for p in self.get_plugins() if not hasattr(getattr(p, hook, None), "applies_once")
+        ]
         done = [p for p in others if any(who is p and what == hook for who, what in applied)]
         caller = self.subset_hook_caller(hook, remove_plugins=done)
         caller(**{HOOKS[hook].arguments[0]: target})
@@ -268,21 +266,6 @@ class PluginManager(pluggy.PluginManager):
         self._rows = {row.id: row for row in rows}
         self.inactive.extend(aside)
 
-    def _refuse_twin(self, plug_id: str, plugin: object) -> None:
-        """Refuse an object that is registered under another id, or that equals one that is."""
-        for row in self._rows.values():
-            if row.plugin is plugin:
-                raise DuplicatePluginError(
-                    f"this plug-in is already registered as {row.id!r}, so it cannot be"
-                    f" {plug_id!r} too: unregister it first, or create another object."
-                )
-            if row.plugin == plugin:
-                raise InvalidPluginError(
-                    f"plug-in {plug_id!r} equals {row.id!r}, which is registered"
-                    f" ({validation.source_of(plugin)}): plug-ins are told apart by identity, so"
-                    " remove __eq__ and __hash__ from the class."
-                )
-
     def _refuse_while_frozen(self, action: str) -> None:
         if self.frozen:
             raise FrozenPlanError(
@@ -327,6 +310,21 @@ def check_key(plug_id: str, plugin: object) -> None:
         raise InvalidPluginError(
             f"trainer.plugins[{plug_id!r}] = ... got a plug-in whose id is {own!r}: write"
             f" trainer.plugins[{own!r}] = ..., or trainer.register_plugin(...)."
+        )
+
+
+def _refuse_twin(row: Registration, plug_id: str, plugin: object) -> None:
+    """Refuse an object that is registered under another id, or that equals one that is."""
+    if row.plugin is plugin:
+        raise DuplicatePluginError(
+            f"this plug-in is already registered as {row.id!r}, so it cannot be {plug_id!r} too:"
+            " unregister it first, or create another object."
+        )
+    if row.plugin == plugin:
+        raise InvalidPluginError(
+            f"plug-in {plug_id!r} equals {row.id!r}, which is registered; both are"
+            f" {type(plugin).__name__} ({validation.source_of(plugin)}). Plug-ins are told apart"
+            " by identity: remove __eq__ and __hash__ from the class."
         )
 
 

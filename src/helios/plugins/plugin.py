@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,7 +95,17 @@ def _once_per_target(method: Callable[[Any, Any], None]) -> Callable[..., None]:
             method(self, target)
             applied.append((self, method.__qualname__))
 
+    configure.applies_once = True  # type: ignore[attr-defined]  # the manager need not remember
     return configure
+
+
+def _takes_a_target(method: object) -> bool:
+    """Whether a ``configure_*`` method is an ordinary one, with a target."""
+    return (
+        inspect.isfunction(method)
+        and not inspect.isgeneratorfunction(method)
+        and len(inspect.signature(method).parameters) == 2
+    )
 
 
 class Plugin(RunFacts, PluginSpec, abc.ABC):
@@ -122,7 +133,7 @@ class Plugin(RunFacts, PluginSpec, abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("configure_trainer", "configure_model"):
-            if name in vars(cls):
+            if _takes_a_target(vars(cls).get(name)):
                 setattr(cls, name, _once_per_target(vars(cls)[name]))
 
     @classmethod

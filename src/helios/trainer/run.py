@@ -72,10 +72,11 @@ class Run:
         """Do what comes before launch, in the parent process."""
         trainer = self.trainer
         self.datamodule.prepare_data()
-        self.manager.arrange()
-        self.manager.configure("configure_trainer", trainer)
-        self.manager.arrange()  # a plug-in may have registered others
-        self.manager.configure("configure_trainer", trainer)
+        known = -1
+        while known != len(self.manager.rows):  # a plug-in may bring others along
+            known = len(self.manager.rows)
+            self.manager.arrange()
+            self.manager.configure("configure_trainer", trainer)
         self.manager.configure("configure_model", self.model)
         trainer.plan = self.manager.freeze()
         self.hooks = trainer.hooks = HookCallers(self.manager.hook)
