@@ -31,8 +31,8 @@ def snapshot(network: nn.Module) -> dict[str, torch.Tensor]:
 class Watched(TinyModel):
     """Remembers its weights after each step, and those that it is evaluated with."""
 
-    def __init__(self) -> None:
-        super().__init__("watched")
+    def __init__(self, save_name: str = "watched") -> None:
+        super().__init__(save_name)
         self._steps: list[dict[str, torch.Tensor]] = []
         self._seen: list[dict[str, torch.Tensor]] = []
 
@@ -373,18 +373,22 @@ def test_a_run_that_fails_leaves_nothing_to_the_next(tmp_path: Any) -> None:
         assert equal(dict(plugin.averages["net"].module.state_dict()), reference(model._steps, 0.8))
 
 
-def test_models_that_cannot_be_told_apart_are_refused() -> None:
-    first, second, trainer = Watched(), Watched(), make_trainer(EMAPlugin(0.8))
-    trainer.fit(first, TinyDataModule())
-    trainer.fit(second, TinyDataModule())
-    with pytest.raises(ConfigurationError, match="for each model"):
-        trainer.test(first, TinyDataModule())
+def test_models_that_take_turns_keep_to_themselves(tmp_path: Any) -> None:
+    first, second = Watched("first"), Watched("second")
+    trainer = make_trainer(EMAPlugin(0.8), chkpt_root=tmp_path)
+    for model in (first, second):
+        trainer.fit(model, TinyDataModule(batch_size=4 if model is first else 11))
+    for model in (first, second):
+        trainer.test(model, TinyDataModule())
+        assert len(model._seen) == 3
+        for seen in model._seen:
+            assert equal(seen, reference(model._steps, 0.8))
+        assert equal(snapshot(model.net), model._steps[-1])
 
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_plugin_survives_pickling_with_trainer_and_model(trained: bool) -> None:
     model, trainer = TinyModel(), make_trainer(EMAPlugin(0.8))
-    trainer.plugins["ema"].configure_model(model)
     if trained:
         trainer.fit(model, TinyDataModule())
     before = trainer.plugins["ema"]

@@ -85,6 +85,13 @@ class Model(RunFacts, abc.ABC):
             if isinstance(part, nn.Module):
                 yield name, part
 
+    def _begin(self) -> None:
+        """Forget what an earlier run, perhaps one that failed, has logged."""
+        self._training_log.clear()
+        self._evaluation_log.clear()
+        self._loss_items.clear()
+        self._running_losses.clear()
+
     # The helpers of a step.
 
     def prepare(self, module: nn.Module) -> nn.Module:

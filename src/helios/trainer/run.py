@@ -5,7 +5,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("helios")
 _NO_CONTEXT = contextlib.nullcontext()
+
+
+class Fitted(NamedTuple):
+    """What a trainer has just trained, for a test that finds no checkpoint.
+
+    Testing sets model and plug-ins up anew, which must not cost the weights.
+    """
+
+    model: Model
+    model_state: dict[str, Any]
+    plugin_states: dict[str, Any]
 
 
 class Run:
@@ -82,6 +93,7 @@ class Run:
         self.hooks = trainer.hooks = HookCallers(self.manager.hook)
 
     def _fit_here(self) -> TrainingState:
+        self.trainer._fitted = None
         with Teardown() as teardown, self._reported(self.trainer.train_exceptions):
             self._set_up(teardown, fast_init=False)
             self.checkpoints.restore()
@@ -97,19 +109,21 @@ class Run:
             self._report_stop()
             self.manager.hook.on_training_end()
             self.model.on_training_end()
-        self.trainer._fitted_model = self.model
+        self.trainer._fitted = Fitted(
+            self.model, self.model.state_dict(), self.manager.state_dict()
+        )
         return self.state
 
     def _test_here(self) -> None:
         with Teardown() as teardown, self._reported(self.trainer.test_exceptions):
-            kept = self._state_of_fitted()
+            fitted = self.trainer._fitted
             self._set_up(teardown, fast_init=True)
             if not self.checkpoints.restore(for_testing=True):
-                if kept is None:
+                if fitted is None or fitted.model is not self.model:
                     self.model.load_for_testing()
                 else:
-                    self.model.load_state_dict(kept[0], fast_init=True)
-                    self.manager.load_state_dict(kept[1])
+                    self.model.load_state_dict(fitted.model_state, fast_init=True)
+                    self.manager.load_state_dict(fitted.plugin_states)
             self._doing = "testing"
             loops.test(self)
 
@@ -131,6 +145,7 @@ class Run:
         self.datamodule.setup()
         teardown.push(self.datamodule.teardown)
         self._place(self.model)
+        self.model._begin()
         self.model.setup(fast_init=fast_init)
 
     def _place(self, target: Any) -> None:
@@ -151,15 +166,6 @@ class Run:
         _logger.info("%s", banner)
         if trainer.print_banner:
             print(banner, flush=True)
-
-    def _state_of_fitted(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the states of model and plug-ins if this trainer has just trained the model.
-
-        Testing sets both up anew, which must not cost the weights where no checkpoint has them.
-        """
-        if self.trainer._fitted_model is not self.model:
-            return None
-        return self.model.state_dict(), self.manager.state_dict()
 
     @contextlib.contextmanager
     def _reported(self, expected: list[type[Exception]]) -> Iterator[None]:

@@ -17,7 +17,7 @@ from helios.plugins.attribution import calls_in_stack
 from helios.plugins.manager import HookCallers, PluginTable
 from helios.plugins.selection import PluginRequest, Selection, activate
 from helios.trainer import settings
-from helios.trainer.run import Run
+from helios.trainer.run import Fitted, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Trainer:
         self.stop_requests: list[StopRequest] = []
         self.is_optimizer_step = True
         self.accumulated_batches = 1
-        self._fitted_model: Model | None = None
+        self._fitted: Fitted | None = None
 
         self.plugin_manager = PluginManager()
         self.hooks = HookCallers(self.plugin_manager.hook)

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from helios import Model
-
 _logger = logging.getLogger("helios.ema")  # below "helios", so that the log of the run has it
 
 
@@ -49,9 +47,6 @@ class EMAPlugin(Plugin):
                 " some 1000 steps, decay=0.99 for 100."
             )
         self.decay = decay
-        self._model: Model | None = None
-        self._had_other_models = False
-        self._is_model_current = False
         self._averages: dict[str, AveragedNetwork] = {}
         self._networks: dict[str, torch.nn.Module] = {}
         self._restored: dict[str, Any] = {}
@@ -62,12 +57,6 @@ class EMAPlugin(Plugin):
     def averages(self) -> dict[str, AveragedNetwork]:
         """The averages by the name of the model's attribute, once a run has started."""
         return self._averages
-
-    def configure_model(self, model: "Model") -> None:
-        """Remember whose networks are to be averaged."""
-        self._had_other_models |= self._model is not None and self._model is not model
-        self._model = model
-        self._is_model_current = True
 
     def setup(self) -> None:
         """Forget what an earlier run restored; its averages stay, for the trainer to keep."""
@@ -86,7 +75,7 @@ class EMAPlugin(Plugin):
 
     def on_training_start(self) -> None:
         """Begin with the restored averages, or with new ones."""
-        self._averages = self._build(self._networks_of_model())
+        self._averages = self._build(dict(self.trainer.model.networks()))
 
     def on_after_optimizer_step(
         self, optimizer: "torch.optim.Optimizer", state: TrainingState
@@ -122,7 +111,7 @@ class EMAPlugin(Plugin):
 
     def on_testing_start(self) -> None:
         """Put the restored averages into the networks; without any, there is nothing to do."""
-        networks = self._networks_of_model()
+        networks = dict(self.trainer.model.networks())
         self._averages = self._build({n: net for n, net in networks.items() if n in self._restored})
         self._swap_in()
 
@@ -133,17 +122,6 @@ class EMAPlugin(Plugin):
     def teardown(self) -> None:
         """Put the trained weights back if the run has failed in between."""
         self._swap_out()
-        self._is_model_current = False
-
-    def _networks_of_model(self) -> "dict[str, torch.nn.Module]":
-        # A model is configured once, so a second run of an earlier one is not announced.
-        if self._had_other_models and not self._is_model_current:
-            raise ConfigurationError(
-                "plug-in 'ema' cannot tell which of several models this run is for: use one"
-                " Trainer, with its own EMAPlugin, for each model that has more than one run."
-            )
-        assert self._model is not None  # configure_model() comes before any run
-        return dict(self._model.networks())
 
     def _build(self, networks: "dict[str, torch.nn.Module]") -> dict[str, AveragedNetwork]:
         self._networks = networks
