@@ -31,7 +31,7 @@ _NO_CONTEXT = contextlib.nullcontext()
 
 
 class Fitted(NamedTuple):
-    """What a trainer has just trained, for a test that finds no checkpoint.
+    """What a trainer without a folder for checkpoints has just trained.
 
     Testing sets model and plug-ins up anew, which must not cost the weights.
     """
@@ -109,9 +109,9 @@ class Run:
             self._report_stop()
             self.manager.hook.on_training_end()
             self.model.on_training_end()
-        self.trainer._fitted = Fitted(
-            self.model, self.model.state_dict(), self.manager.state_dict()
-        )
+        if self.trainer.chkpt_root is None:
+            states = self.model.state_dict(), self.manager.state_dict()
+            self.trainer._fitted = Fitted(self.model, *states)
         return self.state
 
     def _test_here(self) -> None:
