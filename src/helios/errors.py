@@ -36,6 +36,10 @@ class CheckpointError(HeliosError, RuntimeError):
     """A checkpoint is damaged, too new, or does not fit what it is loaded into."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not as it was written; an older one can be used instead."""
+
+
 class PluginError(HeliosError):
     """Base class of the errors of the plug-in framework."""
 

@@ -23,6 +23,12 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "TEMP", "TMPDIR")
+SET_VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONIOENCODING": "utf-8",
+    # PyTorch reads entry points too, and falls over damaged ones before Helios is asked.
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+}
 PIP = ("-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "-q")
 
 
@@ -58,6 +64,7 @@ class Outcome:
         log: what was logged, with tracebacks.
         warnings: category, message and file of each warning.
         error: what was raised, if anything.
+        refused: what was raised, if anything, by each later registration.
         active: the ids of the plug-ins of the trainer, in their order.
         imported: the modules of our packages that were imported.
         leftovers: what the attempt has changed in its process and in the current folder.
@@ -67,6 +74,7 @@ class Outcome:
     log: str
     warnings: list[tuple[str, str, str]]
     error: Fault | None
+    refused: list[Fault | None]
     active: list[str]
     imported: list[str]
     leftovers: list[str]
@@ -77,17 +85,17 @@ class Outcome:
         return re.findall(r"^called (.+)$", self.printed, re.MULTILINE)
 
     def why_active(self, plug_id: str) -> str:
-        """Return the header's line on an active plug-in, or an empty string."""
+        """Return the header's line on an active plug-in, single-spaced, or an empty string."""
         return self._line(r"\d+", plug_id)
 
     def why_not(self, name: str) -> str:
-        """Return the header's line on an installed plug-in that is not active, or nothing."""
+        """Return the header's line on an installed plug-in that is not active, likewise."""
         return self._line("-", name)
 
     def _line(self, bullet: str, name: str) -> str:
         lines = re.findall(rf"^ *{bullet} +{re.escape(name)} .*$", self.printed, re.MULTILINE)
         assert len(lines) <= 1, f"{name} is in the header twice:\n{self.printed}"
-        return lines[0] if lines else ""
+        return " ".join(lines[0].split()) if lines else ""
 
 
 class Environment:
@@ -138,7 +146,8 @@ class Environment:
 
         Args:
             attempts: arguments of the trainer, by a name for the attempt. ``environ`` are
-                environment variables. Plug-ins that are installed around us are always blocked.
+                environment variables; ``register`` names what to register later on. Plug-ins that
+                are installed around us are always blocked.
         """
         blocked = {
             name: {**attempt, "block": [*attempt.get("block", ()), *_foreign_plugins()]}
@@ -146,7 +155,13 @@ class Environment:
         }
         report = json.loads(self._call(str(HERE / "driver.py"), stdin=json.dumps(blocked)))
         return {
-            name: Outcome(**{**outcome, "error": Fault.of(outcome["error"])})
+            name: Outcome(
+                **{
+                    **outcome,
+                    "error": Fault.of(outcome["error"]),
+                    "refused": [Fault.of(fault) for fault in outcome["refused"]],
+                }
+            )
             for name, outcome in report.items()
         }
 
@@ -159,13 +174,16 @@ class Environment:
     ) -> str:
         """Run the interpreter on its own ground: nothing of our surroundings decides here."""
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        if "PYTHONPATH" in kept:  # may be relative to the folder that the tests run in
+            folders = kept["PYTHONPATH"].split(os.pathsep)
+            kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
         finished = subprocess.run(
             [str(self.python), *arguments],
             input=stdin,
             capture_output=True,
             encoding="utf-8",
             cwd=self.work,
-            env={**kept, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", **(environ or {})},
+            env={**kept, **SET_VARIABLES, **(environ or {})},
             timeout=300,
         )
         assert finished.returncode == 0, f"{arguments}:\n{finished.stdout}\n{finished.stderr}"

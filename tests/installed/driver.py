@@ -23,14 +23,14 @@ def main():
     json.dump(report, sys.stdout)
 
 
-def attempt(environ=None, plugins=(), **arguments):
+def attempt(environ=None, plugins=(), register=(), **arguments):
     """Construct a trainer, train with it for two steps, and return what happened."""
     for module in our_modules():
         del sys.modules[module]  # whatever an earlier attempt has imported
     plugins = [tuple(plugin) if isinstance(plugin, list) else plugin for plugin in plugins]
     printed, log = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(log)
-    error, trainer = None, None
+    error, trainer, refused = None, None, []
     before = surroundings()
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
         warnings.simplefilter("always")
@@ -44,6 +44,7 @@ def attempt(environ=None, plugins=(), **arguments):
                     plugins=plugins,
                     **arguments,
                 )
+                refused = [refusal(trainer, name) for name in register]
                 trainer.fit(TinyModel(), TinyDataModule(valid_size=0))
         except Exception as raised:
             error = raised
@@ -55,10 +56,19 @@ def attempt(environ=None, plugins=(), **arguments):
         "log": log.getvalue(),
         "warnings": [(w.category.__name__, str(w.message), w.filename) for w in caught],
         "error": describe(error),
+        "refused": [describe(refused_with) for refused_with in refused],
         "active": list(trainer.plugins) if trainer else [],
         "imported": our_modules(),
         "leftovers": [what for what in before if before[what] != after[what]],
     }
+
+
+def refusal(trainer, name):
+    """Return the error that registering one more plug-in ends in, if it does."""
+    try:
+        trainer.register_plugin(helios.create_plugin(name))
+    except helios.errors.PluginError as error:
+        return error
 
 
 @contextlib.contextmanager
@@ -79,13 +89,13 @@ def surroundings():
     """Return what an attempt must leave as it has found it."""
     loggers = [logging.getLogger(name) for name in ("", "helios")]
     return {
-        "environment variables": dict(os.environ),
+        # PyTorch settles on a cache folder at the first optimizer step.
+        "environment variables": {k: v for k, v in os.environ.items() if "TORCH" not in k},
         "import path": list(sys.path),
         "current folder": os.getcwd(),
         "files": sorted(map(str, pathlib.Path().rglob("*"))),
         "log handlers": [list(logger.handlers) for logger in loggers],
         "log levels": [logger.level for logger in loggers],
-        "registry": sorted(helios.PLUGIN_REGISTRY.keys()),
         "signal handlers": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
         "switches": (
             torch.backends.cudnn.benchmark,

@@ -132,6 +132,7 @@ def update_all_registries(
         )
     prefix = ".".join(filter(None, [import_prefix, root.name]))
     for path in sorted(root.glob("**/*.py" if recurse else "*.py")):
-        if _REGISTERS.search(path.read_text(encoding="utf-8")):
-            parts = path.relative_to(root).with_suffix("").parts
+        parts = path.relative_to(root).with_suffix("").parts
+        is_module = all(part.isidentifier() for part in parts)  # not .ipynb_checkpoints
+        if is_module and _REGISTERS.search(path.read_text(encoding="utf-8")):
             importlib.import_module(".".join([prefix, *(p for p in parts if p != "__init__")]))

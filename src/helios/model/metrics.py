@@ -1,5 +1,6 @@
 """Values that a model logs: kept where they were computed, read once when they are wanted."""
 
+import numbers
 from typing import Any
 
 import torch
@@ -29,7 +30,15 @@ class MetricBuffer:
                     f"log({name!r}) got a tensor of shape {tuple(value.shape)}: log one number,"
                     " for example value.mean()."
                 )
-            value = value.detach().reshape(())
+            # A copy, since the tensor may be changed later; wide, since sums outgrow small types.
+            value = value.detach().reshape(()).to(torch.float64, copy=True)
+        elif isinstance(value, numbers.Real):
+            value = float(value)
+        else:
+            raise TypeError(
+                f"log({name!r}) got a {type(value).__name__}: log a number, or a tensor with one"
+                " element."
+            )
         if name in self._totals:
             self._totals[name] = self._totals[name] + value
             self._counts[name] += 1
@@ -46,9 +55,9 @@ class MetricBuffer:
             if isinstance(total, torch.Tensor):
                 by_device.setdefault(total.device, {})[name] = total
             else:
-                means[name] = float(total) / self._counts[name]
+                means[name] = total / self._counts[name]
         for totals in by_device.values():
-            values = torch.stack([total.double() for total in totals.values()]).tolist()
+            values = torch.stack(list(totals.values())).tolist()
             for name, value in zip(totals, values, strict=True):
                 means[name] = value / self._counts[name]
         self.clear()

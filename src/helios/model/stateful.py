@@ -1,5 +1,6 @@
 """Finding and saving the attributes of a model that have a state."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,13 +54,31 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
         for index, item in enumerate(value):
             yield from _stateful_in(f"{name}.{index}", item)
     elif isinstance(value, dict):
+        labels = Counter(map(str, value))
         for key, item in value.items():
-            yield from _stateful_in(f"{name}.{key}", item)
+            label = str(key) if labels[str(key)] == 1 else repr(key)  # 1 and "1" are two keys
+            yield from _stateful_in(f"{name}.{label}", item)
 
 
 def gather(owner: object) -> dict[str, Any]:
-    """Return the states of all stateful attributes by dotted name."""
-    return {name: part.state_dict() for name, part in stateful_attributes(owner)}
+    """Return the states of all stateful attributes by dotted name.
+
+    Raises:
+        CheckpointError: two attributes would have the same name.
+    """
+    return {name: part.state_dict() for name, part in _by_name(owner).items()}
+
+
+def _by_name(owner: object) -> dict[str, Stateful]:
+    parts: dict[str, Stateful] = {}
+    for name, part in stateful_attributes(owner):
+        if name in parts:
+            raise CheckpointError(
+                f"two states of {type(owner).__name__} would be saved as {name!r}, and one of them"
+                " lost: rename a key of the dictionary."
+            )
+        parts[name] = part
+    return parts
 
 
 def scatter(owner: object, states: dict[str, Any], only: type | None = None) -> None:
@@ -73,7 +92,7 @@ def scatter(owner: object, states: dict[str, Any], only: type | None = None) -> 
     Raises:
         CheckpointError: an attribute has no saved state, or a saved state no attribute.
     """
-    parts = dict(stateful_attributes(owner))
+    parts = _by_name(owner)
     if only is not None:
         parts = {name: part for name, part in parts.items() if isinstance(part, only)}
         states = {name: state for name, state in states.items() if name in parts}
@@ -91,4 +110,8 @@ def scatter(owner: object, states: dict[str, Any], only: type | None = None) -> 
             " or override load_state_dict()."
         )
     for name, part in parts.items():
-        part.load_state_dict(states[name])
+        try:
+            part.load_state_dict(states[name])
+        except Exception as error:
+            error.add_note(f"while restoring {label}.{name} from a checkpoint")
+            raise

@@ -6,11 +6,13 @@ nothing happens. Wrapping every implementation would cost on every call.
 """
 
 import itertools
-from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
+
+if TYPE_CHECKING:
+    from helios.plugins.manager import PluginManager
 
 _CALL_LOOP = "_multicall"
 
@@ -29,22 +31,56 @@ class HookCall(NamedTuple):
 
 def calls_in_traceback(manager: pluggy.PluginManager, error: BaseException) -> list[HookCall]:
     """Return the hook calls that an exception passed through, outermost first."""
-    return _calls(manager, list(_frames_of(error.__traceback__)))
+    return _calls(manager, _frames_of(error.__traceback__))
 
 
 def calls_in_stack(manager: pluggy.PluginManager, frame: FrameType | None) -> list[HookCall]:
     """Return the hook calls that a frame is executed in, outermost first."""
-    frames = []
+    return _calls(manager, _frames_around(frame))
+
+
+def call_in_traceback(manager: "PluginManager", error: BaseException) -> HookCall | None:
+    """Return the innermost call of a plug-in that an exception passed through.
+
+    Plug-ins also run outside of hook calls: generators and context managers that they have
+    returned, and ``state_dict``. Such a method is found by its ``self``.
+    """
+    calls = calls_in_traceback(manager, error)
+    if calls:
+        return calls[-1]
+    for frame in reversed(_frames_of(error.__traceback__)):
+        for row in manager.rows.values():
+            if frame.f_locals.get("self") is row.plugin:
+                return HookCall(row.id, frame.f_code.co_name)
+    return None
+
+
+def author_in_stack(manager: "PluginManager", model: object, frame: FrameType | None) -> str:
+    """Return who a frame is executed for: a plug-in's id, ``"the model"``, or ``"the user"``."""
+    frames = _frames_around(frame)
+    in_model = [i for i, f in enumerate(frames) if model and f.f_locals.get("self") is model]
+    innermost = frames[in_model[-1] :] if in_model else frames
+    # Everything runs inside the launch hook: its plug-in is not the author of it all.
+    calls = [call for call in _calls(manager, innermost) if call.hook != "launch"]
+    if calls:
+        return calls[-1].plug_id
+    return "the model" if in_model else "the user"
+
+
+def _frames_around(frame: FrameType | None) -> list[FrameType]:
+    frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
-    return _calls(manager, frames[::-1])
+    return frames[::-1]
 
 
-def _frames_of(traceback: TracebackType | None) -> Iterator[FrameType]:
+def _frames_of(traceback: TracebackType | None) -> list[FrameType]:
+    frames: list[FrameType] = []
     while traceback is not None:
-        yield traceback.tb_frame
+        frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
+    return frames
 
 
 def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookCall]:

@@ -8,7 +8,7 @@ import logging
 import pathlib
 from typing import Any
 
-from helios.errors import PluginLoadError
+from helios.errors import PluginError, PluginLoadError
 
 GROUP = "helios.plugins"
 
@@ -64,12 +64,14 @@ class EntryPointRecord:
 
         try:
             return EntryPoint(self.name, self.value.partition("[")[0].strip(), GROUP).load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module must not end the process
             raise self.load_error("could not be imported", error) from error
 
-    def load_error(self, what: str, error: Exception) -> PluginLoadError:
+    def load_error(
+        self, what: str, error: BaseException, kind: type[PluginError] = PluginLoadError
+    ) -> PluginError:
         """Return an error for this record that says how to live without it."""
-        return PluginLoadError(
+        return kind(
             f"the installed plug-in {self.name!r} {what}: {type(error).__name__}: {error}\n"
             f"  distribution: {self.distribution} {self.version}, in {self.location}\n"
             f"  entry point:  {self.name} = {self.value}\n"
@@ -96,11 +98,20 @@ def discover() -> list[EntryPointRecord]:
             # Most distributions have nothing for us: their metadata need not be parsed.
             if GROUP not in (distribution.read_text("entry_points.txt") or ""):
                 continue
-            records.setdefault(canonical(distribution.name), _records(distribution))
+            if not _is_shadowed(distribution):
+                records.setdefault(canonical(distribution.name), _records(distribution))
         except Exception:
             _logger.exception("cannot read the metadata of %s: left out", distribution)
     found = [record for per_distribution in records.values() for record in per_distribution]
     return sorted(found, key=lambda record: (record.name, record.qualified_name))
+
+
+def _is_shadowed(candidate: Any) -> bool:
+    """Whether another copy of a distribution, perhaps without our entry points, comes first."""
+    from importlib_metadata import distribution
+
+    first = distribution(candidate.name)
+    return str(first.locate_file("")) != str(candidate.locate_file(""))
 
 
 def _records(distribution: Any) -> list[EntryPointRecord]:

@@ -215,7 +215,14 @@ class PluginManager(pluggy.PluginManager):
         absent = dict(states)
         for row in self._rows.values():
             if row.id in absent:
-                row.plugin.load_state_dict(absent.pop(row.id))  # type: ignore[attr-defined]  # it gave the state
+                load_state = getattr(row.plugin, "load_state_dict", None)
+                if load_state is None:
+                    raise InvalidPluginError(
+                        f"the checkpoint holds a state of plug-in {self.describe(row.id)}, which"
+                        " has no load_state_dict(state_dict) to restore it: add the method, or"
+                        " block the plug-in, whose state is then kept for later."
+                    )
+                load_state(absent.pop(row.id))
         return absent
 
     def describe(self, plug_id: str) -> str:
@@ -374,24 +381,32 @@ def _stepped_aside(row: Registration, winner: Registration) -> Inactive:
 def _conflict(row: Registration, other: Registration, shared: list[str]) -> Exception:
     """Return the error for two plug-ins of equal standing, with the ways out."""
     first, second = _story(other, shared), _story(row, shared)
+    this, that = _names(row, other)
+    ways_out = (
+        f"Keep one of them:\n"
+        f"  Trainer(block=[{this!r}])    keeps {that!r}    (or HELIOS_BLOCK_PLUGINS={this})\n"
+        f"  Trainer(block=[{that!r}])    keeps {this!r}    (or HELIOS_BLOCK_PLUGINS={that})"
+    )
+    if not row.explicit:
+        ways_out += f"\n  Trainer(plugins=[{this!r}])    naming one makes the other step aside"
     if shared[0] == "":
         return DuplicatePluginError(
-            f"two plug-ins have the id {row.id!r}:\n{first}\n{second}\n"
-            "Ids are unique, since state in checkpoints is kept by id. Register one of them, give"
-            " the other another id in its __init__, or block the one that is installed."
+            f"two plug-ins have the id {row.id!r}, under which checkpoints keep state:\n"
+            f"{first}\n{second}\n{ways_out}\n"
+            "To use both, give one of them another id in its __init__."
         )
-    ways_out = [
-        f"  Trainer(block=[{loser.id!r}])    keeps {winner.id!r}"
-        f"    (or HELIOS_BLOCK_PLUGINS={loser.id})"
-        for loser, winner in ((row, other), (other, row))
-    ]
-    if not row.explicit:
-        ways_out.append(f"  Trainer(plugins=[{row.id!r}])    naming one makes the other step aside")
     return PluginConflictError(
         f"two plug-ins claim {', '.join(map(repr, shared))}, which only one active plug-in may"
-        f" have:\n{first}\n{second}\n"
-        "Keep one of them:\n" + "\n".join(ways_out)
+        f" have:\n{first}\n{second}\n{ways_out}"
     )
+
+
+def _names(row: Registration, other: Registration) -> tuple[str, str]:
+    """Return the names by which two plug-ins are blocked: installed ones by their entry points."""
+    if row.record is None or other.record is None or row.record.name != other.record.name:
+        this = row.record.name if row.record else row.id
+        return this, other.record.name if other.record else other.id
+    return row.record.qualified_name, other.record.qualified_name
 
 
 def _story(row: Registration, shared: list[str]) -> str:

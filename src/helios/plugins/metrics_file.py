@@ -1,6 +1,7 @@
 """Logged metrics as JSON lines, in the folder of the run."""
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 class MetricsFilePlugin(Plugin):
     """Writes each set of logged metrics as one line of ``<run_root>/metrics.jsonl``.
 
-    A line holds ``iteration``, ``batch``, ``epoch`` and ``metrics``. A resumed run drops the lines
+    A line holds ``iteration``, ``batch``, ``epoch`` and ``metrics``; a value that is not finite is
+    a string. A resumed run drops the lines
     that were written after its checkpoint, since they will be written again. Autoloaded where
     ``Trainer(run_root=...)``.
     """
@@ -59,11 +61,13 @@ class MetricsFilePlugin(Plugin):
         """Append a line."""
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        # JSON has no NaN and no infinity: those are written as strings.
+        values = {name: v if math.isfinite(v) else str(v) for name, v in metrics.items()}
         line: dict[str, Any] = {
             "iteration": state.current_iteration,
             "batch": state.global_iteration,
             "epoch": state.global_epoch,
-            "metrics": metrics,
+            "metrics": values,
         }
         self._file.write(json.dumps(line) + "\n")
 

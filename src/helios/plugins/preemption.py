@@ -5,6 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from helios.plugins.hookspecs import hookimpl
 from helios.plugins.plugin import Plugin
 
 
@@ -29,13 +30,16 @@ class PreemptionPlugin(Plugin):
 
     def on_training_start(self) -> None:
         """Catch the signals; only the main thread can."""
+        self._received = None
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
                 self._previous[number] = signal.signal(number, self._on_signal)
 
+    @hookimpl(trylast=True)
     def on_training_end(self) -> None:
-        """Exit, if a signal has come; the checkpoint is saved by now."""
+        """Exit, if a signal has come; the checkpoint is saved by now, and all others are done."""
         if self._received is not None:
+            self.trainer.model.on_training_end()
             raise SystemExit(128 + self._received)
 
     def teardown(self) -> None:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from helios.errors import ConfigurationError, PluginError, PluginLoadError, nearest
+from helios.errors import ConfigurationError, InvalidPluginError, PluginLoadError, nearest
 from helios.plugins import validation
 from helios.plugins.discovery import EntryPointRecord, canonical
 from helios.plugins.manager import PluginManager
@@ -67,10 +67,14 @@ class Selection:
                     f"Trainer({argument}={value!r}) is one string: write a list,"
                     f" {argument}=[{value!r}]."
                 )
-        if not isinstance(autoload, bool | list | tuple | set | frozenset):
-            raise ConfigurationError(
-                f"Trainer(autoload={autoload!r}): write True, False, or a list of names."
-            )
+            if not isinstance(value, bool | list | tuple | set | frozenset) or (
+                isinstance(value, bool) and argument != "autoload"
+            ):
+                choices = "True, False, or a list" if argument == "autoload" else "a list"
+                raise ConfigurationError(
+                    f"Trainer({argument}={value!r}) is a {type(value).__name__}: write {choices}"
+                    " of names."
+                )
         if on_load_error not in ("raise", "skip"):
             raise ConfigurationError(
                 f"Trainer(on_load_error={on_load_error!r}): write 'raise' or 'skip'."
@@ -111,22 +115,24 @@ def activate(selection: Selection, trainer: "Trainer", manager: PluginManager) -
         PluginError: a plug-in is invalid, conflicts with another one, or cannot be loaded.
     """
     records = PLUGIN_REGISTRY.refresh()
-    _warn_of_unknown_blocks(selection)
-    taken: list[EntryPointRecord] = []
-    for request, source in selection.explicit:
-        record = _activate_explicit(request, source, selection, manager)
-        if record is not None:
-            taken.append(record)
-    allowed = _allowed(selection, records)
-    for record in records:
-        if record not in taken:
-            reason = _reason_against(record, selection, allowed)
-            if reason is None:
-                reason = _autoload(record, selection, trainer, manager)
-            if reason is not None:
-                manager.inactive.append(
-                    Inactive(record.name, record.distribution, record.version, reason)
-                )
+    ids: set[str] = set()
+    try:
+        taken: list[EntryPointRecord | None] = []
+        for request, source in selection.explicit:
+            if not _is_taken(request, taken):
+                taken.append(_activate_explicit(request, source, selection, manager, ids))
+        allowed = _allowed(selection, records)
+        for record in records:
+            if record not in taken:
+                reason = _reason_against(record, selection, allowed)
+                if reason is None:
+                    reason = _autoload(record, selection, trainer, manager, ids)
+                if reason is not None:
+                    manager.inactive.append(
+                        Inactive(record.name, record.distribution, record.version, reason)
+                    )
+    finally:  # a misspelt name may be why something failed
+        _warn_of_unknown_blocks(selection, ids)
 
 
 def autoload_off(environ: Mapping[str, str]) -> str | None:
@@ -140,9 +146,10 @@ def _names(environ: Mapping[str, str], variable: str) -> list[str]:
     return [name.strip() for name in environ.get(variable, "").split(",") if name.strip()]
 
 
-def _warn_of_unknown_blocks(selection: Selection) -> None:
+def _warn_of_unknown_blocks(selection: Selection, ids: set[str]) -> None:
+    known = {canonical(plug_id) for plug_id in ids}
     for name, source in selection.blocked.items():
-        if name not in PLUGIN_REGISTRY:
+        if name not in PLUGIN_REGISTRY and canonical(name) not in known:
             warnings.warn(
                 f"{source} blocks {name!r}, but no plug-in of this name is installed."
                 f"{nearest(name, PLUGIN_REGISTRY.keys())}",
@@ -151,12 +158,17 @@ def _warn_of_unknown_blocks(selection: Selection) -> None:
 
 
 def _activate_explicit(
-    request: PluginRequest, source: str, selection: Selection, manager: PluginManager
+    request: PluginRequest,
+    source: str,
+    selection: Selection,
+    manager: PluginManager,
+    ids: set[str],
 ) -> EntryPointRecord | None:
     """Register what was asked for, unless it is blocked; return its entry point, if any."""
     name, kwargs = _parse(request)
     if name is None:
         plug_id = validation.identify(request, None)
+        ids.add(plug_id)
         blocked_by = selection.block_of(plug_id)
         if blocked_by is None:
             manager.register(request, reason=f"passed in {source}")
@@ -170,11 +182,28 @@ def _activate_explicit(
     if blocked_by is not None:
         _report_blocked(name, blocked_by, source)
         return None
-    plugin = create_plugin(name, **kwargs)
-    manager.register(
-        plugin, record.name if record else name, reason=f"named in {source}", record=record
-    )
+    try:
+        plugin = create_plugin(name, **kwargs)
+    except Exception as error:
+        origin = f" ({record.distribution} {record.version})" if record else ""
+        error.add_note(f"while creating the plug-in {name!r}{origin}, named in {source}")
+        if record and record.missing:
+            error.add_note(f"it needs {', '.join(record.missing)}, which is not installed")
+        raise
+    own_name = record.name if record else name
+    plug_id = validation.identify(plugin, own_name)
+    ids.add(plug_id)
+    blocked_by = selection.block_of(plug_id)
+    if blocked_by is not None:
+        _report_blocked(plug_id, blocked_by, source)
+        return None
+    manager.register(plugin, own_name, reason=f"named in {source}", record=record)
     return record
+
+
+def _is_taken(request: PluginRequest, taken: list[EntryPointRecord | None]) -> bool:
+    """Whether an installed plug-in was named before, perhaps in the environment as well."""
+    return isinstance(request, str) and any(r and r.answers_to(request) for r in taken)
 
 
 def _report_blocked(name: str, blocked_by: str, source: str) -> None:
@@ -224,38 +253,48 @@ def _reason_against(
 
 
 def _autoload(
-    record: EntryPointRecord, selection: Selection, trainer: "Trainer", manager: PluginManager
+    record: EntryPointRecord,
+    selection: Selection,
+    trainer: "Trainer",
+    manager: PluginManager,
+    ids: set[str],
 ) -> str | None:
     """Import, build and register an installed plug-in; return why not, or ``None``."""
     try:
         loaded = record.load()
-        reason = _reason_not_to_build(loaded, trainer)
+        reason = _reason_not_to_build(loaded, record, trainer)
         if reason is not None:
             return reason
         plugin = _build(loaded, record)
-    except PluginLoadError as error:
+        try:
+            plug_id = validation.identify(plugin, record.name)
+            ids.add(plug_id)
+            blocked_by = selection.block_of(plug_id)
+            if blocked_by is not None:
+                return f"blocked by {blocked_by}"
+            why = "installed" if selection.autoload is True else "in the allow-list"
+            manager.register(plugin, record.name, reason=why, explicit=False, record=record)
+        except InvalidPluginError as error:
+            what = "is not one that can be used"
+            raise record.load_error(what, error, InvalidPluginError) from error
+    except (PluginLoadError, InvalidPluginError) as error:
         if selection.on_load_error == "raise":
             raise
         _logger.error("%s", error, exc_info=error.__cause__)
-        return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {error.__cause__}"
-    plug_id = validation.identify(plugin, record.name)
-    blocked_by = selection.block_of(plug_id)
-    if blocked_by is not None:
-        return f"blocked by {blocked_by}"
-    why = "installed" if selection.autoload is True else "in the allow-list"
-    try:
-        manager.register(plugin, record.name, reason=why, explicit=False, record=record)
-    except PluginError as error:
-        error.add_note(f"while autoloading {record.name} = {record.value}")
-        raise
+        story = str(error.__cause__).partition("\n")[0]
+        return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {story}"
     return None
 
 
-def _reason_not_to_build(loaded: Any, trainer: "Trainer") -> str | None:
+def _reason_not_to_build(loaded: Any, record: EntryPointRecord, trainer: "Trainer") -> str | None:
     if inspect.isclass(loaded) and issubclass(loaded, Plugin):
         if not loaded.autoload:
             return "not autoloaded: name it in Trainer(plugins=[...])"
-        if not loaded.applies_to(trainer):
+        try:
+            applies = loaded.applies_to(trainer)
+        except Exception as error:
+            raise record.load_error("cannot tell whether it applies", error) from error
+        if not applies:
             return "does not apply to this trainer"
     if callable(loaded):
         needed = [

@@ -1,6 +1,7 @@
 """What every plug-in must stand, as one call in its author's test suite."""
 
 import pathlib
+import struct
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -56,14 +57,22 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
 def equal(left: Any, right: Any) -> bool:
     """Whether two states are equal to the bit, tensors included."""
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
+        same_kind = left.dtype == right.dtype and left.shape == right.shape
+        return same_kind and torch.equal(_bytes(left), _bytes(right))
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
         return list(left) == list(right) and all(equal(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(equal, left, right))
+    if isinstance(left, float):
+        return struct.pack("d", left) == struct.pack("d", right)
     return bool(left == right)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the memory of a tensor: by value, NaN differs from itself, and -0.0 equals 0.0."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 class StopAfter:

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of the layout below. It grows when older readers could not make sense of a file."""
 
-_KEYS = {"training_state", "model", "metrics", "datamodule", "rng", "plugins", "plan"}
+_KEYS = {
+    "format",
+    "epoch",
+    "training_state",
+    "model",
+    "metrics",
+    "datamodule",
+    "rng",
+    "plugins",
+    "plan",
+}
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +38,7 @@ class Checkpointer:
     ``format``          the version of this layout, 1
     ``version``         the version of Helios that wrote it
     ``training_state``  the counters
+    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts
     ``model``           ``Model.state_dict()``
     ``metrics``         logged values in flight, and the newest results
     ``datamodule``      ``DataModule.state_dict()``
@@ -47,16 +58,19 @@ class Checkpointer:
     def save(self) -> None:
         """Write a checkpoint of the present moment, if there is a folder for it."""
         if self._folder is not None:
-            with rng.preserved_rng_state():  # names and hooks are the user's, and may draw
-                self._save(self._folder)
+            generators = rng.get_rng_state_dict()
+            try:
+                self._save(self._folder, generators)
+            finally:  # states, names and hooks are the user's, and may have drawn
+                rng.load_rng_state_dict(generators)
 
-    def _save(self, folder: pathlib.Path) -> None:
+    def _save(self, folder: pathlib.Path, generators: dict[str, Any]) -> None:
         run, state = self._run, self._run.state
         name = f"{run.model.save_name}_epoch_{state.global_epoch}_iter_{state.current_iteration}"
         name = run.model.append_metadata_to_chkpt_name(name)
         path = folder / (name + storage.SUFFIX)
         folder.mkdir(parents=True, exist_ok=True)
-        storage.save(self._payload(), path)
+        storage.save(self._payload(generators), path)
         self._saved_at = self._position()
         _logger.info("saved %s", path)
         run.manager.hook.on_checkpoint_saved(path=path, state=state)
@@ -82,11 +96,11 @@ class Checkpointer:
         if self._folder is None:
             return False
         storage.remove_leftovers(self._folder)
-        path = storage.find_last_checkpoint(self._folder)
-        if path is None:
-            return False
         run, state = self._run, self._run.state
-        payload = _checked(storage.load(path, run.trainer.map_loc or "cpu"), path)
+        found = storage.load_last_checkpoint(self._folder, run.trainer.map_loc or "cpu")
+        if found is None:
+            return False
+        path, payload = found[0], _checked(found[1], found[0])
         for name, value in payload["training_state"].items():
             setattr(state, name, value)
         state.running_iter = 0
@@ -97,6 +111,7 @@ class Checkpointer:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
             run.datamodule.load_state_dict(payload["datamodule"])
             self._rng = payload["rng"][run.trainer.global_rank]
+            run.restored_epoch = payload["epoch"]
             self._saved_at = self._position()
         _logger.info("restored %s", path)
         run.manager.hook.on_checkpoint_loaded(path=path, state=state)
@@ -107,7 +122,7 @@ class Checkpointer:
         if self._rng is not None:
             rng.load_rng_state_dict(self._rng)
 
-    def _payload(self) -> dict[str, Any]:
+    def _payload(self, generators: dict[str, Any]) -> dict[str, Any]:
         import helios
 
         run = self._run
@@ -115,13 +130,14 @@ class Checkpointer:
             "format": FORMAT,
             "version": helios.__version__,
             "training_state": run.state.dict(),
+            "epoch": run.epoch_size(),
             "model": run.model.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),
                 "newest": dict(run.model.metrics),
             },
             "datamodule": run.datamodule.state_dict(),
-            "rng": [rng.get_rng_state_dict()],
+            "rng": [generators],
             "plugins": [{**self._absent, **run.manager.state_dict()}],
             "plan": run.trainer.plan.to_dict(),
         }
@@ -148,12 +164,12 @@ class Checkpointer:
 
 
 def _checked(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    if payload.get("format", 0) > FORMAT:
+    missing = _KEYS - payload.keys()
+    if not missing and payload["format"] > FORMAT:
         raise CheckpointError(
             f"{path} was written by Helios {payload.get('version')} in format {payload['format']};"
             f" this release reads up to format {FORMAT}. Install that release or a newer one."
         )
-    missing = _KEYS - payload.keys()
     if missing:
         raise CheckpointError(
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"

@@ -97,31 +97,13 @@ def train_batch(run: "Run", batch: Any) -> None:
 
 def validate(run: "Run") -> None:
     """Validate once; the random numbers of training go on as if it had not happened."""
-    model, hooks, state = run.model, run.hooks, run.state
+    model, state = run.model, run.state
     cycle = state.validation_cycles
     with preserved_rng_state():
         batches = run.validation_batches()
         if batches is not None:
-            model.eval()
-            if hooks.on_validation_start is not None:
-                hooks.on_validation_start(validation_cycle=cycle)
-            model.on_validation_start(cycle)
-            with torch.no_grad(), run.evaluating():
-                for step, batch in enumerate(batches):
-                    if hooks.process_validation_batch is not None:
-                        batch = hooks.process_validation_batch(batch=batch, step=step)
-                        require_batch(run, batch, "process_validation_batch")
-                    model.on_validation_batch_start(step)
-                    with run.step_context("validation"):
-                        outputs = model.valid_step(batch, step)
-                    if hooks.on_validation_batch_end is not None:
-                        hooks.on_validation_batch_end(outputs=outputs, step=step)
-                    model.on_validation_batch_end(step)
-            model.train()
-            if hooks.on_validation_end is not None:
-                hooks.on_validation_end(validation_cycle=cycle)
             with run.evaluating():
-                model.on_validation_end(cycle)
+                _validate_batches(run, batches, cycle)
             run.log_evaluation()
         improved = model.have_metrics_improved()
     state.early_stop_count = 0 if improved else state.early_stop_count + 1
@@ -129,17 +111,45 @@ def validate(run: "Run") -> None:
     run.should_stop()
 
 
+def _validate_batches(run: "Run", batches: Any, cycle: int) -> None:
+    model, hooks = run.model, run.hooks
+    model.eval()
+    if hooks.on_validation_start is not None:
+        hooks.on_validation_start(validation_cycle=cycle)
+    model.on_validation_start(cycle)
+    with torch.no_grad():
+        for step, batch in enumerate(batches):
+            if hooks.process_validation_batch is not None:
+                batch = hooks.process_validation_batch(batch=batch, step=step)
+                require_batch(run, batch, "process_validation_batch")
+            model.on_validation_batch_start(step)
+            with run.step_context("validation"):
+                outputs = model.valid_step(batch, step)
+            if hooks.on_validation_batch_end is not None:
+                hooks.on_validation_batch_end(outputs=outputs, step=step)
+            model.on_validation_batch_end(step)
+    model.train()
+    if hooks.on_validation_end is not None:
+        hooks.on_validation_end(validation_cycle=cycle)
+    model.on_validation_end(cycle)
+
+
 def test(run: "Run") -> None:
     """Go through the test set once."""
-    model, hooks = run.model, run.hooks
     batches = run.test_batches()
-    if batches is None:
-        return
+    if batches is not None:
+        with run.evaluating():
+            _test_batches(run, batches)
+        run.log_evaluation()
+
+
+def _test_batches(run: "Run", batches: Any) -> None:
+    model, hooks = run.model, run.hooks
     if hooks.on_testing_start is not None:
         hooks.on_testing_start()
     model.on_testing_start()
     model.eval()
-    with torch.no_grad(), run.evaluating():
+    with torch.no_grad():
         for step, batch in enumerate(batches):
             if hooks.process_testing_batch is not None:
                 batch = hooks.process_testing_batch(batch=batch, step=step)
@@ -152,9 +162,7 @@ def test(run: "Run") -> None:
             model.on_testing_batch_end(step)
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
-    with run.evaluating():
-        model.on_testing_end()
-    run.log_evaluation()
+    model.on_testing_end()
 
 
 def is_due(frequency: int | None, count: int) -> bool:

@@ -44,6 +44,7 @@ def determinism(benchmark: bool, deterministic: bool) -> Iterator[None]:
     before = (
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
         os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     )
     torch.backends.cudnn.benchmark = benchmark
@@ -55,6 +56,6 @@ def determinism(benchmark: bool, deterministic: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before[0]
-        torch.use_deterministic_algorithms(before[1])
-        if before[2] is None:
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        if before[3] is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

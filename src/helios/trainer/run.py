@@ -5,7 +5,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,7 +15,7 @@ from helios.data import DataModule, ResumableSamplerType
 from helios.data.loader import set_position
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model import Model
-from helios.plugins.attribution import calls_in_traceback
+from helios.plugins.attribution import call_in_traceback
 from helios.plugins.manager import HookCallers
 from helios.trainer import loops
 from helios.trainer.checkpoint import Checkpointer
@@ -57,8 +57,8 @@ class Run:
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
         self.state = trainer.state
-        self.checkpoints = Checkpointer(self, _checkpoint_folder(trainer, model))
         self.batches_per_epoch = 0
+        self.restored_epoch: dict[str, int] | None = None
         self._training_loader: tuple[DataLoader[Any], ResumableSamplerType] | None = None
         self._timer = AverageTimer()
         self._doing = "setting up"
@@ -89,12 +89,16 @@ class Run:
             self.manager.arrange()
             self.manager.configure("configure_trainer", trainer)
         self.manager.configure("configure_model", self.model)
+        # Not before: plug-ins may give the model another name for its checkpoints.
+        self.checkpoints = Checkpointer(self, _checkpoint_folder(trainer, self.model))
         trainer.plan = self.manager.freeze()
         self.hooks = trainer.hooks = HookCallers(self.manager.hook)
 
     def _fit_here(self) -> TrainingState:
         self.trainer._fitted = None
-        with Teardown() as teardown, self._reported(self.trainer.train_exceptions):
+        # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
+        expected = self.trainer.train_exceptions
+        with self._reported(expected), Teardown() as teardown, self._reported(expected):
             self._set_up(teardown, fast_init=False)
             self.checkpoints.restore()
             self.advance_loader()
@@ -109,13 +113,15 @@ class Run:
             self._report_stop()
             self.manager.hook.on_training_end()
             self.model.on_training_end()
-        if self.trainer.chkpt_root is None:
-            states = self.model.state_dict(), self.manager.state_dict()
-            self.trainer._fitted = Fitted(self.model, *states)
+            if self.trainer.chkpt_root is None:
+                states = self.model.state_dict(), self.manager.state_dict()
+                self.trainer._fitted = Fitted(self.model, *states)
+            self._doing = "tearing down the training of"
         return self.state
 
     def _test_here(self) -> None:
-        with Teardown() as teardown, self._reported(self.trainer.test_exceptions):
+        expected = self.trainer.test_exceptions
+        with self._reported(expected), Teardown() as teardown, self._reported(expected):
             fitted = self.trainer._fitted
             self._set_up(teardown, fast_init=True)
             if not self.checkpoints.restore(for_testing=True):
@@ -126,6 +132,7 @@ class Run:
                     self.manager.load_state_dict(fitted.plugin_states)
             self._doing = "testing"
             loops.test(self)
+            self._doing = "tearing down the test of"
 
     def _set_up(self, teardown: "Teardown", *, fast_init: bool) -> None:
         trainer = self.trainer
@@ -201,7 +208,8 @@ class Run:
                 f": epoch {state.global_epoch}, batch {state.dataset_iter} of it,"
                 f" iteration {state.current_iteration}"
             )
-        for call in calls_in_traceback(self.manager, error)[-1:]:
+        call = call_in_traceback(self.manager, error)
+        if call is not None:
             where += f"; raised in {call.hook} of plug-in {self.manager.describe(call.plug_id)}"
         error.add_note(where)
 
@@ -210,13 +218,10 @@ class Run:
     def is_finished(self) -> bool:
         """Whether training has reached its end, was stopped early, or was asked to stop."""
         trainer, state = self.trainer, self.state
-        in_epochs = trainer.train_unit is TrainingUnit.EPOCH
-        done = state.global_epoch if in_epochs else state.current_iteration
         cycles = trainer.early_stop_cycles
+        is_stale = cycles is not None and state.early_stop_count >= cycles
         return (
-            done >= trainer.total_steps
-            or (cycles is not None and state.early_stop_count >= cycles)
-            or self.is_stopped()
+            trainer.is_complete or (is_stale and state.validation_cycles > 0) or self.is_stopped()
         )
 
     def is_stopped(self) -> bool:
@@ -263,12 +268,7 @@ class Run:
         """Return what is entered around a step of the model."""
         if self.hooks.step_context is None:
             return _NO_CONTEXT
-        stack = contextlib.ExitStack()
-        with contextlib.ExitStack() as entering:  # leaves what was entered if a later one fails
-            for context in self.hooks.step_context(phase=phase):
-                entering.enter_context(context)
-            stack = entering.pop_all()
-        return stack
+        return _StepContexts(self.hooks.step_context(phase=phase))
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -319,12 +319,21 @@ class Run:
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
                 " lower batch_size."
             )
-        if self.state.dataset_iter > self.batches_per_epoch:
+        before, now = self.restored_epoch, self.epoch_size()
+        self.restored_epoch = None
+        if before is not None and before != now and self.state.dataset_iter > 0:
             raise CheckpointError(
-                f"the checkpoint was saved after batch {self.state.dataset_iter} of an epoch, but"
-                f" the training set now has {self.batches_per_epoch} batches: restore the data and"
-                " the batch size that the run was started with, or start a new run."
+                f"the checkpoint was saved after batch {self.state.dataset_iter} of an epoch of"
+                f" {before['batches']} batches from {before['samples']} samples, but the training"
+                f" set now has {now['batches']} batches from {now['samples']} samples, in another"
+                " order: restore the data and the batch size that the run was started with, or"
+                " start a new run."
             )
+
+    def epoch_size(self) -> dict[str, int]:
+        """Return how many batches and samples an epoch of the current training set has."""
+        assert self._training_loader is not None  # advance_loader() has seen to it
+        return {"batches": self.batches_per_epoch, "samples": len(self._training_loader[1])}
 
     def training_batches(self) -> Any:
         """Return the batches of the running epoch that have not been consumed."""
@@ -349,6 +358,27 @@ class Run:
         if self.hooks.wrap_batches is None:
             return batches
         return self.hooks.wrap_batches(batches=batches, phase=phase)
+
+
+class _StepContexts(contextlib.ExitStack):
+    """Context managers of plug-ins around a step; they see its error, but cannot swallow it."""
+
+    def __init__(self, contexts: list[contextlib.AbstractContextManager[Any]]) -> None:
+        super().__init__()
+        self._contexts = contexts
+
+    def __enter__(self) -> "_StepContexts":
+        try:
+            for context in self._contexts:
+                self.enter_context(context)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(self, *raised: Any) -> Literal[False]:
+        super().__exit__(*raised)
+        return False
 
 
 def _checkpoint_folder(trainer: "Trainer", model: Model) -> pathlib.Path | None:

@@ -30,18 +30,20 @@ class Teardown:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         while self._steps:
             try:
                 self._steps.pop()()
-            except Exception as failure:
+            except BaseException as failure:
                 _logger.error("tearing down has failed", exc_info=failure)
                 failures.append(failure)
+        interrupts = [other for other in failures if not isinstance(other, Exception)]
+        if interrupts:
+            raise interrupts[0]
         if error is not None:
             for other in failures:
                 error.add_note(f"while tearing down: {type(other).__name__}: {other}")
         elif len(failures) == 1:
-            failures[0].add_note("Helios was tearing down; the run itself had succeeded")
             raise failures[0]
         elif failures:
-            raise ExceptionGroup("tearing down has failed", failures)
+            raise BaseExceptionGroup("tearing down has failed", failures)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
-from helios.plugins.attribution import calls_in_stack
+from helios.plugins.attribution import author_in_stack
 from helios.plugins.manager import HookCallers, PluginTable
 from helios.plugins.selection import PluginRequest, Selection, activate
 from helios.trainer import settings
@@ -99,7 +100,7 @@ class Trainer:
         on_load_error: Literal["raise", "skip"] = "raise",
         **unknown: Any,
     ) -> None:
-        settings.refuse_unknown(unknown, list(Trainer.__init__.__annotations__))
+        settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
         self.run_name = run_name
         self.train_unit = settings.check_unit(train_unit)
         self.early_stop_cycles = settings.check_count("early_stop_cycles", early_stop_cycles, 0)
@@ -162,6 +163,13 @@ class Trainer:
         """The model of the running or last run; an ``AssertionError`` before the first."""
         assert self._model is not None, "the model is known once fit() or test() has started"
         return self._model
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether training has taken all of its ``total_steps``."""
+        in_epochs = self.train_unit is TrainingUnit.EPOCH
+        done = self.state.global_epoch if in_epochs else self.state.current_iteration
+        return done >= self.total_steps
 
     @property
     def is_distributed(self) -> bool:
@@ -276,9 +284,10 @@ class Trainer:
             author: who asks; found out by default.
         """
         if author is None:
-            calls = calls_in_stack(self.plugin_manager, sys._getframe(1))
-            author = calls[-1].plug_id if calls else "the user"
-        self.stop_requests.append(StopRequest(reason, author))
+            author = author_in_stack(self.plugin_manager, self._model, sys._getframe(1))
+        request = StopRequest(reason, author)
+        if request not in self.stop_requests:
+            self.stop_requests.append(request)
 
     @contextlib.contextmanager
     def _running(self, model: Model) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The plug-in that reports to an Optuna trial and prunes it."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from helios.errors import ConfigurationError, UnknownNameError, nearest
@@ -50,9 +51,8 @@ class OptunaPlugin(Plugin):
         self.unique_overrides.should_training_stop = True
         self.trial = trial
         self._metric_name = metric_name
-        self._model: Model | None = None
         self._unreported_cycle: int | None = None
-        self._pruned = False
+        self._pruned_cycle: int | None = None
 
     def suggest(self, type_name: str, name: str, **kwargs: Any) -> Any:
         """Let the trial suggest a value.
@@ -85,7 +85,6 @@ class OptunaPlugin(Plugin):
 
         A retried trial uses the number of its first attempt, so that it finds the checkpoints.
         """
-        self._model = model
         model._save_name = f"{model.save_name}_trial-{self._number()}"
 
     def setup(self) -> None:
@@ -106,7 +105,7 @@ class OptunaPlugin(Plugin):
     def on_training_start(self) -> None:
         """Forget what an earlier run has left."""
         self._unreported_cycle = None
-        self._pruned = False
+        self._pruned_cycle = None
 
     def on_validation_end(self, validation_cycle: int) -> None:
         """Remember to report: the model has yet to compute its metrics for this cycle."""
@@ -123,7 +122,7 @@ class OptunaPlugin(Plugin):
         Raises:
             UnknownNameError: the model has no such metric.
         """
-        metrics = self._model.metrics if self._model is not None else {}
+        metrics = self.trainer.model.metrics
         if self._metric_name not in metrics:
             raise UnknownNameError(
                 f"the Optuna plug-in is to report {self._metric_name!r}, but model.metrics has no"
@@ -140,20 +139,22 @@ class OptunaPlugin(Plugin):
             cycle, self._unreported_cycle = self._unreported_cycle, None
             self.report_metrics(cycle)
             if self.trial.should_prune():
-                self._pruned = True
-                self.trial.set_user_attr(_PRUNED, True)
-                self.trial.set_user_attr(_LAST_CYCLE, cycle)
-        return self._pruned
+                self._pruned_cycle = cycle
+        return self._pruned_cycle is not None
 
     @hookimpl(trylast=True)
     def on_training_end(self) -> None:
         """Tell the study that the trial was pruned, when everyone else has finished.
 
+        A run that was complete anyway is not pruned.
+
         Raises:
             optuna.TrialPruned: the pruner has stopped the run.
         """
-        if self._pruned and self._model is not None:
-            self._model.on_training_end()
+        if self._pruned_cycle is not None and not self.trainer.is_complete:
+            self.trial.set_user_attr(_PRUNED, True)
+            self.trial.set_user_attr(_LAST_CYCLE, self._pruned_cycle)
+            self.trainer.model.on_training_end()
             self.check_pruned()
 
     def check_pruned(self) -> None:
@@ -164,7 +165,7 @@ class OptunaPlugin(Plugin):
         """
         import optuna
 
-        if self._pruned or self.trial.user_attrs.get(_PRUNED, False):
+        if self.trial.user_attrs.get(_PRUNED, False):
             cycle = self.trial.user_attrs.get(_LAST_CYCLE)
             raise optuna.TrialPruned(f"pruned after validation cycle {cycle}")
 
@@ -175,6 +176,9 @@ class OptunaPlugin(Plugin):
     def _number(self) -> int:
         import optuna
 
+        callback = optuna.storages.RetryFailedTrialCallback
         frozen = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
-        retried = optuna.storages.RetryFailedTrialCallback.retried_trial_number(frozen)
+        with warnings.catch_warnings():  # the only public way to ask is marked experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            retried = callback.retried_trial_number(frozen)
         return self.trial.number if retried is None else retried

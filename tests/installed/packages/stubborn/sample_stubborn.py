@@ -7,7 +7,7 @@ ANSWER = 42
 
 class Unbuildable(helios.Plugin):
     def __init__(self):
-        raise LookupError("there is no licence file")
+        raise LookupError("there is no licence file\nin any of the usual places")
 
     def setup(self):
         print("called stubborn-build.setup")

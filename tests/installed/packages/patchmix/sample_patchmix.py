@@ -3,13 +3,13 @@
 import helios
 
 
-class CutMix(helios.Plugin):
+class PatchMix(helios.Plugin):
     def __init__(self):
-        super().__init__("cutmix-2d")
+        super().__init__("patchmix-2d")
 
     def setup(self):
-        print("called cutmix-2d.setup")
+        print("called patchmix-2d.setup")
 
     def process_training_batch(self, batch, state):
-        print("called cutmix-2d.process_training_batch")
+        print("called patchmix-2d.process_training_batch")
         return batch
