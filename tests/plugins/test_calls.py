@@ -127,7 +127,6 @@ def test_tryfirst(make: Callable[[str], Any]) -> None:
     assert log == ["b", "d", "a", "c"]
 
 
-@pytest.mark.xfail(reason="a known defect of attribution and ordering, see CHANGELOG.md")
 @pytest.mark.parametrize("make", [Last, lambda name: module(name, trylast=True)])
 def test_trylast(make: Callable[[str], Any]) -> None:
     callers(make("a"), Plain("b"), make("c"), Plain("d")).on_training_start()
@@ -140,7 +139,6 @@ def test_wrapper(make: Callable[[str], Any]) -> None:
     assert log == ["b before", "d before", "a", "c", "d after", "b after"]
 
 
-@pytest.mark.xfail(reason="a known defect of attribution and ordering, see CHANGELOG.md")
 @pytest.mark.parametrize(
     ("option", "order"),
     [("tryfirst", ["b", "d", "a", "c", "e"]), ("trylast", ["a", "c", "e", "b", "d"])],
@@ -526,7 +524,6 @@ def test_exception_is_attributed(kind: type[Failing]) -> None:
     assert calls[-1:] == CULPRIT
 
 
-@pytest.mark.xfail(reason="a known defect of attribution and ordering, see CHANGELOG.md")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_fault", ["one", "two"])
 def test_exception_is_attributed_to_the_right_one_of_two_instances(
@@ -536,7 +533,6 @@ def test_exception_is_attributed_to_the_right_one_of_two_instances(
     assert [call.plug_id for call in failure_of(manager)[-1:]] == [at_fault]
 
 
-@pytest.mark.xfail(reason="a known defect of attribution and ordering, see CHANGELOG.md")
 def test_exception_of_an_old_wrapper_is_attributed() -> None:
     manager = manager_of(Plain("a"), FailingAfterYieldInTheOldWay("culprit"))
     with pytest.warns(pluggy.PluggyTeardownRaisedWarning):
@@ -573,7 +569,6 @@ def test_exception_that_a_wrapper_replaces_is_the_wrappers() -> None:
     assert failure_of(manager)[-1].plug_id == "replacing"
 
 
-@pytest.mark.xfail(reason="a known defect of attribution and ordering, see CHANGELOG.md")
 def test_exception_in_a_nested_call_is_attributed_innermost_last() -> None:
     class Nesting(Named):
         def on_training_end(self) -> None:

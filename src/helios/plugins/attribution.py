@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
 
 _CALL_LOOP = "_multicall"
+_OLD_WRAPPER = "run_old_style_hookwrapper"
 
 
 class HookCall(NamedTuple):
@@ -86,7 +87,8 @@ def _frames_of(traceback: TracebackType | None) -> list[FrameType]:
 def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookCall]:
     calls = []
     for loop, callee in itertools.pairwise(frames):
-        if loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals:
+        is_loop = loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals
+        if is_loop and callee is not loop:  # a loop that raises again is there twice
             implementation = _running(loop.f_locals, callee)
             hook = getattr(manager.hook, loop.f_locals["hook_name"], None)
             # The program around us, pytest for one, may use pluggy too.
@@ -107,6 +109,14 @@ def _running(local: dict[str, Any], callee: FrameType) -> Any:
         if (implementation.wrapper or implementation.hookwrapper)
         and getattr(implementation.function, "__code__", None) is callee.f_code
     ]
-    values = list(callee.f_locals.values())
-    mine = [w for w in wrappers if any(value is w.plugin for value in values)]
+    if callee.f_code.co_name == _OLD_WRAPPER:
+        return callee.f_locals.get("hook_impl")
+    mine = [wrapper for wrapper in wrappers if _mentions(callee, wrapper.plugin)]
     return (mine or wrappers or [local.get("hook_impl")])[0]
+
+
+def _mentions(frame: FrameType, plugin: object) -> bool:
+    """Whether a plug-in is among the local variables: as ``self``, or in a decorator's ``args``."""
+    values = list(frame.f_locals.values())
+    values += [item for value in values if isinstance(value, tuple) for item in value]
+    return any(value is plugin for value in values)

@@ -176,8 +176,19 @@ class PluginManager(pluggy.PluginManager):
         """Hand the table to pluggy so that hooks are called in its order; return the callers."""
         for plugin in list(self.get_plugins()):
             super().unregister(plugin)
-        for row in reversed(self._rows.values()):  # pluggy calls the last registered first
+        for row in self._rows.values():
             super().register(row.plugin, row.id)
+        # pluggy calls its list from the end, the last registered first. Its groups stay (trylast,
+        # plain, tryfirst; then the same of wrappers); within each, the order is the table's.
+        place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
+        for hook in HOOKS:
+            getattr(self.hook, hook)._hookimpls.sort(
+                key=lambda i: (
+                    i.wrapper or i.hookwrapper,
+                    i.tryfirst - i.trylast,
+                    place[i.plugin_name],
+                )
+            )
         return HookCallers(self.hook)
 
     def configure(self, hook: str, target: Any) -> None:
