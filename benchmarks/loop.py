@@ -81,6 +81,13 @@ class Bench(helios.Model):
         self.seconds = time.perf_counter() - self.started
 
 
+class NoStep(Bench):
+    """Does nothing in a step, so that only the loops are left: far less noise, the same cost."""
+
+    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+        """Take no step."""
+
+
 class Idle(helios.Plugin):
     """Implements nothing that is called per step."""
 
@@ -109,7 +116,15 @@ def bare(steps: int) -> float:
     return time.perf_counter() - started
 
 
-def with_helios(*plugins: helios.Plugin) -> Callable[[int], float]:
+def bare_without_steps(steps: int) -> float:
+    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
+    started = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - started
+
+
+def with_helios(*plugins: helios.Plugin, kind: type[Bench] = Bench) -> Callable[[int], float]:
     def run(steps: int) -> float:
         trainer = helios.Trainer(
             train_unit="iteration",
@@ -119,7 +134,7 @@ def with_helios(*plugins: helios.Plugin) -> Callable[[int], float]:
             autoload=False,
             plugins=plugins,
         )
-        model = Bench("bench")
+        model = kind("bench")
         trainer.fit(model, Data(steps))
         return model.seconds
 
@@ -147,26 +162,39 @@ def main() -> None:
     torch.set_num_threads(1)
     idle = [Idle(f"idle-{i}") for i in range(100)]
     busy = [Busy(f"busy-{i}") for i in range(10)]
-    variants = {
+    whole = {
         "bare PyTorch": bare,
         "Helios": with_helios(),
         "Helios, 100 idle plug-ins": with_helios(*idle),
         "Helios, 10 plug-ins at each batch's end": with_helios(*busy),
     }
+    loops_alone = {
+        "bare loop without steps": bare_without_steps,
+        "loop of Helios": with_helios(kind=NoStep),
+        "loop, 100 idle plug-ins": with_helios(*idle, kind=NoStep),
+        "loop, 10 plug-ins at each batch's end": with_helios(*busy, kind=NoStep),
+    }
+    print(f"{arguments.steps} steps, {arguments.rounds} rounds; medians over the rounds")
+    compare(whole, arguments.steps, arguments.rounds)
+    compare(loops_alone, arguments.steps, arguments.rounds)
+    print(f"import and one optimizer: {import_ratio(9):.3f} x torch")
+
+
+def compare(variants: dict[str, Callable[[int], float]], steps: int, rounds: int) -> None:
+    """Print what each variant costs beside its base: the first, or the second for those after."""
+    names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(arguments.rounds + 1):
+    for _ in range(rounds + 1):
         for name, run in variants.items():
-            times[name].append(run(arguments.steps) / arguments.steps * 1e6)
+            times[name].append(run(steps) / steps * 1e6)
     for values in times.values():
         del values[0]  # the first round warms up
-    print(f"{arguments.steps} steps, {arguments.rounds} rounds; medians over the rounds")
     for name, values in times.items():
-        base = "Helios" if name.startswith("Helios,") else "bare PyTorch"
+        base = names[1] if names.index(name) > 1 else names[0]
         pairs = list(zip(values, times[base], strict=True))
         extra = statistics.median(value - other for value, other in pairs)
         ratio = statistics.median(value / other for value, other in pairs)
         print(f"{name:40} {extra:+7.2f} us a step, {ratio:.3f} x {base}")
-    print(f"import and one optimizer: {import_ratio(9):.3f} x torch")
 
 
 if __name__ == "__main__":
