@@ -5,8 +5,9 @@ Each class derives from :class:`HeliosError` and from the built-in type that a r
 Messages say what is wrong, where it came from, and what to write instead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Self
 
 
 class HeliosError(Exception):
@@ -56,6 +57,18 @@ class PluginConflictError(PluginError, ValueError):
     """Two plug-ins want to do what only one may."""
 
 
+class PluginOrderError(PluginError, ValueError):
+    """The plug-ins' wishes to come before or after one another contradict each other."""
+
+
+class UnmetRequirementError(PluginError, ValueError):
+    """What is installed is not the version that was asked for."""
+
+
+class PlanDriftError(PluginError, RuntimeError):
+    """The plug-ins of a resumed run are not those of its checkpoint."""
+
+
 class AmbiguousPluginError(PluginError, LookupError):
     """Several distributions offer a plug-in of this name."""
 
@@ -66,6 +79,44 @@ class PluginLoadError(PluginError, ImportError):
 
 class FrozenPlanError(PluginError, RuntimeError):
     """The set of plug-ins was to be changed while a run is using it."""
+
+
+class PluginProblems(PluginError, ExceptionGroup[HeliosError], ValueError, KeyError):
+    """Several things are wrong with the plug-ins; ``exceptions`` holds them all, each whole.
+
+    It is a ``ValueError`` and a ``KeyError``, as conflicts and duplicate ids alone are.
+    """
+
+    def __new__(cls, problems: Sequence[HeliosError]) -> Self:
+        """Sum up the problems: the first line of each."""
+        lines = [
+            f"  {number}. {str(problem).partition(chr(10))[0]}"
+            for number, problem in enumerate(problems, start=1)
+        ]
+        message = f"{len(problems)} things are wrong with the plug-ins:\n" + "\n".join(lines)
+        return super().__new__(cls, message, problems)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def derive(self, excs: Sequence[HeliosError]) -> "PluginProblems":  # type: ignore[override]  # typeshed wants it generic
+        """Return a group of some of the problems, as ``except*`` needs it."""
+        return PluginProblems(excs)
+
+
+def each_of(problem: HeliosError) -> Sequence[HeliosError]:
+    """Return what a :class:`PluginProblems` holds, or any other error alone."""
+    if isinstance(problem, PluginProblems):
+        return [each for each in problem.exceptions if isinstance(each, HeliosError)]
+    return [problem]
+
+
+def raise_all(problems: Sequence[HeliosError]) -> None:
+    """Raise the only problem itself, several as one :class:`PluginProblems`; nothing for none."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise PluginProblems(problems)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

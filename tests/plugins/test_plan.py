@@ -85,6 +85,9 @@ def test_dictionary() -> None:
                 "reason": "installed",
                 "hooks": ["setup", "on_log"],
                 "claims": [],
+                "order": [],
+                "configuration": {},
+                "implementation": "",
             },
             {
                 "id": "mixup",
@@ -93,6 +96,9 @@ def test_dictionary() -> None:
                 "reason": "passed in Trainer(plugins=...)",
                 "hooks": ["setup", "process_training_batch"],
                 "claims": ["training_batch"],
+                "order": [],
+                "configuration": {},
+                "implementation": "",
             },
         ],
         "inactive": [
@@ -103,6 +109,7 @@ def test_dictionary() -> None:
                 "reason": "steps aside for 'mixup'",
             }
         ],
+        "configured_in": "",
     }
 
 
@@ -132,6 +139,7 @@ CHANGES = {
     "version": (dataclasses.replace(EMA, version="1.3"), MIXUP),
     "distribution": (dataclasses.replace(EMA, distribution="helios-ema-fork"), MIXUP),
     "hooks": (dataclasses.replace(EMA, hooks=("setup",)), MIXUP),
+    "configuration": (dataclasses.replace(EMA, configuration={"decay": 0.9}), MIXUP),
     "order of hooks": (dataclasses.replace(EMA, hooks=("on_log", "setup")), MIXUP),
 }
 

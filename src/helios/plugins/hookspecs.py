@@ -53,6 +53,40 @@ def unique(claim: str) -> Callable[[Hook], Hook]:
     return declare
 
 
+@dataclasses.dataclass(frozen=True)
+class Deprecation:
+    """Announces that a hook, or one of its arguments, is going to be removed.
+
+    Attributes:
+        since: the release of Helios that announced it.
+        instead: what to write instead, as an instruction.
+        argument: the argument concerned; ``None`` for the hook itself.
+    """
+
+    since: str
+    instead: str
+    argument: str | None = None
+
+
+def deprecated(since: str, instead: str, argument: str | None = None) -> Callable[[Hook], Hook]:
+    """Announce the removal of a hook, or of one argument; written above ``@hookspec``.
+
+    Plug-ins that implement the hook, or take the argument, get a warning when they are registered.
+
+    Args:
+        since: the release of Helios that announces it.
+        instead: what to write instead, as an instruction.
+        argument: the argument concerned; the whole hook by default.
+    """
+
+    def declare(function: Hook) -> Hook:
+        announced = function.__dict__.setdefault("helios_deprecations", [])
+        announced.append(Deprecation(since, instead, argument))
+        return function
+
+    return declare
+
+
 class PluginSpec:
     """All hooks, grouped by moment. The bodies are what a plug-in does by default."""
 
@@ -349,19 +383,27 @@ class HookInfo:
         name: its name.
         arguments: the names of its arguments.
         claim: the capability that implementing it claims; ``None`` for a hook of kind *all*.
+        deprecations: what of it is going to be removed.
     """
 
     name: str
     arguments: tuple[str, ...]
     claim: str | None
+    deprecations: tuple[Deprecation, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "HookInfo":
+        """Return what there is to know of a method of :class:`PluginSpec`."""
+        return cls(
+            name=function.__name__,
+            arguments=tuple(inspect.signature(function).parameters)[1:],
+            claim=getattr(function, "helios_claim", None),
+            deprecations=tuple(getattr(function, "helios_deprecations", ())),
+        )
 
 
 HOOKS: dict[str, HookInfo] = {
-    name: HookInfo(
-        name,
-        tuple(inspect.signature(function).parameters)[1:],
-        getattr(function, "helios_claim", None),
-    )
+    name: HookInfo.of(function)
     for name, function in vars(PluginSpec).items()
     if not name.startswith("_")
 }

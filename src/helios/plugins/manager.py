@@ -1,46 +1,33 @@
 """Registration: every plug-in is validated, conflicts are refused, nothing is half-done."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+import functools
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from helios.errors import (
-    DuplicatePluginError,
     FrozenPlanError,
     InvalidPluginError,
-    PluginConflictError,
     UnknownNameError,
     nearest,
 )
 from helios.plugins import validation
+from helios.plugins.conflicts import settle
 from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.guards import contain, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PROJECT, PluginSpec
+from helios.plugins.ordering import in_order, wishes_of
 from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
+from helios.plugins.plugin import Plugin
+from helios.plugins.profiling import PluginProfile
+from helios.plugins.table import Registration, check_key
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Registration:
-    """A row of the plug-in table.
-
-    Attributes:
-        id: the plug-in's id.
-        plugin: the plug-in.
-        reason: why it is active.
-        explicit: it was asked for by name or instance, rather than autoloaded.
-        record: the entry point that it was loaded from, if it was.
-        hooks: the hooks that it implements, in the order of their declaration.
-        claims: the capabilities that it claims, each with how.
-    """
-
-    id: str
-    plugin: object
-    reason: str
-    explicit: bool
-    record: EntryPointRecord | None
-    hooks: tuple[str, ...]
-    claims: dict[str, str]
+_logger = logging.getLogger(__name__)
 
 
 class HookCallers:
@@ -50,6 +37,10 @@ class HookCallers:
     """
 
     def __init__(self, relay: pluggy.HookRelay) -> None:
+        self.bind(relay)
+
+    def bind(self, relay: pluggy.HookRelay) -> None:
+        """Look again who implements what."""
         for name in HOOKS:
             caller = getattr(relay, name)
             setattr(self, name, caller if caller.get_hookimpls() else None)
@@ -57,6 +48,27 @@ class HookCallers:
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> pluggy.HookCaller | None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Quarantine:
+    """Why a plug-in is not called any more.
+
+    Attributes:
+        plugin: its id.
+        hook: the hook, or ``state_dict``, that has failed.
+        error: what was raised.
+    """
+
+    plugin: str
+    hook: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return (
+            f"plug-in {self.plugin!r} has failed in {self.hook}, and was off for the rest of the"
+            f" run: {type(self.error).__name__}: {self.error}"
+        )
 
 
 class PluginManager(pluggy.PluginManager):
@@ -70,7 +82,10 @@ class PluginManager(pluggy.PluginManager):
         super().__init__(PROJECT)
         self.add_hookspecs(PluginSpec)
         self._rows: dict[str, Registration] = {}
+        self._numbers = itertools.count()
         self.inactive: list[Inactive] = []
+        self.quarantined: dict[str, Quarantine] = {}
+        self.callers = HookCallers(self.hook)
         self.frozen = False
 
     # pluggy's own methods, with our rules.
@@ -106,19 +121,66 @@ class PluginManager(pluggy.PluginManager):
             InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
             DuplicatePluginError: the id is taken by another plug-in.
             PluginConflictError: another plug-in has one of the unique capabilities.
+            PluginOrderError: the wishes of plug-ins for their order contradict each other.
             FrozenPlanError: a run is going on.
         """
         plug_id = validation.identify(plugin, name)
         present = self._rows.get(plug_id)
-        if present is not None and present.plugin is plugin:
-            return plug_id
-        self._refuse_while_frozen(f"register {plug_id!r}")
-        for other in self._rows.values():
-            _refuse_twin(other, plug_id, plugin)
-        row = self._row(plug_id, plugin, reason, explicit, record)
-        kept, aside = _settle([*self._rows.values(), row])
-        self._replace(kept, aside)
+        if present is None or present.plugin is not plugin:
+            self._refuse_while_frozen(f"register {plug_id!r}")
+            self.enter(*self.settle([self.candidate(plugin, name, reason, explicit, record)]))
         return plug_id
+
+    def candidate(
+        self,
+        plugin: object,
+        name: str | None,
+        reason: str,
+        explicit: bool,
+        record: EntryPointRecord | None = None,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> Registration:
+        """Validate a plug-in and return its row, which :meth:`enter` enters into the table.
+
+        Args:
+            plugin: as in :meth:`register`.
+            name: as in :meth:`register`.
+            reason: as in :meth:`register`.
+            explicit: as in :meth:`register`.
+            record: as in :meth:`register`.
+            configuration: the keyword arguments that the plug-in was built with.
+
+        Raises:
+            InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
+        """
+        row = Registration(
+            id=validation.identify(plugin, name),
+            plugin=plugin,
+            number=next(self._numbers),
+            reason=reason,
+            explicit=explicit,
+            record=record,
+            configuration=dict(configuration or {}),
+            **_declared(plugin, validation.identify(plugin, name)),
+        )
+        for message in validation.deprecations(plugin, row.id):
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return row
+
+    def settle(
+        self, newcomers: Sequence[Registration]
+    ) -> tuple[list[Registration], list[Inactive]]:
+        """Find out what the table would be with new rows; it is not changed.
+
+        Returns:
+            All rows in the order in which their hooks would be called, and those that step aside.
+
+        Raises:
+            PluginError: as :meth:`register`; several problems are reported as one
+                :class:`~helios.errors.PluginProblems`.
+        """
+        kept, aside = settle([*self._rows.values(), *newcomers])
+        return in_order(kept), aside
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
         """Remove a plug-in from the table, by itself or by its id.
@@ -127,9 +189,9 @@ class PluginManager(pluggy.PluginManager):
             UnknownNameError: it is not registered.
             FrozenPlanError: a run is going on.
         """
-        row = self._find(plugin, name)
+        row = self.find(plugin, name)
         self._refuse_while_frozen(f"unregister {row.id!r}")
-        self._replace([other for other in self._rows.values() if other is not row])
+        self.enter([other for other in self._rows.values() if other is not row])
         return row.plugin
 
     # The table.
@@ -145,10 +207,9 @@ class PluginManager(pluggy.PluginManager):
         rows: list[Registration] = []
         for name, plugin in plugins:
             check_key(name, plugin)
-            rows.append(self._row(name, plugin, "assigned to trainer.plugins", True, None))
-            for other in rows[:-1]:
-                _refuse_twin(other, name, plugin)
-        self._replace(*_settle(rows))
+            rows.append(self.candidate(plugin, name, "assigned to trainer.plugins", True))
+        kept, aside = settle(rows)
+        self.enter(in_order(kept), aside)
 
     def recheck(self) -> None:
         """Check the table again: flags and methods may have changed since registration.
@@ -157,19 +218,34 @@ class PluginManager(pluggy.PluginManager):
             PluginError: as :meth:`register`; nothing has changed then.
         """
         rows = [
-            self._row(row.id, row.plugin, row.reason, row.explicit, row.record)
-            for row in self._rows.values()
+            dataclasses.replace(row, **_declared(row.plugin, row.id)) for row in self._rows.values()
         ]
-        self._replace(*_settle(rows))
+        kept, aside = settle(rows)
+        self.enter(in_order(kept), aside)
 
-    def freeze(self) -> PluginPlan:
-        """Check the table again, fix it, and return the plan."""
+    def freeze(
+        self,
+        expected: list[type[Exception]] | None = None,
+        profile: PluginProfile | None = None,
+        configured_in: str = "",
+    ) -> PluginPlan:
+        """Check the table again, fix it, and return the plan.
+
+        Args:
+            expected: types of exceptions that are no failures of an observer.
+            profile: takes the time of every call, if there is one.
+            configured_in: the file that has a say in what is active, if there is one.
+        """
         self.recheck()
         self.arrange()
+        self.quarantined = {}
+        self._guard(expected or [], profile)
         self.frozen = True
+        rows = list(self._rows.values())
         return PluginPlan(
-            active=tuple(_entry(row) for row in self._rows.values()),
+            active=tuple(_entry(row, wishes_of(row, rows)) for row in rows),
             inactive=tuple(self.inactive),
+            configured_in=configured_in,
         )
 
     def arrange(self) -> HookCallers:
@@ -183,13 +259,36 @@ class PluginManager(pluggy.PluginManager):
         place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
         for hook in HOOKS:
             getattr(self.hook, hook)._hookimpls.sort(
-                key=lambda i: (
-                    i.wrapper or i.hookwrapper,
-                    i.tryfirst - i.trylast,
-                    place[i.plugin_name],
-                )
+                key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
             )
-        return HookCallers(self.hook)
+        self.callers = HookCallers(self.hook)
+        return self.callers
+
+    def _guard(self, expected: list[type[Exception]], profile: PluginProfile | None) -> None:
+        """Put around the implementations what was asked for: nothing, as a rule."""
+        for name, info in HOOKS.items():
+            for implementation in getattr(self.hook, name).get_hookimpls():
+                row = self._rows[implementation.plugin_name]
+                if not row.critical and info.claim is None and not is_wrapper(implementation):
+                    contain(
+                        implementation, functools.partial(self._quarantine, row, name), expected
+                    )
+                if profile is not None:
+                    profile.watch(implementation, name)
+
+    def _quarantine(self, row: Registration, hook: str, error: Exception) -> None:
+        """Switch an observer off that has failed, but for its ``teardown``."""
+        _logger.error(
+            "plug-in %s has failed in %s, and is off for the rest of the run",
+            self.describe(row.id),
+            hook,
+            exc_info=error,
+        )
+        self.quarantined.setdefault(row.id, Quarantine(row.id, hook, error))
+        for name in HOOKS.keys() - {"teardown"}:
+            implementations = getattr(self.hook, name)._hookimpls
+            implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
+        self.callers.bind(self.hook)
 
     def configure(self, hook: str, target: Any) -> None:
         """Call ``configure_trainer`` or ``configure_model`` where it has not been applied yet.
@@ -216,8 +315,15 @@ class PluginManager(pluggy.PluginManager):
         """Return the states of the plug-ins that have one, by id."""
         states = {}
         for row in self._rows.values():
-            get_state = getattr(row.plugin, "state_dict", None)
-            if get_state is not None and (state := get_state()):
+            get_state: Callable[[], Any] = getattr(row.plugin, "state_dict", dict)
+            try:
+                state = get_state()
+            except Exception as error:
+                if row.critical:
+                    raise
+                self._quarantine(row, "state_dict", error)
+                continue
+            if state:
                 states[row.id] = state
         return states
 
@@ -242,26 +348,12 @@ class PluginManager(pluggy.PluginManager):
         origin = origin_of(row.plugin, row.record)
         return f"{row.id!r} ({origin}, {origin.source})"
 
-    def _row(
-        self,
-        plug_id: str,
-        plugin: object,
-        reason: str,
-        explicit: bool,
-        record: EntryPointRecord | None,
-    ) -> Registration:
-        implemented = validation.implementations(plugin, plug_id)
-        return Registration(
-            id=plug_id,
-            plugin=plugin,
-            reason=reason,
-            explicit=explicit,
-            record=record,
-            hooks=tuple(hook for hook in HOOKS if hook in implemented),
-            claims=validation.claims(plugin, implemented),
-        )
+    def find(self, plugin: object, name: str | None) -> Registration:
+        """Return the row of a plug-in, given itself or its id.
 
-    def _find(self, plugin: object, name: str | None) -> Registration:
+        Raises:
+            UnknownNameError: it is not registered.
+        """
         for row in self._rows.values():
             if row.plugin is plugin or (plugin is None and row.id == name):
                 return row
@@ -271,7 +363,8 @@ class PluginManager(pluggy.PluginManager):
             f" Registered: {', '.join(self._rows) or 'none'}."
         )
 
-    def _replace(self, rows: Iterable[Registration], aside: Iterable[Inactive] = ()) -> None:
+    def enter(self, rows: Iterable[Registration], aside: Iterable[Inactive] = ()) -> None:
+        """Make rows the table, in one step that cannot fail; what steps aside is noted."""
         before, rows = list(self._rows.values()), list(rows)
         kept = {row.plugin for row in rows}
         known = {row.plugin for row in before}
@@ -292,139 +385,28 @@ class PluginManager(pluggy.PluginManager):
             )
 
 
-class PluginTable(MutableMapping[str, Any]):
-    """``trainer.plugins``: plug-ins by id; assigning registers, deleting unregisters."""
-
-    def __init__(self, manager: PluginManager) -> None:
-        self._manager = manager
-
-    def __getitem__(self, plug_id: str) -> Any:
-        return self._manager._find(None, plug_id).plugin
-
-    def __setitem__(self, plug_id: str, plugin: object) -> None:
-        check_key(plug_id, plugin)
-        self._manager.register(plugin, plug_id, reason="assigned to trainer.plugins")
-
-    def __delitem__(self, plug_id: str) -> None:
-        self._manager.unregister(name=plug_id)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._manager.rows)
-
-    def __len__(self) -> int:
-        return len(self._manager.rows)
-
-    def __contains__(self, plug_id: object) -> bool:
-        return plug_id in self._manager.rows
-
-    def __repr__(self) -> str:
-        return f"PluginTable({', '.join(self._manager.rows)})"
+def _declared(plugin: object, plug_id: str) -> dict[str, Any]:
+    """Return the columns of a row that follow from the plug-in alone; it may change them."""
+    implemented = validation.implementations(plugin, plug_id)
+    return {
+        "hooks": tuple(hook for hook in HOOKS if hook in implemented),
+        "claims": validation.claims(plugin, implemented),
+        "before": validation.names_in(plugin, "before"),
+        "after": validation.names_in(plugin, "after"),
+        "critical": not isinstance(plugin, Plugin) or plugin.critical,
+    }
 
 
-def check_key(plug_id: str, plugin: object) -> None:
-    """Refuse to enter a plug-in in ``trainer.plugins`` under another id than its own."""
-    own = validation.identify(plugin, plug_id)
-    if own != plug_id:
-        raise InvalidPluginError(
-            f"trainer.plugins[{plug_id!r}] = ... got a plug-in whose id is {own!r}: write"
-            f" trainer.plugins[{own!r}] = ..., or trainer.register_plugin(...)."
-        )
-
-
-def _refuse_twin(row: Registration, plug_id: str, plugin: object) -> None:
-    """Refuse an object that is registered under another id, or that equals one that is."""
-    if row.plugin is plugin:
-        raise DuplicatePluginError(
-            f"this plug-in is already registered as {row.id!r}, so it cannot be {plug_id!r} too:"
-            " unregister it first, or create another object."
-        )
-    if row.plugin == plugin:
-        raise InvalidPluginError(
-            f"plug-in {plug_id!r} equals {row.id!r}, which is registered; both are"
-            f" {type(plugin).__name__} ({validation.source_of(plugin)}). Plug-ins are told apart"
-            " by identity: remove __eq__ and __hash__ from the class."
-        )
-
-
-def _entry(row: Registration) -> PlanEntry:
+def _entry(row: Registration, wishes: list[str]) -> PlanEntry:
     origin = origin_of(row.plugin, row.record)
     return PlanEntry(
-        row.id, origin.distribution, origin.version, row.reason, row.hooks, tuple(row.claims)
-    )
-
-
-def _settle(rows: list[Registration]) -> tuple[list[Registration], list[Inactive]]:
-    """Decide which rows stay: explicit ones win over autoloaded ones.
-
-    Returns:
-        The rows that stay, in the given order, and those that step aside.
-
-    Raises:
-        DuplicatePluginError: two rows of equal standing have one id.
-        PluginConflictError: two rows of equal standing claim one capability.
-    """
-    settled: list[Registration] = []
-    aside: dict[Registration, Inactive] = {}
-    for row in sorted(rows, key=lambda row: not row.explicit):  # stable: explicit ones first
-        clashes = [(other, shared) for other in settled if (shared := _shared(row, other))]
-        winner = next((other for other, _ in clashes if other.explicit), None)
-        if winner is not None and not row.explicit:
-            aside[row] = _stepped_aside(row, winner)
-        elif clashes:
-            raise _conflict(row, *clashes[0])
-        else:
-            settled.append(row)
-    return [row for row in rows if row not in aside], list(aside.values())
-
-
-def _shared(row: Registration, other: Registration) -> list[str]:
-    """Return what both rows claim; the id counts too, as an empty string."""
-    same_id = [""] if row.id == other.id else []
-    return same_id + [claim for claim in row.claims if claim in other.claims]
-
-
-def _stepped_aside(row: Registration, winner: Registration) -> Inactive:
-    origin = origin_of(row.plugin, row.record)
-    reason = f"steps aside for {winner.id!r}, which was {winner.reason}"
-    return Inactive(row.id, origin.distribution, origin.version, reason)
-
-
-def _conflict(row: Registration, other: Registration, shared: list[str]) -> Exception:
-    """Return the error for two plug-ins of equal standing, with the ways out."""
-    first, second = _story(other, shared), _story(row, shared)
-    this, that = _names(row, other)
-    ways_out = (
-        f"Keep one of them:\n"
-        f"  Trainer(block=[{this!r}])    keeps {that!r}    (or HELIOS_BLOCK_PLUGINS={this})\n"
-        f"  Trainer(block=[{that!r}])    keeps {this!r}    (or HELIOS_BLOCK_PLUGINS={that})"
-    )
-    if not row.explicit:
-        ways_out += f"\n  Trainer(plugins=[{this!r}])    naming one makes the other step aside"
-    if shared[0] == "":
-        return DuplicatePluginError(
-            f"two plug-ins have the id {row.id!r}, under which checkpoints keep state:\n"
-            f"{first}\n{second}\n{ways_out}\n"
-            "To use both, give one of them another id in its __init__."
-        )
-    return PluginConflictError(
-        f"two plug-ins claim {', '.join(map(repr, shared))}, which only one active plug-in may"
-        f" have:\n{first}\n{second}\n{ways_out}"
-    )
-
-
-def _names(row: Registration, other: Registration) -> tuple[str, str]:
-    """Return the names by which two plug-ins are blocked: installed ones by their entry points."""
-    if row.record is None or other.record is None or row.record.name != other.record.name:
-        this = row.record.name if row.record else row.id
-        return this, other.record.name if other.record else other.id
-    return row.record.qualified_name, other.record.qualified_name
-
-
-def _story(row: Registration, shared: list[str]) -> str:
-    origin = origin_of(row.plugin, row.record)
-    how = "; ".join(row.claims[claim] for claim in shared if claim)
-    return (
-        f"  {row.id!r} from {origin}{f': {how}' if how else ''}\n"
-        f"      {origin.source}\n"
-        f"      active because {row.reason}"
+        id=row.id,
+        distribution=origin.distribution,
+        version=origin.version,
+        reason=row.reason,
+        hooks=row.hooks,
+        claims=tuple(row.claims),
+        order=tuple(wishes),
+        configuration=row.configuration,
+        implementation=origin.implementation,
     )

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import helios.plugins.validation as validation
-from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.discovery import EntryPointRecord, discover
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Origin:
         distribution: the name of its distribution; empty for code that was not installed.
         version: the version of the distribution.
         source: ``file:line`` of the definition.
+        implementation: ``module:name`` of the definition.
     """
 
     distribution: str
     version: str
     source: str
+    implementation: str
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}" if self.distribution else "not installed"
@@ -34,7 +37,13 @@ def _distribution_of_package(package: str) -> tuple[str, str]:
     from importlib_metadata import packages_distributions, version
 
     names = packages_distributions().get(package, [])
-    return (names[0], version(names[0])) if names else ("", "")
+    if names:
+        return names[0], version(names[0])
+    # An editable installation lists no files, but perhaps other plug-ins of the same package.
+    for record in discover():
+        if record.value.partition(".")[0].partition(":")[0] == package:
+            return record.distribution, record.version
+    return "", ""
 
 
 def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
@@ -44,11 +53,16 @@ def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
         plugin: the plug-in.
         record: the entry point that it was loaded from, if it was.
     """
-    source = validation.source_of(plugin)
+    if inspect.ismodule(plugin):
+        module, implementation = plugin.__name__, plugin.__name__
+    else:
+        module = type(plugin).__module__
+        implementation = f"{module}:{type(plugin).__qualname__}"
     if record is not None:
-        return Origin(record.distribution, record.version, source)
-    module = str(getattr(plugin, "__module__", None) or getattr(plugin, "__name__", ""))
-    return Origin(*_distribution_of_package(module.partition(".")[0]), source)
+        distribution, version = record.distribution, record.version
+    else:
+        distribution, version = _distribution_of_package(module.partition(".")[0])
+    return Origin(distribution, version, validation.source_of(plugin), implementation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +76,9 @@ class PlanEntry:
         reason: why it is active.
         hooks: the hooks that it implements.
         claims: the capabilities that no other plug-in may have.
+        order: the wishes that decided its place, beside its registration.
+        configuration: the keyword arguments that it was built with, as far as they are known.
+        implementation: ``module:name`` of its class, or the name of its module.
     """
 
     id: str
@@ -70,6 +87,9 @@ class PlanEntry:
     reason: str
     hooks: tuple[str, ...]
     claims: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    implementation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +116,24 @@ class PluginPlan:
     Attributes:
         active: in the order in which their hooks are called.
         inactive: installed, but not active.
+        configured_in: the file that has had a say, or an empty string.
     """
 
     active: tuple[PlanEntry, ...]
     inactive: tuple[Inactive, ...]
+    configured_in: str = ""
 
     @property
     def digest(self) -> str:
         """A fingerprint: equal plans call the same code in the same order."""
-        relevant = [(e.id, e.distribution, e.version, e.hooks) for e in self.active]
+        relevant = [
+            (e.id, e.distribution, e.version, e.hooks, _plain(e.configuration)) for e in self.active
+        ]
         return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain containers, as checkpoints and JSON hold it."""
-        plan = json.loads(json.dumps(dataclasses.asdict(self)))
+        plan = _plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         return {"digest": self.digest, **plan}
 
     def to_json(self) -> str:
@@ -119,22 +143,38 @@ class PluginPlan:
     def as_text(self) -> str:
         """Return the plan as the header of a run shows it."""
         rows = [
-            (str(number), entry.id, _dist(entry), entry.reason)
+            (str(number), entry.id, _dist(entry), "; ".join([entry.reason, *entry.order]))
             for number, entry in enumerate(self.active, start=1)
         ]
         lines = [f"{len(rows)} active plug-in{'s' * (len(rows) != 1)} (plan {self.digest})"]
-        lines += _columns(rows)
+        lines += columns(rows)
         if self.inactive:
             lines.append("installed, but not active")
-            lines += _columns([("-", i.name, _dist(i), i.reason) for i in self.inactive])
+            lines += columns([("-", i.name, _dist(i), i.reason) for i in self.inactive])
+        if self.configured_in:
+            lines.append(f"configured by [tool.helios] in {self.configured_in}")
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; of objects, only the kind is equal in all processes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def _dist(entry: PlanEntry | Inactive) -> str:
     return f"{entry.distribution} {entry.version}" if entry.distribution else "(not installed)"
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows of a table as aligned lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()

@@ -125,6 +125,20 @@ class Plugin(RunFacts, PluginSpec, abc.ABC):
     exclusives: ClassVar[tuple[str, ...]] = ()
     """Further capabilities, named freely, that only one active plug-in may have."""
 
+    before: ClassVar[tuple[str, ...]] = ()
+    """The ids of plug-ins whose hooks are to be called after those of this one."""
+
+    after: ClassVar[tuple[str, ...]] = ()
+    """The ids of plug-ins whose hooks are to be called before those of this one."""
+
+    critical: ClassVar[bool] = True
+    """Whether an error of this plug-in ends the run.
+
+    An observer that a run can do without says ``False``: if one of its hooks fails, the error is
+    logged whole, and the plug-in is not called again in this run, except for ``teardown``. Hooks
+    that only one plug-in may implement end the run in any case.
+    """
+
     def __init__(self, plug_id: str) -> None:
         super().__init__()
         self._plug_id = plug_id

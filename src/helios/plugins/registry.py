@@ -5,7 +5,7 @@ from typing import Any
 
 from helios.core import Registry
 from helios.errors import AmbiguousPluginError, UnknownNameError, nearest
-from helios.plugins.discovery import EntryPointRecord, discover
+from helios.plugins.discovery import EntryPointRecord, canonical, discover
 
 
 class PluginRegistry(Registry):
@@ -51,6 +51,25 @@ class PluginRegistry(Registry):
             )
         return found[0] if found else None
 
+    def offered(self, name: str, source: str) -> list[EntryPointRecord]:
+        """Return the installed plug-in of this name, or all of the distribution of this name.
+
+        Args:
+            name: the name of a plug-in, ``distribution:name``, or the name of a distribution.
+            source: where it was written.
+
+        Raises:
+            AmbiguousPluginError: several distributions offer the name.
+            UnknownNameError: it means nothing; the message offers the nearest names.
+        """
+        record = self.record(name)
+        if record is not None:
+            return [record]
+        whole = [r for r in self.records() if canonical(r.distribution) == canonical(name)]
+        if not whole:
+            raise self.unknown(name, source)
+        return whole
+
     def is_decorated(self, name: str) -> bool:
         """Whether a class of this name was registered in code, which takes precedence."""
         return name in self._objects
@@ -81,8 +100,10 @@ class PluginRegistry(Registry):
             name: what was written.
             source: where it was written.
         """
+        distributions = {record.distribution for record in self.records()}
+        near = nearest(name, self.keys()) or nearest(name, distributions)
         return UnknownNameError(
-            f"no plug-in is called {name!r} (named in {source}).{nearest(name, self.keys())}"
+            f"no plug-in is called {name!r} (named in {source}).{near}"
             f" Installed or registered: {', '.join(sorted(self.keys())) or 'none'}."
         )
 

@@ -118,14 +118,8 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
         plugin: the plug-in.
         implemented: what :func:`implementations` returned for it.
     """
-    found: dict[str, str] = {}
+    found = {name: f"exclusives names {name!r}" for name in names_in(plugin, "exclusives")}
     if isinstance(plugin, Plugin):
-        if isinstance(plugin.exclusives, str):
-            raise InvalidPluginError(
-                f"{_where(plugin, plugin.plug_id)}: exclusives is one string: write a tuple,"
-                f" exclusives = ({plugin.exclusives!r},)."
-            )
-        found = {name: f"exclusives names {name!r}" for name in plugin.exclusives}
         for name, declared in vars(plugin.unique_overrides).items():
             if declared:
                 found[name] = f"unique_overrides.{name} is set"
@@ -134,6 +128,47 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
         if claim is not None and not _is_wrapper(options):
             found[claim] = f"implements {hook}"
     return found
+
+
+def deprecations(plugin: object, plug_id: str) -> list[str]:
+    """Return a warning for each deprecated hook or argument that a plug-in uses."""
+    messages = []
+    for name in dir(plugin):
+        options = hook_options(plugin, name)
+        hook = HOOKS.get((options["specname"] or name) if options else "")
+        for deprecation in hook.deprecations if hook else ():
+            taken = inspect.signature(getattr(plugin, name)).parameters
+            if deprecation.argument is None or deprecation.argument in taken:
+                what = f"the hook {name}"
+                if deprecation.argument is not None:
+                    what = f"the argument {deprecation.argument!r} of {what}"
+                messages.append(
+                    f"{_where(plugin, plug_id)} uses {what}, which is deprecated since Helios"
+                    f" {deprecation.since}: {deprecation.instead}"
+                )
+    return messages
+
+
+def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
+    """Return ``exclusives``, ``before`` or ``after`` of a ``Plugin`` subclass; others have none.
+
+    Raises:
+        InvalidPluginError: the attribute is something else than a tuple or list of strings.
+    """
+    if not isinstance(plugin, Plugin):
+        return ()
+    names = getattr(plugin, attribute)
+    if isinstance(names, str):
+        raise InvalidPluginError(
+            f"{_where(plugin, plugin.plug_id)}: {attribute} is one string: write a tuple,"
+            f" {attribute} = ({names!r},)."
+        )
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise InvalidPluginError(
+            f"{_where(plugin, plugin.plug_id)}: {attribute} is {names!r}: write a tuple of"
+            f' strings, {attribute} = ("name",).'
+        )
+    return tuple(names)
 
 
 def _looks_like_a_hook(name: str) -> bool:

@@ -5,7 +5,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from helios.core import rng
-from helios.errors import CheckpointError
+from helios.errors import CheckpointError, PlanDriftError
+from helios.plugins.drift import differences
 from helios.trainer import storage
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Checkpointer:
         if found is None:
             return False
         path, payload = found[0], _checked(found[1], found[0])
+        if not for_testing:
+            self._compare_plans(payload["plan"], path)
         for name, value in payload["training_state"].items():
             setattr(state, name, value)
         state.running_iter = 0
@@ -146,18 +149,26 @@ class Checkpointer:
         """Give the plug-ins their states; keep those of plug-ins that are absent now."""
         states = payload["plugins"][self._run.trainer.global_rank]
         self._absent = self._run.manager.load_state_dict(states)
-        before = {entry["id"] for entry in payload["plan"]["active"]}
-        now = set(self._run.manager.rows)
-        for plug_id in sorted(before - now):
-            _logger.warning(
-                "plug-in %r was active when the checkpoint was saved and is not active now; its"
-                " state, if it has any, is kept for later.",
-                plug_id,
+
+    def _compare_plans(self, before: dict[str, Any], path: pathlib.Path) -> None:
+        """Show how the plug-ins differ from those of the checkpoint, or refuse to go on.
+
+        Raises:
+            PlanDriftError: they differ, and ``resume_plugins="strict"``.
+        """
+        trainer = self._run.trainer
+        lines = differences(before, trainer.plan.to_dict())
+        if not lines or trainer.resume_plugins == "ignore":
+            return
+        story = f"the plug-ins are not those of the checkpoint {path}:\n" + "\n".join(
+            f"  {line}" for line in lines
+        )
+        if trainer.resume_plugins == "strict":
+            raise PlanDriftError(
+                f"{story}\nRestore the plug-ins that the run was started with, or go on as it is"
+                ' with Trainer(resume_plugins="warn").'
             )
-        for plug_id in sorted(now - before):
-            _logger.warning(
-                "plug-in %r is active now and was not when the checkpoint was saved.", plug_id
-            )
+        _logger.warning("%s", story)
 
     def _position(self) -> tuple[int, int]:
         return self._run.state.global_epoch, self._run.state.global_iteration

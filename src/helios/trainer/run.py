@@ -15,8 +15,8 @@ from helios.data import DataModule, ResumableSamplerType
 from helios.data.loader import set_position
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model import Model
+from helios.plugins import profiling
 from helios.plugins.attribution import call_in_traceback
-from helios.plugins.manager import HookCallers
 from helios.trainer import loops
 from helios.trainer.checkpoint import Checkpointer
 from helios.trainer.launch import launch
@@ -63,19 +63,20 @@ class Run:
         self._timer = AverageTimer()
         self._doing = "setting up"
         self._failure: BaseException | None = None
+        self._profile: profiling.PluginProfile | None = None
 
     # The two runs.
 
     def fit(self) -> TrainingState:
         """Train, in this process or wherever the launcher starts others."""
-        with self._reported(self.trainer.train_exceptions):
+        with self._accounted("fit"), self._reported(self.trainer.train_exceptions):
             self._prepare()
             launch(self.trainer, self._fit_here)
         return self.state
 
     def test(self) -> None:
         """Test, in this process or wherever the launcher starts others."""
-        with self._reported(self.trainer.test_exceptions):
+        with self._accounted("test"), self._reported(self.trainer.test_exceptions):
             self._prepare()
             launch(self.trainer, self._test_here)
 
@@ -91,8 +92,13 @@ class Run:
         self.manager.configure("configure_model", self.model)
         # Not before: plug-ins may give the model another name for its checkpoints.
         self.checkpoints = Checkpointer(self, _checkpoint_folder(trainer, self.model))
-        trainer.plan = self.manager.freeze()
-        self.hooks = trainer.hooks = HookCallers(self.manager.hook)
+        self._profile = profiling.PluginProfile() if trainer.profile_plugins else None
+        trainer.plan = self.manager.freeze(
+            trainer.train_exceptions + trainer.test_exceptions,
+            self._profile,
+            str(trainer.configuration.path or ""),
+        )
+        self.hooks = trainer.hooks = self.manager.callers
 
     def _fit_here(self) -> TrainingState:
         self.trainer._fitted = None
@@ -147,7 +153,8 @@ class Run:
         for row in self.manager.rows.values():
             self._place(row.plugin)
             self.manager.call_one(row, "setup")
-            teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
+            if row.id not in self.manager.quarantined:
+                teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
         self.datamodule._begin(trainer, trainer.is_distributed)
         self.datamodule.setup()
         teardown.push(self.datamodule.teardown)
@@ -199,6 +206,28 @@ class Run:
     def _report_stop(self) -> None:
         for request in self.trainer.stop_requests:
             _logger.info("stopped: %s (asked for by %s)", request.reason, request.author)
+
+    @contextlib.contextmanager
+    def _accounted(self, name: str) -> Iterator[None]:
+        """Say at the end which plug-ins have failed, and what all of them have cost."""
+        try:
+            yield
+        finally:
+            for quarantine in self.manager.quarantined.values():
+                self._tell(str(quarantine), logging.WARNING)
+            if self._profile is not None:
+                profile = self._profile.to_dict()
+                self._tell(profiling.as_text(profile), logging.INFO)
+                folder = _checkpoint_folder(self.trainer, self.model)
+                if folder is not None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path = folder / f"plugin-profile-{name}.json"
+                    path.write_text(profiling.as_json(profile), encoding="utf-8")
+
+    def _tell(self, text: str, level: int) -> None:
+        _logger.log(level, "%s", text)
+        if self.trainer.print_banner:
+            print(text, flush=True)
 
     def _add_note(self, error: BaseException) -> None:
         state = self.state

@@ -2,13 +2,16 @@
 
 import math
 import pathlib
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from helios.core import TrainingUnit
 from helios.errors import ConfigurationError, nearest
+
+ResumePolicy = Literal["strict", "warn", "ignore"]
 
 REPLACED = {
     "enable_tensorboard": "install helios-tensorboard and pass run_root=...",
@@ -68,6 +71,24 @@ def check_count(name: str, value: int | None, smallest: int = 1) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise ConfigurationError(
             f"{name}={value!r}: write a whole number of at least {smallest}, or leave it out."
+        )
+    return value
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """Return an argument that is on or off."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={value!r}: write True or False.")
+    return value
+
+
+def check_policy(value: ResumePolicy) -> ResumePolicy:
+    """Return what is to happen if the plug-ins are not those of the checkpoint."""
+    choices = typing.get_args(ResumePolicy)
+    if value not in choices:
+        raise ConfigurationError(
+            f"resume_plugins={value!r}: write {', '.join(map(repr, choices))}."
+            f"{nearest(str(value), choices)}"
         )
     return value
 

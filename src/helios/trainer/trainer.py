@@ -14,9 +14,11 @@ from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
+from helios.plugins.activation import activate
 from helios.plugins.attribution import author_in_stack
-from helios.plugins.manager import HookCallers, PluginTable
-from helios.plugins.selection import PluginRequest, Selection, activate
+from helios.plugins.configuration import read_configuration
+from helios.plugins.selection import PluginRequest, Selection
+from helios.plugins.table import PluginTable
 from helios.trainer import settings
 from helios.trainer.run import Fitted, Run
 
@@ -65,6 +67,10 @@ class Trainer:
             allowed.
         block: names of plug-ins that are never used.
         on_load_error: ``"raise"``, or ``"skip"`` to go on without what cannot be loaded.
+        resume_plugins: what to do if the plug-ins are not those of the checkpoint that a run goes
+            on from: ``"warn"``, ``"strict"`` to refuse, or ``"ignore"``.
+        profile_plugins: measure what each hook of each plug-in costs; a table is shown at the end,
+            and written as JSON beside the checkpoints.
         unknown: there are no other arguments; those of earlier releases are explained.
 
     Raises:
@@ -98,6 +104,8 @@ class Trainer:
         autoload: bool | Sequence[str] = True,
         block: Sequence[str] = (),
         on_load_error: Literal["raise", "skip"] = "raise",
+        resume_plugins: settings.ResumePolicy = "warn",
+        profile_plugins: bool = False,
         **unknown: Any,
     ) -> None:
         settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
@@ -149,12 +157,16 @@ class Trainer:
         self.accumulated_batches = 1
         self._fitted: Fitted | None = None
 
+        self.resume_plugins = settings.check_policy(resume_plugins)
+        self.profile_plugins = settings.check_switch("profile_plugins", profile_plugins)
         self.plugin_manager = PluginManager()
-        self.hooks = HookCallers(self.plugin_manager.hook)
+        self.hooks = self.plugin_manager.callers
         self.plan = PluginPlan((), ())
-        activate(
-            Selection.gather(plugins, autoload, block, on_load_error), self, self.plugin_manager
+        self.configuration = read_configuration()
+        selection = Selection.gather(
+            plugins, autoload, block, on_load_error, configured=self.configuration
         )
+        activate(selection, self, self.plugin_manager)
 
     # What is running, and where.
 

@@ -1,0 +1,316 @@
+"""From what is wanted to registrations: plug-ins are found, built, and entered into the table."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from helios.errors import (
+    AmbiguousPluginError,
+    ConfigurationError,
+    HeliosError,
+    InvalidPluginError,
+    PluginError,
+    PluginLoadError,
+    each_of,
+    nearest,
+    raise_all,
+)
+from helios.plugins import validation
+from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.discovery import EntryPointRecord, canonical
+from helios.plugins.manager import PluginManager
+from helios.plugins.plan import Inactive
+from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin, create_plugin
+from helios.plugins.selection import PluginRequest, Selection
+from helios.plugins.table import Registration
+
+if TYPE_CHECKING:
+    from helios.trainer import Trainer
+
+_logger = logging.getLogger(__name__)
+
+
+def activate(selection: Selection, trainer: "Trainer", manager: PluginManager) -> None:
+    """Register what a selection asks for: explicit plug-ins first, in the order given.
+
+    Everything is looked at before anything is registered, so that all that is wrong is reported.
+
+    Raises:
+        UnknownNameError: a name means nothing; the message offers the nearest names.
+        PluginError: a plug-in is invalid, conflicts with another one, or cannot be loaded.
+        PluginProblems: several of these.
+    """
+    activation = _Activation(selection, trainer, manager)
+    try:
+        activation.collect_explicit()
+        activation.collect_autoloaded()
+        activation.check_configuration()
+        activation.finish()
+    finally:  # a misspelt name may be why something failed
+        activation.warn_of_unknown_blocks()
+
+
+class _Activation:
+    """One trainer's way from names to rows.
+
+    Args:
+        selection: what is wanted.
+        trainer: asked by plug-ins whether they apply.
+        manager: registers.
+    """
+
+    def __init__(self, selection: Selection, trainer: "Trainer", manager: PluginManager) -> None:
+        self._selection = selection
+        self._trainer = trainer
+        self._manager = manager
+        self._records = PLUGIN_REGISTRY.refresh()
+        self._rows: list[Registration] = []
+        self._inactive: list[Inactive] = []
+        self._taken: list[EntryPointRecord] = []
+        self._ids: set[str] = set()
+        self._problems: list[HeliosError] = []
+
+    def collect_explicit(self) -> None:
+        """Build what was asked for."""
+        for request, source in self._selection.explicit:
+            try:
+                self._explicit(request, source)
+            except HeliosError as problem:
+                self._problems.append(problem)
+
+    def collect_autoloaded(self) -> None:
+        """Build what may be active because it is installed."""
+        allowed = self._allowed()
+        for record in self._records:
+            if record not in self._taken:
+                try:
+                    reason = self._reason_against(record, allowed) or self._autoload(record)
+                except HeliosError as problem:
+                    self._problems.append(problem)
+                else:
+                    if reason is not None:
+                        self._leave_out(record, reason)
+
+    def check_configuration(self) -> None:
+        """Refuse keyword arguments in the project's file for plug-ins that do not exist."""
+        configured = self._selection.configured
+        for name in configured.plugins:
+            try:
+                known = PLUGIN_REGISTRY.is_decorated(name) or PLUGIN_REGISTRY.record(name)
+                if not known and canonical(name) not in map(canonical, self._ids):
+                    raise PLUGIN_REGISTRY.unknown(name, configured.key("plugins", name))
+            except HeliosError as problem:
+                self._problems.append(problem)
+
+    def finish(self) -> None:
+        """Register everything, or report everything that is wrong."""
+        try:
+            settled = self._manager.settle(self._rows)
+        except PluginError as problem:
+            self._problems.extend(each_of(problem))
+        raise_all(self._problems)
+        self._manager.enter(*settled)
+        self._manager.inactive.extend(self._inactive)
+
+    def warn_of_unknown_blocks(self) -> None:
+        """Warn of blocked names that mean nothing."""
+        known = {canonical(plug_id) for plug_id in self._ids}
+        for name, source in self._selection.blocked.items():
+            if name not in PLUGIN_REGISTRY and canonical(name) not in known:
+                warnings.warn(
+                    f"{source} blocks {name!r}, but no plug-in of this name is installed."
+                    f"{nearest(name, PLUGIN_REGISTRY.keys())}",
+                    stacklevel=4,
+                )
+
+    # What was asked for.
+
+    def _explicit(self, request: PluginRequest, source: str) -> None:
+        name, kwargs = _parse(request)
+        if name is None:
+            self._pass(request, source)
+        elif name not in PLUGIN_REGISTRY:
+            raise PLUGIN_REGISTRY.unknown(name, source)
+        elif not (kwargs == {} and any(record.answers_to(name) for record in self._taken)):
+            self._create(name, kwargs, source)
+
+    def _pass(self, plugin: object, source: str) -> None:
+        """Take an instance."""
+        plug_id = validation.identify(plugin, None)
+        self._ids.add(plug_id)
+        table, _ = self._selection.arguments_for(plug_id, None)
+        if table:
+            place = self._selection.configured.key("plugins", table)
+            _logger.warning("%s is not used: %r was passed as an instance", place, plug_id)
+        is_new = not any(row.plugin is plugin for row in self._rows)
+        if self._is_free(plug_id, self._selection.block_of(plug_id), source) and is_new:
+            self._add(plugin, None, f"passed in {source}", explicit=True)
+
+    def _create(self, name: str, kwargs: dict[str, Any], source: str) -> None:
+        """Build what was named."""
+        decorated = PLUGIN_REGISTRY.is_decorated(name)
+        try:
+            record = None if decorated else PLUGIN_REGISTRY.record(name)
+        except AmbiguousPluginError:
+            self._taken += PLUGIN_REGISTRY.records(name)  # one complaint is enough
+            raise
+        blocks = self._selection
+        block = blocks.blocked_record(record) if record else blocks.block_of(name)
+        if not self._is_free(name, block, source):
+            return
+        if record is not None:
+            self._taken.append(record)
+        try:
+            factory = PLUGIN_REGISTRY.get(name)
+            if callable(factory):
+                check_arguments(factory, kwargs, lambda key: f"{key} of {name!r} in {source}")
+            kwargs = {**self._configured(factory, name, record), **kwargs}
+            plugin = create_plugin(name, **kwargs)
+        except Exception as error:
+            origin = f" ({record.distribution} {record.version})" if record else ""
+            error.add_note(f"while creating the plug-in {name!r}{origin}, named in {source}")
+            if record and record.missing:
+                error.add_note(f"it needs {', '.join(record.missing)}, which is not installed")
+            raise
+        own_name = record.name if record else name
+        plug_id = validation.identify(plugin, own_name)
+        self._ids.add(plug_id)
+        block = self._selection.block_of(plug_id)
+        if self._is_free(plug_id, block, source):
+            self._add(plugin, own_name, f"named in {source}", True, record, kwargs)
+        elif record is not None:
+            self._leave_out(record, f"blocked by {block}")
+
+    def _is_free(self, name: str, blocked_by: str | None, source: str) -> bool:
+        """Whether what was asked for is not blocked; says so if it is."""
+        if blocked_by is not None:
+            _logger.warning(
+                "plug-in %r, asked for in %s, is blocked by %s", name, source, blocked_by
+            )
+        return blocked_by is None
+
+    # What is installed.
+
+    def _allowed(self) -> set[EntryPointRecord]:
+        """Return the records that may be autoloaded."""
+        if isinstance(self._selection.autoload, bool):
+            return set(self._records) if self._selection.autoload else set()
+        allowed: set[EntryPointRecord] = set()
+        try:
+            for entry in self._selection.allowed:
+                for record in PLUGIN_REGISTRY.offered(entry.name, entry.source):
+                    entry.check(record)
+                    allowed.add(record)
+        except HeliosError as problem:
+            self._problems.append(problem)
+        return allowed
+
+    def _reason_against(
+        self, record: EntryPointRecord, allowed: Iterable[EntryPointRecord]
+    ) -> str | None:
+        """Return why an installed plug-in is not even imported, or ``None``."""
+        blocked_by = self._selection.blocked_record(record)
+        if blocked_by is not None:
+            return f"blocked by {blocked_by}"
+        if record not in allowed:
+            return "not in the allow-list" if self._selection.autoload else "autoloading is off"
+        if record.missing:
+            return f"needs {', '.join(record.missing)}, not installed"
+        return None
+
+    def _autoload(self, record: EntryPointRecord) -> str | None:
+        """Build an installed plug-in, or return the reason why not."""
+        try:
+            loaded = record.load()
+            arguments = self._configured(loaded, record.name, record)
+            reason = _reason_not_to_build(loaded, record, self._trainer, arguments)
+            if reason is not None:
+                return reason
+            plugin = _build(loaded, record, arguments)
+            try:
+                plug_id = validation.identify(plugin, record.name)
+                self._ids.add(plug_id)
+                blocked_by = self._selection.block_of(plug_id)
+                if blocked_by is not None:
+                    return f"blocked by {blocked_by}"
+                why = "installed" if self._selection.autoload is True else "in the allow-list"
+                self._add(plugin, record.name, why, False, record, arguments)
+            except InvalidPluginError as error:
+                what = "is not one that can be used"
+                raise record.load_error(what, error, InvalidPluginError) from error
+        except (PluginLoadError, InvalidPluginError) as error:
+            if self._selection.on_load_error == "raise":
+                raise
+            _logger.error("%s", error, exc_info=error.__cause__)
+            story = str(error.__cause__).partition("\n")[0]
+            return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {story}"
+        return None
+
+    # Both.
+
+    def _configured(
+        self, factory: Any, name: str, record: EntryPointRecord | None
+    ) -> dict[str, Any]:
+        """Return the keyword arguments that the project's file has for a plug-in, checked."""
+        table, arguments = self._selection.arguments_for(name, record)
+        if not callable(factory):
+            return arguments
+        key = self._selection.configured.key
+        return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
+
+    def _leave_out(self, record: EntryPointRecord, reason: str) -> None:
+        inactive = Inactive(record.name, record.distribution, record.version, reason)
+        self._inactive.append(inactive)
+
+    def _add(
+        self,
+        plugin: object,
+        name: str | None,
+        reason: str,
+        explicit: bool,
+        record: EntryPointRecord | None = None,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        row = self._manager.candidate(plugin, name, reason, explicit, record, configuration)
+        self._rows.append(row)
+
+
+def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
+    """Return name and keyword arguments of a request; no name if it is an instance."""
+    if isinstance(request, str):
+        return request, {}
+    if isinstance(request, tuple):
+        match request:
+            case (str(name), dict(kwargs)):
+                return name, kwargs
+        raise ConfigurationError(
+            f"Trainer(plugins=[{request!r}]): write an instance, a name, or a pair of a name and a"
+            ' dictionary of keyword arguments, ("ema", {"decay": 0.99}).'
+        )
+    return None, {}
+
+
+def _reason_not_to_build(
+    loaded: Any, record: EntryPointRecord, trainer: "Trainer", arguments: Mapping[str, Any]
+) -> str | None:
+    if inspect.isclass(loaded) and issubclass(loaded, Plugin):
+        if not loaded.autoload:
+            return "not autoloaded: name it in Trainer(plugins=[...])"
+        try:
+            applies = loaded.applies_to(trainer)
+        except Exception as error:
+            raise record.load_error("cannot tell whether it applies", error) from error
+        if not applies:
+            return "does not apply to this trainer"
+    if callable(loaded) and (needed := missing_arguments(loaded, arguments)):
+        return f"needs arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...])"
+    return None
+
+
+def _build(loaded: Any, record: EntryPointRecord, arguments: Mapping[str, Any]) -> object:
+    try:
+        return loaded(**arguments) if callable(loaded) else loaded
+    except Exception as error:
+        raise record.load_error("could not be built", error) from error

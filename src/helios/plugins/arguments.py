@@ -1,0 +1,113 @@
+"""The keyword arguments of a plug-in, held against its constructor before it is called."""
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from helios.errors import ConfigurationError, nearest
+
+
+def check_arguments(
+    factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
+) -> None:
+    """Check keyword arguments that were written in Python.
+
+    Args:
+        factory: a ``Plugin`` subclass, or a function that returns a plug-in.
+        arguments: by name.
+        place: returns where an argument of this name was written, for messages.
+
+    Raises:
+        ConfigurationError: the factory has no such argument, or expects another type.
+    """
+    for name, hint in _expected(factory, arguments, place).items():
+        _validated(hint, arguments[name], place(name), from_file=False)
+
+
+def read_arguments(
+    factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return keyword arguments that were written in a file, as the factory expects them.
+
+    Types are held to strictly, but a file has fewer of them: a list may stand for a tuple, a
+    string for a path.
+
+    Args:
+        factory: as in :func:`check_arguments`.
+        arguments: by name, of the types that TOML has.
+        place: as in :func:`check_arguments`.
+
+    Raises:
+        ConfigurationError: the factory has no such argument, or expects another type.
+    """
+    return {
+        name: _validated(hint, arguments[name], place(name), from_file=True)
+        for name, hint in _expected(factory, arguments, place).items()
+    }
+
+
+def missing_arguments(factory: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the names of arguments that have to be given, and are not."""
+    return [
+        parameter.name
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in given
+    ]
+
+
+def _expected(
+    factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return the annotation of each argument; ``Any`` where there is none."""
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = [
+        p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    for name in arguments:
+        if name not in known and not takes_any:
+            raise ConfigurationError(
+                f"{place(name)}: {_label(factory)} has no argument {name!r}."
+                f"{nearest(name, known)} It takes: {', '.join(known) or 'none'}."
+            )
+    hints = _hints(factory)
+    return {name: hints.get(name, Any) for name in arguments}
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    target: Any = factory.__init__ if inspect.isclass(factory) else factory
+    hints: dict[str, Any] = {}
+    for name, hint in getattr(target, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        try:
+            hints |= typing.get_type_hints(alone, getattr(target, "__globals__", None))
+        except Exception:  # mentions what only type checkers import: then anything goes
+            continue
+    return hints
+
+
+def _validated(hint: Any, value: Any, place: str, *, from_file: bool) -> Any:
+    import pydantic
+
+    try:
+        adapter = pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True})
+    except pydantic.PydanticUserError:  # the type brings its own configuration
+        adapter = pydantic.TypeAdapter(hint)
+    try:
+        if from_file:  # TOML and JSON have the same few types; dates are strings
+            return adapter.validate_json(json.dumps(value, default=str), strict=True)
+        return adapter.validate_python(value, strict=True)
+    except pydantic.ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"]
+        raise ConfigurationError(
+            f"{place} is {value!r}, but {inspect.formatannotation(hint)} is expected: {why}."
+        ) from None
+
+
+def _label(factory: Callable[..., Any]) -> str:
+    return str(getattr(factory, "__qualname__", factory))
