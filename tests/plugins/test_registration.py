@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import (
@@ -999,93 +997,3 @@ def test_registering_the_same_instance_during_a_run_is_harmless(make_trainer: Ma
     )
     trainer.fit(TinyModel(), TinyDataModule())
     assert list(trainer.plugins) == ["meddling"]
-
-
-# Any set of plug-ins, against a rule of a few lines.
-
-
-class Drawn(NamedTuple):
-    """What matters of a plug-in in a conflict."""
-
-    plug_id: str
-    declared: frozenset[str]
-    implemented: frozenset[str]
-    exclusives: frozenset[str]
-    explicit: bool
-
-    @property
-    def claims(self) -> frozenset[str]:
-        return self.declared | self.implemented | self.exclusives
-
-
-drawn = st.builds(
-    Drawn,
-    plug_id=st.sampled_from("abcdef"),
-    declared=st.frozensets(st.sampled_from(OVERRIDES), max_size=1),
-    implemented=st.frozensets(st.sampled_from(sorted(IMPLEMENTATIONS)), max_size=1),
-    exclusives=st.frozensets(st.sampled_from(["launch", "gpu"]), max_size=1),
-    explicit=st.booleans(),
-)
-
-
-@functools.cache
-def kind_of(implemented: frozenset[str], exclusives: frozenset[str]) -> type[Plugin]:
-    members: dict[str, Any] = {
-        IMPLEMENTATIONS[claim][0]: IMPLEMENTATIONS[claim][1] for claim in implemented
-    }
-    members |= {"exclusives": tuple(exclusives), "__module__": "elsewhere"}
-    return type("Kind", (Named,), members)
-
-
-def build(what: Drawn) -> Plugin:
-    plugin = kind_of(what.implemented, what.exclusives)(what.plug_id)
-    for claim in what.declared:
-        setattr(plugin.unique_overrides, claim, True)
-    return plugin
-
-
-def rule(active: list[Drawn], newcomer: Drawn) -> tuple[list[Drawn], list[Drawn]] | None:
-    """Return who is active then and who has stepped aside; ``None`` if the newcomer is refused."""
-    rivals = [
-        other
-        for other in active
-        if other.plug_id == newcomer.plug_id or other.claims & newcomer.claims
-    ]
-    equal = [other for other in rivals if other.explicit == newcomer.explicit]
-    if newcomer.explicit:
-        if equal:
-            return None
-        return [other for other in active if other not in rivals] + [newcomer], rivals
-    if any(other.explicit for other in rivals):
-        return active, [newcomer]
-    return None if equal else ([*active, newcomer], [])
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(drawn, max_size=7))
-def test_any_sequence_of_registrations_follows_the_rule(sequence: list[Drawn]) -> None:
-    manager = PluginManager()
-    active: list[Drawn] = []
-    aside: list[str] = []
-    for what in sequence:
-        before = table(manager)
-        decision = rule(active, what)
-        if decision is None:
-            with pytest.raises((DuplicatePluginError, PluginConflictError)) as caught:
-                manager.register(build(what), explicit=what.explicit)
-            assert table(manager) == before
-            rivals = [o for o in active if o.explicit == what.explicit]
-            if not any(o.plug_id == what.plug_id for o in rivals):
-                assert isinstance(caught.value, PluginConflictError)
-            if not any(o.claims & what.claims for o in rivals):
-                assert isinstance(caught.value, DuplicatePluginError)
-        else:
-            assert manager.register(build(what), explicit=what.explicit) == what.plug_id
-            active, stepped = decision
-            aside += [other.plug_id for other in stepped]
-        assert list(manager.rows) == [other.plug_id for other in active]
-        assert [row.explicit for row in manager.rows.values()] == [o.explicit for o in active]
-        assert [set(row.claims) for row in manager.rows.values()] == [o.claims for o in active]
-        assert sorted(inactive.name for inactive in manager.inactive) == sorted(aside)
-    manager.recheck()
-    assert list(manager.rows) == [other.plug_id for other in active]

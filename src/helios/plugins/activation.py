@@ -23,7 +23,7 @@ from helios.plugins.discovery import EntryPointRecord, canonical
 from helios.plugins.manager import PluginManager
 from helios.plugins.plan import Inactive
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin, create_plugin
-from helios.plugins.selection import PluginRequest, Selection
+from helios.plugins.selection import Allowed, PluginRequest, Selection
 from helios.plugins.table import Registration
 
 if TYPE_CHECKING:
@@ -198,13 +198,14 @@ class _Activation:
         if isinstance(self._selection.autoload, bool):
             return set(self._records) if self._selection.autoload else set()
         allowed: set[EntryPointRecord] = set()
-        try:
-            for entry in self._selection.allowed:
+        for text in self._selection.autoload:
+            try:
+                entry = Allowed.parse(text, self._selection.autoload_source)
                 for record in PLUGIN_REGISTRY.offered(entry.name, entry.source):
                     entry.check(record)
                     allowed.add(record)
-        except HeliosError as problem:
-            self._problems.append(problem)
+            except HeliosError as problem:
+                self._problems.append(problem)
         return allowed
 
     def _reason_against(

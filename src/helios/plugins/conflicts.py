@@ -3,7 +3,7 @@
 All rows are looked at before anything is decided, and everything that is wrong is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from helios.errors import (
@@ -21,11 +21,11 @@ _SAME_ID = ""
 """Stands for the id among the things that two rows may both claim."""
 
 
-def settle(rows: Sequence[Registration]) -> tuple[list[Registration], list[Inactive]]:
+def settle(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
     """Decide which rows stay: explicit ones win over autoloaded ones.
 
     Returns:
-        The rows that stay, in the given order, and those that step aside.
+        The rows that stay and those that step aside, both in the order of registration.
 
     Raises:
         DuplicatePluginError: rows of equal standing have one id.
@@ -33,6 +33,7 @@ def settle(rows: Sequence[Registration]) -> tuple[list[Registration], list[Inact
         InvalidPluginError: two plug-ins are equal, so that they cannot be told apart.
         PluginProblems: several of these.
     """
+    rows = sorted(rows, key=lambda row: row.number)
     raise_all(_twins(rows))
     explicit = [row for row in rows if row.explicit]
     kept, aside = [], []

@@ -4,14 +4,11 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from helios.errors import ConfigurationError, UnmetRequirementError
 from helios.plugins.configuration import Configuration
 from helios.plugins.discovery import EntryPointRecord, canonical
-
-if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
 
 DISABLE_VARIABLE = "HELIOS_DISABLE_PLUGIN_AUTOLOAD"
 PLUGINS_VARIABLE = "HELIOS_PLUGINS"
@@ -27,12 +24,12 @@ class Allowed:
 
     Attributes:
         name: of a plug-in, ``distribution:name``, or of a distribution.
-        versions: which versions of the distribution will do.
+        requirement: which versions of the distribution will do, as it was written.
         source: where the entry was written.
     """
 
     name: str
-    versions: "SpecifierSet"
+    requirement: str
     source: str
 
     @classmethod
@@ -47,7 +44,8 @@ class Allowed:
         parts = re.fullmatch(r"\s*([\w.:-]*[\w])\s*(.*?)\s*", text, re.ASCII)
         try:
             if parts is not None:
-                return cls(parts[1], SpecifierSet(parts[2]), source)
+                SpecifierSet(parts[2])
+                return cls(parts[1], parts[2], source)
         except InvalidSpecifier:
             pass
         raise ConfigurationError(
@@ -60,10 +58,12 @@ class Allowed:
         Raises:
             UnmetRequirementError: it is another one.
         """
-        if not self.versions.contains(record.version, prereleases=True):
-            wanted = f"{record.distribution}{self.versions}"
+        from packaging.specifiers import SpecifierSet
+
+        if not SpecifierSet(self.requirement).contains(record.version, prereleases=True):
+            wanted = f"{record.distribution}{self.requirement}"
             raise UnmetRequirementError(
-                f"{self.source} asks for {self.name}{self.versions}, but {record.distribution}"
+                f"{self.source} asks for {self.name}{self.requirement}, but {record.distribution}"
                 f" {record.version} is installed, in {record.location}. Install what is asked for"
                 f" (pip install {wanted!r}), or change the entry."
             )
@@ -112,9 +112,11 @@ class Selection:
         explicit = [(request, "Trainer(plugins=...)") for request in plugins]
         explicit += [(name, PLUGINS_VARIABLE) for name in _names(environ, PLUGINS_VARIABLE)]
         explicit += [(name, configured.key("enable")) for name in configured.enable]
-        blocked = dict.fromkeys(configured.block, configured.key("block"))
-        blocked = dict.fromkeys(_names(environ, BLOCK_VARIABLE), BLOCK_VARIABLE) | blocked
-        blocked = dict.fromkeys(block, "Trainer(block=...)") | blocked
+        blocked = dict.fromkeys(block, "Trainer(block=...)")
+        for name in _names(environ, BLOCK_VARIABLE):
+            blocked.setdefault(name, BLOCK_VARIABLE)
+        for name in configured.block:
+            blocked.setdefault(name, configured.key("block"))
         source = "Trainer(autoload=[...])"
         if autoload_off(environ) is not None:
             autoload = False
@@ -128,12 +130,6 @@ class Selection:
             configured=configured,
             autoload_source=source,
         )
-
-    @property
-    def allowed(self) -> tuple[Allowed, ...]:
-        """The entries of the allow-list; none if autoloading is on or off for all."""
-        names = () if isinstance(self.autoload, bool) else self.autoload
-        return tuple(Allowed.parse(name, self.autoload_source) for name in names)
 
     def block_of(self, *names: str) -> str | None:
         """Return where one of these names was blocked, or ``None``."""

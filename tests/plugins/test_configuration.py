@@ -1,0 +1,329 @@
+"""``[tool.helios]`` in ``pyproject.toml``, and keyword arguments held against constructors."""
+
+import datetime
+import enum
+import math
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from helios import PLUGIN_REGISTRY, Plugin, Trainer
+from helios.errors import ConfigurationError, InvalidPluginError, PluginProblems, UnknownNameError
+from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.configuration import Configuration, read_configuration
+from helios.plugins.selection import Selection
+
+if TYPE_CHECKING:
+    from nowhere import Imagined
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def project(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write the project's file, and go there."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> None:
+        (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+class Sized(Plugin):
+    """Takes arguments of many kinds."""
+
+    def __init__(
+        self,
+        size: int = 1,
+        rate: float = 0.5,
+        betas: tuple[float, float] = (0.9, 0.99),
+        folder: pathlib.Path | None = None,
+        names: list[str] | None = None,
+        plug_id: str = "sized",
+    ) -> None:
+        super().__init__(plug_id)
+        self.given = (size, rate, betas, folder, names)
+
+    def setup(self) -> None: ...
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the plug-in of this page, for one test."""
+    monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {**PLUGIN_REGISTRY._objects, "Sized": Sized})
+
+
+# The file.
+
+
+def test_without_a_file_nothing_is_said(project: Any) -> None:
+    assert read_configuration() == Configuration()
+
+
+def test_everything_that_a_file_can_say(project: Any, tmp_path: pathlib.Path) -> None:
+    project(
+        '[tool.helios]\nenable = ["preemption"]\nautoload = ["ema>=0.1"]\nblock = ["old"]\n'
+        "[tool.helios.plugins.ema]\ndecay = 0.9\n"
+    )
+    assert read_configuration() == Configuration(
+        path=tmp_path / "pyproject.toml",
+        enable=("preemption",),
+        autoload=("ema>=0.1",),
+        block=("old",),
+        plugins={"ema": {"decay": 0.9}},
+    )
+
+
+def test_the_nearest_file_with_the_table_counts(
+    project: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project("[tool.helios]\nautoload = false\n")
+    inner = tmp_path / "package" / "module"
+    inner.mkdir(parents=True)
+    (tmp_path / "package" / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    monkeypatch.chdir(inner)
+    assert read_configuration().path == tmp_path / "pyproject.toml"
+    (inner / "pyproject.toml").write_text("[tool]\nhelios.autoload = true\n")
+    assert read_configuration().path == inner / "pyproject.toml"
+    assert read_configuration().autoload is True
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool]\nhelios = 3\n", r"tool\.helios in .*pyproject.toml is 3: write a table"),
+        ("[tool.helios]\nblok = []\n", r"tool\.helios\.blok in .* Did you mean 'block'\?"),
+        ("[tool.helios]\nblock = 'ema'\n", r"\.block in .* is 'ema': write a list of names"),
+        ("[tool.helios]\nenable = [3]\n", r"\.enable in .* is \[3\]: write a list of names"),
+        ("[tool.helios]\nautoload = 'no'\n", r"is 'no': write true, false, or a list of names"),
+        ("[tool.helios]\nplugins = ['ema']\n", r"\.plugins in .*names alone belong into enable"),
+        ("[tool.helios.plugins]\nema = 0.9\n", r"\.plugins in .* write a table of keyword"),
+        ("[tool.helios\n", r"pyproject.toml is not valid TOML: "),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    project: Any, make_trainer: MakeTrainer, text: str, message: str
+) -> None:
+    project(text)
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer()
+
+
+def test_a_broken_file_of_somebody_else_is_passed_over(project: Any) -> None:
+    project("[project\nname = 'x'\n")
+    assert read_configuration() == Configuration()
+
+
+def test_a_file_that_is_not_text_is_refused(project: Any, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(b"\xff[tool.helios]")
+    with pytest.raises(ConfigurationError, match=r"pyproject\.toml is not valid TOML"):
+        read_configuration()
+
+
+# Precedence.
+
+
+def gather(file: dict[str, Any], environ: dict[str, str], **arguments: Any) -> Selection:
+    given = {"plugins": (), "autoload": True, "block": (), "on_load_error": "raise", **arguments}
+    path = pathlib.Path("pyproject.toml")
+    return Selection.gather(**given, environ=environ, configured=Configuration(path, **file))
+
+
+def test_what_is_wanted_and_blocked_adds_up() -> None:
+    selection = gather(
+        {"enable": ("c",), "block": ("x", "z")},
+        {"HELIOS_PLUGINS": "b", "HELIOS_BLOCK_PLUGINS": "y,z"},
+        plugins=["a"],
+        block=["x"],
+    )
+    assert selection.explicit == (
+        ("a", "Trainer(plugins=...)"),
+        ("b", "HELIOS_PLUGINS"),
+        ("c", "tool.helios.enable in pyproject.toml"),
+    )
+    assert selection.blocked == {
+        "x": "Trainer(block=...)",
+        "y": "HELIOS_BLOCK_PLUGINS",
+        "z": "HELIOS_BLOCK_PLUGINS",
+    }
+
+
+@pytest.mark.parametrize(
+    ("argument", "file", "off", "expected"),
+    [
+        (True, None, False, True),
+        (True, True, False, True),
+        (True, False, False, False),
+        (True, ("a",), False, ("a",)),
+        (False, True, False, False),
+        (["b"], False, False, ("b",)),
+        (["b"], ("a",), False, ("b",)),
+        (True, ("a",), True, False),
+        (["b"], ("a",), True, False),
+    ],
+)
+def test_autoloading_is_narrowed(argument: Any, file: Any, off: bool, expected: Any) -> None:
+    environ = {"HELIOS_DISABLE_PLUGIN_AUTOLOAD": "1"} if off else {}
+    assert gather({"autoload": file}, environ, autoload=argument).autoload == expected
+
+
+def test_the_header_names_the_file(
+    project: Any, tmp_path: pathlib.Path, make_trainer: MakeTrainer
+) -> None:
+    from helios.testing import TinyDataModule, TinyModel
+
+    project('[tool.helios]\nenable = ["progress"]\n')
+    trainer = make_trainer(total_steps=1)
+    trainer.fit(TinyModel(), TinyDataModule())
+    file = tmp_path / "pyproject.toml"
+    assert f"configured by [tool.helios] in {file}" in trainer.plan.as_text()
+    assert f"named in tool.helios.enable in {file}" in trainer.plan.as_text()
+
+
+# Keyword arguments.
+
+
+@pytest.mark.usefixtures("registered")
+def test_arguments_of_the_file_are_used_and_planned(
+    project: Any, make_trainer: MakeTrainer
+) -> None:
+    project(
+        "[tool.helios.plugins.Sized]\nsize = 3\nrate = 1\nbetas = [0.5, 1]\n"
+        'folder = "somewhere"\nnames = ["a"]\n'
+    )
+    trainer = make_trainer(plugins=["Sized"])
+    sized = trainer.plugins["sized"]
+    assert sized.given == (3, 1.0, (0.5, 1.0), pathlib.Path("somewhere"), ["a"])
+    (entry,) = trainer.plugin_manager.freeze().to_dict()["active"]
+    assert entry["configuration"]["size"] == 3
+    assert entry["configuration"]["betas"] == [0.5, 1.0]
+
+
+@pytest.mark.usefixtures("registered")
+def test_arguments_in_python_win_one_by_one(project: Any, make_trainer: MakeTrainer) -> None:
+    project("[tool.helios.plugins.sized]\nsize = 3\nrate = 0.1\n")
+    trainer = make_trainer(plugins=[("Sized", {"size": 4})])
+    assert trainer.plugins["sized"].given[:2] == (4, 0.1)
+
+
+@pytest.mark.usefixtures("registered")
+def test_arguments_for_an_instance_are_reported_as_unused(
+    project: Any, make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    project("[tool.helios.plugins.sized]\nsize = 3\n")
+    assert make_trainer(plugins=[Sized()]).plugins["sized"].given[0] == 1
+    assert "tool.helios.plugins.sized in " in caplog.text
+    assert "is not used: 'sized' was passed as an instance" in caplog.text
+
+
+def test_arguments_for_nobody_are_refused(project: Any, make_trainer: MakeTrainer) -> None:
+    project("[tool.helios.plugins.progres]\nsize = 3\n")
+    with pytest.raises(UnknownNameError) as caught:
+        make_trainer()
+    assert "named in tool.helios.plugins.progres in " in str(caught.value)
+    assert "Did you mean 'progress'?" in str(caught.value)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sise = 3", "tool.helios.plugins.Sized.sise in {file}: Sized has no argument 'sise'."),
+        ('size = "3"', "tool.helios.plugins.Sized.size in {file} is '3', but int is expected"),
+        ("size = 2.5", "tool.helios.plugins.Sized.size in {file} is 2.5, but int is expected"),
+        ("size = true", "tool.helios.plugins.Sized.size in {file} is True, but int is expected"),
+        ("rate = true", "tool.helios.plugins.Sized.rate in {file} is True, but float is expected"),
+        ("betas = [1.0]", "is [1.0], but tuple[float, float] is expected"),
+        ("folder = 3", "is 3, but pathlib.Path | None is expected"),
+        ('names = "a"', "is 'a', but list[str] | None is expected"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    project: Any, tmp_path: pathlib.Path, make_trainer: MakeTrainer, line: str, message: str
+) -> None:
+    project(f"[tool.helios.plugins.Sized]\n{line}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        make_trainer(plugins=["Sized"])
+    assert message.format(file=tmp_path / "pyproject.toml") in str(caught.value)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sise": 3}, "sise of 'Sized' in Trainer(plugins=...): Sized has no argument 'sise'. Did"),
+        ({"size": "3"}, "size of 'Sized' in Trainer(plugins=...) is '3', but int is expected"),
+        ({"betas": [0.9, 0.99]}, "is [0.9, 0.99], but tuple[float, float] is expected"),
+    ],
+)
+def test_arguments_in_python_that_do_not_fit(
+    make_trainer: MakeTrainer, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_trainer(plugins=[("Sized", arguments)])
+    assert message in str(caught.value)
+
+
+class Shade(enum.Enum):
+    DARK = "dark"
+
+
+def test_types_that_a_file_does_not_have() -> None:
+    def factory(day: datetime.date, shade: Shade, rate: float, anything, *, at: Any = 0): ...  # type: ignore[no-untyped-def]  # on purpose
+
+    given = {
+        "day": datetime.date(2026, 1, 2),
+        "shade": "dark",
+        "rate": math.inf,
+        "anything": {"a": [1]},
+    }
+    assert read_arguments(factory, given, str) == {**given, "shade": Shade.DARK}
+
+
+def test_objects_are_passed_as_they_are() -> None:
+    def factory(net: torch.nn.Module, sizes: list[int], more: "Imagined") -> None: ...
+
+    given = {"net": torch.nn.Linear(1, 1), "sizes": [1], "more": object()}
+    check_arguments(factory, given, str)
+    with pytest.raises(ConfigurationError, match=r"^net is 3, but torch.*Module is expected"):
+        check_arguments(factory, {"net": 3}, str)
+
+
+def test_open_arguments_are_open() -> None:
+    def factory(size: int, **others: Any) -> None: ...
+
+    check_arguments(factory, {"size": 1, "more": 2}, str)
+    assert missing_arguments(factory, {}) == ["size"]
+    assert missing_arguments(factory, {"size": 1}) == []
+
+
+def test_something_that_takes_no_arguments(
+    project: Any, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import helios
+
+    class Object:
+        @helios.hookimpl
+        def setup(self) -> None: ...
+
+    monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"thing": Object()})
+    with pytest.raises(InvalidPluginError, match="takes no arguments: leave them out"):
+        make_trainer(plugins=[("thing", {"size": 1})])
+
+
+def test_everything_wrong_is_reported_at_once(project: Any, make_trainer: MakeTrainer) -> None:
+    project("[tool.helios.plugins.nobody]\nsize = 3\n")
+    with pytest.raises(PluginProblems) as caught:
+        make_trainer(plugins=["nothing", ("progress", {"size": 1}), 3])
+    assert [type(problem).__name__ for problem in caught.value.exceptions] == [
+        "UnknownNameError",
+        "ConfigurationError",
+        "InvalidPluginError",
+        "UnknownNameError",
+    ]
+    assert str(caught.value).startswith("4 things are wrong with the plug-ins:\n  1. no plug-in")
+    assert isinstance(caught.value, ValueError)
