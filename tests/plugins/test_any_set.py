@@ -177,9 +177,7 @@ def test_any_sequence_of_registrations_follows_the_rules(sequence: list[Drawn]) 
         aside, conflicts = rule(present)
         stay = [other for other in present if other not in aside]
         order = None if conflicts else first_order(stay)
-        refusal = attempt(
-            lambda plugin=build(what), e=what.explicit: manager.register(plugin, explicit=e)
-        )
+        refusal = attempt(functools.partial(manager.register, build(what), explicit=what.explicit))
         if refusal is not None:
             assert table(manager) == before
         if isinstance(refusal, PluginOrderError):
