@@ -163,7 +163,7 @@ def test_same_calls_same_order_same_result(hook: str, profiled: bool) -> None:
     # Of a hook of kind "one" there is at most one plain implementation, among wrappers.
     most = 1 if HOOKS[hook].claim else 4
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(st.lists(plain, max_size=most), st.lists(wrappers, max_size=3), st.randoms())
     def check(some: list[Drawn], around: list[Drawn], shuffling: Any) -> None:
         log: list[Any] = []

@@ -4,6 +4,8 @@ Everything here looks at one object and changes nothing.
 """
 
 import inspect
+import linecache
+import re
 import types
 from difflib import get_close_matches
 from typing import cast
@@ -29,10 +31,36 @@ def source_of(plugin: object) -> str:
     """Return ``file:line`` of the definition of a plug-in, or its module if that is unknown."""
     definition = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
     try:
-        line = 1 if inspect.ismodule(definition) else inspect.getsourcelines(definition)[1]
-        return f"{inspect.getsourcefile(definition)}:{line}"
+        file = inspect.getsourcefile(definition)
     except (OSError, TypeError):
+        file = None
+    line = 1 if inspect.ismodule(definition) else _line_of(definition, file)
+    if file is None or line is None:
         return str(getattr(definition, "__module__", definition))
+    return f"{file}:{line}"
+
+
+def _line_of(definition: type, file: str | None) -> int | None:
+    """Return the line that a class begins in.
+
+    Not by :func:`inspect.getsourcelines`: it parses the whole file, and not safely in threads.
+    """
+    begins = re.compile(rf"\s*class\s+{definition.__name__}\b")
+    lines = linecache.getlines(file) if file else []
+    found = [number for number, line in enumerate(lines, start=1) if begins.match(line)]
+    codes = [getattr(member, "__code__", None) for member in vars(definition).values()]
+    inside = [
+        code.co_firstlineno
+        for code in codes
+        if code and code.co_qualname.startswith(f"{definition.__qualname__}.")
+    ]
+    above = [number for number in found if number <= min(inside, default=len(lines))]
+    if not above:
+        return None
+    line = above[-1]
+    while line > 1 and lines[line - 2].lstrip().startswith("@"):  # its decorators
+        line -= 1
+    return line
 
 
 def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
