@@ -12,7 +12,7 @@ import torch
 from helios import Plugin, Trainer
 from helios.errors import ConfigurationError, UnknownNameError
 from helios.plugins import PluginPlan
-from helios.plugins.plan import Inactive, PlanEntry
+from helios.plugins.plan import Inactive, PlanEntry, origin_of
 from helios.plugins.selection import (
     BLOCK_VARIABLE,
     DISABLE_VARIABLE,
@@ -198,6 +198,15 @@ def test_plans_of_equal_trainers_have_equal_digests(make_trainer: MakeTrainer) -
         trainer.fit(TinyModel(), TinyDataModule())
         digests.append(trainer.plan.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_origin_of_an_instance_is_its_distribution_however_it_was_installed() -> None:
+    from helios import __version__
+    from helios.plugins.metrics_file import MetricsFilePlugin
+
+    origin = origin_of(MetricsFilePlugin(), None)
+    assert (origin.distribution, origin.version) == ("helios-trainer", __version__)
+    assert origin.implementation == "helios.plugins.metrics_file:MetricsFilePlugin"
 
 
 def test_plan_says_what_is_installed_but_not_active(make_trainer: MakeTrainer) -> None:

@@ -849,12 +849,19 @@ def test_teardown_that_fails_does_not_hide_the_error(
     assert str(error) == "the model's"
     notes = notes_of(error)  # type: ignore[arg-type]  # there is one
     assert len([note for note in notes if note.startswith("Helios was")]) == 1
-    assert [note for note in notes if "late in" in note] == [
-        "while tearing down: OSError: late in c",
-        "while tearing down: OSError: late in a",
-    ]
+    (group,) = [note for note in notes if "late in" in note]
+    assert notes.index(group) == len(notes) - 1  # after what is said of the first cause
+    assert "ExceptionGroup: tearing down has failed as well (2 sub-exceptions)" in group
+    assert 0 < group.index("OSError: late in c") < group.index("OSError: late in a")
+    assert group.count("in teardown") == 2  # where each of them came from
     logged = [r.exc_info[1] for r in caplog.records if r.exc_info]
     assert [error, late[1], late[0]] == logged
+
+
+def test_one_failure_of_teardown_beside_the_error(make_trainer: Make) -> None:
+    fail = failing_at(b_teardown=OSError("late in b"))
+    _, error = run_with_three(make_trainer, fail, FailingModel())
+    assert notes_of(error)[-1] == "while tearing down: OSError: late in b"  # type: ignore[arg-type]  # there is one
 
 
 def test_two_failures_of_teardown_alone(make_trainer: Make) -> None:

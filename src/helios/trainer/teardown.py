@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ _logger = logging.getLogger(__name__)
 class Teardown:
     """Undoes steps in reverse order, each whatever becomes of the others.
 
-    An error of the block is the one that leaves it; what fails while tearing down is noted on it.
+    An error of the block is the one that leaves it; what fails while tearing down is noted on it,
+    and leaves the block as a group only where there is no such error.
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class Teardown:
     def __enter__(self) -> "Teardown":
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         failures: list[BaseException] = []
         while self._steps:
             try:
@@ -40,10 +42,17 @@ class Teardown:
         interrupts = [other for other in failures if not isinstance(other, Exception)]
         if interrupts:
             raise interrupts[0]
-        if error is not None:
-            for other in failures:
-                error.add_note(f"while tearing down: {type(other).__name__}: {other}")
+        if error is not None and failures:
+            error.add_note(_note(failures))
         elif len(failures) == 1:
             raise failures[0]
         elif failures:
             raise BaseExceptionGroup("tearing down has failed", failures)
+
+
+def _note(failures: list[BaseException]) -> str:
+    """Return what else has failed, after the error that a note is added to."""
+    if len(failures) == 1:
+        return f"while tearing down: {type(failures[0]).__name__}: {failures[0]}"
+    group = BaseExceptionGroup("tearing down has failed as well", failures)
+    return "".join(traceback.format_exception(group)).rstrip()
