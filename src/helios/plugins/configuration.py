@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +51,8 @@ def read_configuration(folder: pathlib.Path | None = None) -> Configuration:
 
 
 def _table(path: pathlib.Path) -> Any:
+    import tomllib
+
     try:
         text = path.read_text(encoding="utf-8")
         tool = tomllib.loads(text).get("tool")
