@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from helios.cli.bisect import bisect
 from helios.plugins.discovery import EntryPointRecord, discover
 from helios.plugins.selection import Selection, autoload_off
 
 app = typer.Typer(help="Look at plug-ins.", no_args_is_help=True)
+app.command("bisect")(bisect)
 
 
 @app.callback()
