@@ -261,7 +261,7 @@ def test_command_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_interrupt_ends_the_command_and_its_workers() -> None:
     source = """
-wait = "import signal; print('up', flush=True); signal.pause()"
+wait = "import signal; signal.alarm(120); print('up', flush=True); signal.pause()"
 subprocess.run([sys.executable, "-I", "-S", "-c", wait])
 """
     arguments = ["-m", "helios.cli", "plugins", "bisect", "--verbose", "--", *script(source)]
@@ -272,8 +272,23 @@ subprocess.run([sys.executable, "-I", "-S", "-c", wait])
         while process.stderr.readline() not in ("up\n", ""):
             pass
         process.send_signal(signal.SIGINT)
-        process.stderr.read()  # to its end, which is when no process is left that could write
+        process.communicate(timeout=60)  # to the end: until no process is left that could write
     assert process.returncode == 130
+
+
+def test_every_run_has_empty_input() -> None:
+    arguments = [
+        "-m",
+        "helios.cli",
+        "plugins",
+        "bisect",
+        "--",
+        *script("sys.exit(sys.stdin.read() or 0)"),
+    ]
+    result = subprocess.run(
+        [sys.executable, *arguments], input="for the first", capture_output=True, text=True
+    )
+    assert "does not fail with all 4 plug-ins on" in result.stdout, result.stderr
 
 
 def test_command_that_does_not_exist() -> None:

@@ -96,3 +96,17 @@ def test_guilty_pair_is_found_in_as_many_runs_as_halving_promises(crowd: Any) ->
     # It is the fault in question that was chased, and not another one.
     assert "ZeroDivisionError" in report["output"]
     assert "member-20" in report["output"]
+
+
+def test_what_cannot_be_active_is_no_candidate(peaceful: Any) -> None:
+    script = "import os, sys; sys.exit('sample-mixup:mix-up' not in os.environ[sys.argv[1]])"
+    command = (str(peaceful.python), "-I", "-S", "-c", script, "HELIOS_BLOCK_PLUGINS")
+    report = json.loads(
+        peaceful.helios(
+            *("plugins", "bisect", "--json", "--", *command), HELIOS_BLOCK_PLUGINS="witness"
+        )
+    )
+    assert [culprit["block"] for culprit in report["culprits"]] == ["sample-mixup:mix-up"]
+    assert "sample-extras:content" in report["candidates"]
+    assert "sample-extras:needy" not in report["candidates"]  # lacks a requirement
+    assert "sample-witness:witness" not in report["candidates"]
