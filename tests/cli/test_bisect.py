@@ -334,3 +334,34 @@ def test_what_is_blocked_stays_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads(bisect(source, "--json").stdout)
     assert "helios-trainer:cuda" not in report["candidates"]
     assert [culprit["name"] for culprit in report["culprits"]] == ["progress"]
+
+
+def test_project_file_blocks_and_asks_as_it_does_for_a_trainer(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = '[tool.helios]\nblock = ["cuda"]\nenable = ["cuda", "progress"]\n'
+    pathlib.Path("pyproject.toml").write_text(table, encoding="utf-8")
+    monkeypatch.setenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD", "1")
+    report = json.loads(bisect("sys.exit('progress' in on)", "--json").stdout)
+    assert report["candidates"] == ["helios-trainer:progress"]
+
+
+def test_allow_list_of_the_project_leaves_all_candidates(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = '[tool.helios]\nautoload = ["progress"]\n'
+    pathlib.Path("pyproject.toml").write_text(table, encoding="utf-8")
+    report = json.loads(bisect("sys.exit('cuda' in on)", "--json").stdout)
+    assert [culprit["name"] for culprit in report["culprits"]] == ["cuda"]
+
+
+def test_project_file_that_cannot_be_meant(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("pyproject.toml").write_text("[tool.helios]\nblok = []\n", encoding="utf-8")
+    output = bisect("pass", exit_code=2).stderr
+    assert "tool.helios.blok" in output
+    assert "Did you mean 'block'?" in output

@@ -13,6 +13,8 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from helios.errors import ConfigurationError
+from helios.plugins.configuration import read_configuration
 from helios.plugins.discovery import EntryPointRecord, discover
 from helios.plugins.selection import BLOCK_VARIABLE, Selection, autoload_off
 
@@ -178,7 +180,11 @@ def bisect(
     COMMAND is run with fewer and fewer of the installed plug-ins active. A run fails when its exit
     status is not 0. Exit codes: 0 the set was found, 1 there is none, 2 nothing can be tried.
     """
-    candidates = _candidates()
+    try:
+        candidates = _candidates()
+    except ConfigurationError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
     if not candidates:
         why = autoload_off(os.environ) or "all are blocked, or need what is not installed"
         typer.echo(f"No installed plug-in would be active: {why}.", err=True)
@@ -200,12 +206,15 @@ def bisect(
 
 
 def _candidates() -> list[EntryPointRecord]:
-    """Return the installed plug-ins that the environment lets be active."""
-    selection = Selection.gather((), True, (), "raise", os.environ)
+    """Return the installed plug-ins that environment and project file let be active.
+
+    An allow-list in the file does not count, as the command may override it in ``Trainer()``.
+    """
+    selection = Selection.gather((), True, (), "raise", os.environ, read_configuration())
 
     def is_wanted(record: EntryPointRecord) -> bool:
         asked_for = any(record.answers_to(str(name)) for name, _ in selection.explicit)
-        return asked_for or selection.autoload is True
+        return asked_for or autoload_off(os.environ) is None
 
     return [
         record
