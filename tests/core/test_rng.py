@@ -1,5 +1,6 @@
 """Random number generators: what is saved is everything, and nothing else is touched."""
 
+import itertools
 import pathlib
 import random
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helios.core import rng, safe_torch_load
 
@@ -199,6 +202,94 @@ def test_preserved_when_the_block_fails() -> None:
     def fail() -> None:
         with rng.preserved_rng_state():
             draw()
+            raise OSError("inside")
+
+    with pytest.raises(OSError, match="inside"):
+        fail()
+    assert draw() == expected
+
+
+def reseeded(seed: int) -> Draw:
+    rng.reseed_cpu_rngs(seed)
+    return draw()
+
+
+def test_derived_seeds_of_neighbours_are_distinct() -> None:
+    near = itertools.product(range(12), range(12), range(300))
+    seeds = [rng.derive_seed(*numbers) for numbers in near]
+    assert len(set(seeds)) == len(seeds) == 12 * 12 * 300
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_derived_seeds_are_spread_evenly() -> None:
+    # Each bit is set half the time, and each half of the seed is as good as the whole.
+    count = 20_000
+    seeds = [rng.derive_seed(6691, 3, index) for index in range(count)]
+    bits = np.array([[seed >> bit & 1 for bit in range(64)] for seed in seeds])
+    tolerance = 5 * 0.5 * count**-0.5  # five standard deviations
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < tolerance
+    flips = np.abs(np.diff(bits, axis=0))  # what one sample more does to each bit
+    assert np.abs(flips.mean(axis=0) - 0.5).max() < tolerance
+    for half in ({seed >> 32 for seed in seeds}, {seed & 2**32 - 1 for seed in seeds}):
+        assert len(half) > count - 5  # 0.05 equal pairs are expected
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    one=st.integers(0, 2**63),
+    other=st.integers(0, 2**63),
+    last=st.integers(0, 2**63),
+)
+def test_derived_seeds_are_chained_and_one_to_one(
+    seed: int, one: int, other: int, last: int
+) -> None:
+    assert (rng.derive_seed(seed, one) == rng.derive_seed(seed, other)) == (one == other)
+    assert rng.derive_seed(rng.derive_seed(seed, one), last) == rng.derive_seed(seed, one, last)
+
+
+def test_derived_seeds_do_not_change_from_release_to_release() -> None:
+    assert rng.derive_seed(0, 0) == 0xE220A8397B1DCDAF  # the first output of splitmix64(0)
+    assert rng.derive_seed(0, 1) == 0x6E789E6AA1B965F4
+    assert rng.derive_seed(6691, 0, 0) == rng.derive_seed(6691 + 2**64, 0, 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
+def test_reseeding_determines_every_generator(seed: int) -> None:
+    first = reseeded(seed)
+    assert reseeded(seed) == first
+    assert all(one != other for one, other in zip(reseeded(seed ^ 2**40 ^ 1), first, strict=True))
+
+
+def test_reseeded_generators_of_neighbours_have_nothing_in_common() -> None:
+    draws = np.array([reseeded(rng.derive_seed(0, 0, index)) for index in range(4000)])
+    uniform = draws[:, [0, 2, 4, 6]]
+    assert np.abs(uniform.mean(axis=0) - 0.5).max() < 5 * (1 / 12 / 4000) ** 0.5
+    # Neither from sample to sample, nor from generator to generator.
+    columns = np.concatenate([draws[:-1], draws[1:]], axis=1)
+    correlations = np.corrcoef(columns, rowvar=False) - np.eye(16)
+    assert np.abs(correlations).max() < 5.5 * 4000**-0.5
+
+
+def test_reseeding_keeps_the_generator_that_users_hold() -> None:
+    rng.seed_rngs(1)
+    held = rng.get_default_numpy_rng()
+    rng.reseed_cpu_rngs(3)
+    assert rng.get_default_numpy_rng() is held
+
+
+@pytest.mark.parametrize("drawn_before", [0, 1, 2, 700])
+def test_preserved_from_reseeding(drawn_before: int) -> None:
+    rng.seed_rngs(1)
+    for _ in range(drawn_before):
+        np.random.randn()
+        random.gauss()
+        rng.get_default_numpy_rng().integers(9, dtype=np.int32)  # uses half of 64 bits
+    with rng.preserved_rng_state():
+        expected = draw()
+
+    def fail() -> None:
+        with rng.preserved_cpu_rng_state():
+            reseeded(5)
             raise OSError("inside")
 
     with pytest.raises(OSError, match="inside"):

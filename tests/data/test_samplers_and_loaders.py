@@ -97,6 +97,30 @@ def test_bad_batch_size(batch_size: Any) -> None:
         create_dataloader(numbers(4), DataLoaderParams(batch_size=batch_size))
 
 
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"seeding": "samples"}, r"seeding='samples': write 'sample', 'batch' or 'none'\."),
+        ({"seeding": None}, r"seeding=None: write 'sample', 'batch' or 'none'\."),
+        ({"num_workers": -1}, "num_workers=-1: write a whole number of processes, at least 0"),
+        ({"num_workers": True}, "num_workers=True: write a whole number"),
+        (
+            {"num_workers": 1, "prefetch_factor": 0},
+            "prefetch_factor=0: write a whole number of batches, at least 1",
+        ),
+        ({"prefetch_factor": 2}, r"prefetch_factor=2 without workers.*pass num_workers, too"),
+    ],
+)
+def test_bad_parameters(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        create_dataloader(numbers(4), DataLoaderParams(**params))
+
+
+def test_prefetch_factor_reaches_the_loader() -> None:
+    params = DataLoaderParams(num_workers=2, prefetch_factor=5)
+    assert create_dataloader(numbers(4), params)[0].prefetch_factor == 5
+
+
 def test_empty_dataset() -> None:
     with pytest.raises(ConfigurationError, match="TensorDataset is empty"):
         create_dataloader(numbers(0), DataLoaderParams())

@@ -432,12 +432,7 @@ class AugmentedData(TinyDataModule):
         self._train_dataset.params.num_workers = self._workers
 
 
-IN_WORKERS = pytest.mark.xfail(
-    reason="samples in worker processes are not yet seeded by (seed, epoch, index)"
-)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=IN_WORKERS)])
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop_after", [2, 6, 9])
 def test_augmentation_does_not_depend_on_where_a_run_was_cut(
     make_trainer: Make, tmp_path: pathlib.Path, workers: int, stop_after: int
@@ -450,7 +445,6 @@ def test_augmentation_does_not_depend_on_where_a_run_was_cut(
     assert differences(whole, resumed) == []
 
 
-@IN_WORKERS
 def test_augmentation_does_not_depend_on_the_number_of_workers(
     make_trainer: Make, tmp_path: pathlib.Path
 ) -> None:

@@ -14,6 +14,10 @@ import torch
 
 DEFAULT_SEED = 6691
 
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: steps by it cover all 64 bits evenly
+_PCG64_INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F  # any odd number of 128 bits
+
 _generator: np.random.Generator | None = None
 
 
@@ -98,3 +102,68 @@ def preserved_rng_state() -> Iterator[None]:
         yield
     finally:
         load_rng_state_dict(state)
+
+
+def derive_seed(seed: int, *numbers: int) -> int:
+    """Mix whole numbers into a seed, one after the other.
+
+    Each step takes one output of splitmix64, so that neighbours (the next sample, the next epoch)
+    get seeds that have nothing in common. ``derive_seed(a, b, c)`` is
+    ``derive_seed(derive_seed(a, b), c)``.
+
+    Args:
+        seed: where to start; only its lowest 64 bits count.
+        numbers: what else the seed depends on, such as an epoch and the number of a sample.
+
+    Returns:
+        A number of 64 bits. For one ``seed``, different numbers never give the same one.
+    """
+    for number in numbers:
+        seed = (seed + _GOLDEN * (number + 1)) & _MASK
+        seed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        seed = ((seed ^ (seed >> 27)) * 0x94D049BB133111EB) & _MASK
+        seed ^= seed >> 31
+    return seed
+
+
+def reseed_cpu_rngs(seed: int) -> None:
+    """Seed the generators that samples are made with, as fast as can be.
+
+    These are PyTorch's generator of the CPU, :mod:`random`, NumPy's global generator, and
+    the one of :func:`get_default_numpy_rng`. Unlike :func:`seed_rngs`, nothing is constructed, and
+    the GPUs are left alone.
+
+    Args:
+        seed: 64 bits that are mixed well, as :func:`derive_seed` returns.
+    """
+    global _generator
+    # PyTorch and NumPy look at 32 bits, with the same algorithm: each gets its own half.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed >> 32)
+    random.seed(seed)
+    if _generator is None:
+        _generator = np.random.Generator(np.random.PCG64(0))
+    _generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": seed << 64 | seed ^ _GOLDEN, "inc": _PCG64_INCREMENT},
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+
+
+@contextlib.contextmanager
+def preserved_cpu_rng_state() -> Iterator[None]:
+    """Restore the generators that :func:`reseed_cpu_rngs` seeds on the way out."""
+    global _generator
+    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    generator = _generator
+    drawn_so_far = generator.bit_generator.state if generator is not None else {}
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        _generator = generator
+        if generator is not None:
+            generator.bit_generator.state = drawn_so_far

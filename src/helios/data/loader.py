@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sized
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
@@ -16,6 +16,7 @@ from helios.data.samplers import (
     ResumableSamplerType,
     ResumableSequentialSampler,
 )
+from helios.data.seeding import SeededBatches, Seeding, as_it_is
 from helios.errors import ConfigurationError
 
 COLLATE_FN_REGISTRY = Registry("collate function")
@@ -51,6 +52,10 @@ class DataLoaderParams:
         is_distributed: share the samples among processes; filled in by the trainer.
         sampler: a resumable sampler to use instead of the one that ``shuffle`` chooses.
         collate_fn: makes a batch of a list of samples; PyTorch's default by default.
+        seeding: seeds Python's, NumPy's and PyTorch's generators by seed, epoch and index before
+            each ``"sample"``, or only before the first of a ``"batch"``, which is cheaper but
+            depends on the batch size; or ``"none"``, where samples draw no random numbers.
+        prefetch_factor: batches that each worker reads ahead; PyTorch's default by default.
     """
 
     random_seed: int | None = None
@@ -62,6 +67,8 @@ class DataLoaderParams:
     is_distributed: bool | None = None
     sampler: ResumableSamplerType | None = None
     collate_fn: Callable[..., Any] | None = None
+    seeding: Seeding = "sample"
+    prefetch_factor: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name."""
@@ -84,9 +91,10 @@ def create_dataloader(
         params: how to batch it.
 
     Raises:
-        ConfigurationError: the dataset is empty.
+        ConfigurationError: the dataset is empty, or a parameter makes no sense.
         TypeError: the dataset is iterable-style, or ``params.sampler`` is not resumable.
     """
+    _check(params)
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             f"{type(dataset).__name__} is an iterable-style dataset, whose position cannot be"
@@ -94,16 +102,18 @@ def create_dataloader(
         )
     if len(cast(Sized, dataset)) == 0:
         raise ConfigurationError(f"the dataset {type(dataset).__name__} is empty: no batches.")
-    if not isinstance(params.batch_size, int) or params.batch_size < 1:
-        raise ConfigurationError(
-            f"batch_size={params.batch_size!r}: write a whole number of samples, at least 1."
-        )
     sampler = params.sampler or _default_sampler(dataset, params)
     if not isinstance(sampler, ResumableSamplerType):
         raise TypeError(
             f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
             " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
         )
+    collate_fn = params.collate_fn
+    if params.seeding != "none":
+        dataset = SeededBatches(
+            dataset, collate_fn or default_collate, params.seeding, _seed(params)
+        )
+        collate_fn = as_it_is
     loader = DataLoader(
         dataset,
         batch_size=params.batch_size,
@@ -111,11 +121,34 @@ def create_dataloader(
         num_workers=params.num_workers,
         pin_memory=params.pin_memory and torch.cuda.is_available(),
         drop_last=params.drop_last,
-        collate_fn=params.collate_fn,
+        collate_fn=collate_fn,
+        prefetch_factor=params.prefetch_factor,
         # Its own generator: an iterator of the loader must not draw from the training stream.
         generator=torch.Generator().manual_seed(_seed(params)),
     )
     return loader, sampler
+
+
+def _check(params: DataLoaderParams) -> None:
+    """Refuse what PyTorch would take without a word, or refuse in words that do not help."""
+    if params.seeding not in get_args(Seeding):
+        raise ConfigurationError(f"seeding={params.seeding!r}: write 'sample', 'batch' or 'none'.")
+    _check_count("batch_size", params.batch_size, "samples", 1)
+    _check_count("num_workers", params.num_workers, "processes", 0)
+    if params.prefetch_factor is not None:
+        _check_count("prefetch_factor", params.prefetch_factor, "batches", 1)
+        if params.num_workers == 0:
+            raise ConfigurationError(
+                f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
+                " num_workers, too, or leave it out."
+            )
+
+
+def _check_count(name: str, value: Any, things: str, smallest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        raise ConfigurationError(
+            f"{name}={value!r}: write a whole number of {things}, at least {smallest}."
+        )
 
 
 def _default_sampler(dataset: Dataset[Any], params: DataLoaderParams) -> ResumableSamplerType:
@@ -148,11 +181,13 @@ def set_position(
     Args:
         loader: made by :func:`create_dataloader`.
         sampler: its sampler.
-        seed: with the epoch, chooses the random numbers of the worker processes.
-        epoch: with the sampler's own seed, chooses the order of the samples.
+        seed: with the epoch, chooses what workers start with where samples are not seeded.
+        epoch: with the loader's own seed, chooses the order and the random numbers of the samples.
         start_iter: the batches to skip.
     """
     sampler.set_epoch(epoch)
     sampler.start_iter = start_iter
+    if isinstance(loader.dataset, SeededBatches):
+        loader.dataset.epoch = epoch
     if loader.generator is not None:  # a loader of the user's own may have none
         loader.generator.manual_seed(seed + epoch)
