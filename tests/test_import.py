@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-OPTIONAL = ("optuna", "rich", "typer", "tensorboard", "sklearn", "importlib_metadata", "packaging")
+OPTIONAL = (
+    "optuna",
+    "rich",
+    "typer",
+    "tensorboard",
+    "sklearn",
+    "torchdata",
+    "importlib_metadata",
+    "packaging",
+)
 
 
 def loaded_by(code: str, names: tuple[str, ...]) -> set[str]:

@@ -1,5 +1,6 @@
 """Positions: a loader that starts at a batch yields what the whole epoch yields from there."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -126,12 +127,25 @@ def test_empty_dataset() -> None:
         create_dataloader(numbers(0), DataLoaderParams())
 
 
-def test_iterable_dataset() -> None:
-    class Stream(IterableDataset[int]):
-        def __iter__(self) -> Any:
-            return iter(range(3))
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Any:
+        return iter(range(3))
 
-    with pytest.raises(TypeError, match=r"Stream is an iterable-style dataset.*map-style"):
+
+@pytest.mark.parametrize("name", ["shuffle", "sampler"])
+def test_order_of_a_stream(name: str) -> None:
+    params = DataLoaderParams(**{name: ResumableSequentialSampler(range(3))})
+    message = f"Stream is an iterable-style dataset.*leave {name} out, and shuffle in its __iter__"
+    with pytest.raises(ConfigurationError, match=message):
+        create_dataloader(Stream(), params)
+
+
+def test_stream_without_torchdata(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"Stream is an iterable-style.*pip install 'helios-trainer\[streaming\]', or write",
+    ):
         create_dataloader(Stream(), DataLoaderParams())
 
 

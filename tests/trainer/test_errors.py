@@ -233,7 +233,7 @@ class Data(DataModule):
             self._train_dataset = self._create_dataset(self._dataset, self._params)
 
 
-class Endless(IterableDataset[Any]):
+class Nothing(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter([])
 
@@ -252,9 +252,13 @@ class Endless(IterableDataset[Any]):
             ConfigurationError,
             "drop_last=True .*lower batch_size",
         ),
-        (lambda: Data(Endless()), TypeError, "Endless is an iterable-style .*map-style dataset"),
+        (
+            lambda: Data(Nothing()),
+            ConfigurationError,
+            "stream Nothing has no batch in epoch 0: let __iter__ start anew",
+        ),
     ],
-    ids=["none", "empty", "no whole batch", "iterable"],
+    ids=["none", "empty", "no whole batch", "stream"],
 )
 def test_no_batches(
     make_trainer: Make, data: Callable[[], Data], kind: type[Exception], message: str

@@ -1,4 +1,4 @@
-"""Datasets, loaders and samplers that know their position."""
+"""Datasets, and loaders that know their position."""
 
 from helios.data.datamodule import (
     DATASET_REGISTRY,
@@ -24,6 +24,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
     create_sampler,
 )
+from helios.data.streaming import StreamPosition
 
 __all__ = [
     "COLLATE_FN_REGISTRY",
@@ -39,6 +40,7 @@ __all__ = [
     "ResumableSampler",
     "ResumableSamplerType",
     "ResumableSequentialSampler",
+    "StreamPosition",
     "create_collate_fn",
     "create_dataloader",
     "create_dataset",

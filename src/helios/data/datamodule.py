@@ -11,10 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 from helios.core import Registry
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.samplers import ResumableSamplerType
+from helios.data.streaming import StreamPosition
 from helios.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
+
+LoaderAndPosition = tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]
+"""A loader, and what knows its position: its sampler, or of a stream, an object of its own."""
 
 DATASET_REGISTRY = Registry("dataset")
 """The registry of datasets; empty at first."""
@@ -134,15 +138,15 @@ class DataModule(abc.ABC):
         """The test set."""
         return self._test_dataset.dataset if self._test_dataset else None
 
-    def train_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+    def train_dataloader(self) -> LoaderAndPosition | None:
         """Return a fresh loader of the training set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._train_dataset)
 
-    def valid_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+    def valid_dataloader(self) -> LoaderAndPosition | None:
         """Return a fresh loader of the validation set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._valid_dataset)
 
-    def test_dataloader(self) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+    def test_dataloader(self) -> LoaderAndPosition | None:
         """Return a fresh loader of the test set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._test_dataset)
 
@@ -150,14 +154,20 @@ class DataModule(abc.ABC):
         """Return the batches of one epoch of the current phase.
 
         Raises:
-            RuntimeError: there is no training set.
+            RuntimeError: there is no training set, or it is a stream.
         """
         loader_and_sampler = self.train_dataloader()
         if loader_and_sampler is None:
             raise RuntimeError(
                 f"{type(self).__name__} has no training set: assign self._train_dataset in setup()."
             )
-        return len(loader_and_sampler[0])
+        loader, position = loader_and_sampler
+        if isinstance(position, StreamPosition):
+            raise RuntimeError(
+                f"{type(self.train_dataset).__name__} is an iterable-style dataset: how many"
+                " batches it has is known when it has ended."
+            )
+        return len(loader)
 
     def advance_train_phase(self) -> bool:
         """Go on to the next training set.
@@ -193,7 +203,7 @@ class DataModule(abc.ABC):
         """Pair a dataset with its parameters, to be assigned in :meth:`setup`.
 
         Args:
-            dataset: a map-style dataset.
+            dataset: a map-style or an iterable-style dataset.
             params: how to batch it; copied, so one object can serve several datasets.
         """
         if isinstance(params, dict):
@@ -227,9 +237,7 @@ class DataModule(abc.ABC):
         self._train_phases = list(self._phases_before_setup)
         self._phase = 0
 
-    def _create_dataloader(
-        self, data: DatasetParams | None
-    ) -> tuple[DataLoader[Any], ResumableSamplerType] | None:
+    def _create_dataloader(self, data: DatasetParams | None) -> LoaderAndPosition | None:
         if data is None:
             return None
         params = dataclasses.replace(data.params)

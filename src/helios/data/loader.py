@@ -17,6 +17,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
 )
 from helios.data.seeding import SeededBatches, Seeding, as_it_is
+from helios.data.streaming import StreamBatches, StreamPosition, create_stream_loader
 from helios.errors import ConfigurationError
 
 COLLATE_FN_REGISTRY = Registry("collate function")
@@ -83,23 +84,35 @@ class DataLoaderParams:
 
 def create_dataloader(
     dataset: Dataset[Any], params: DataLoaderParams
-) -> tuple[DataLoader[Any], ResumableSamplerType]:
-    """Create a data loader that can start in the middle of an epoch, and its sampler.
+) -> tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]:
+    """Create a data loader that can start in the middle of an epoch, and what knows its position.
 
     Args:
-        dataset: a map-style dataset.
+        dataset: a map-style dataset, or an iterable-style one, here called a stream.
         params: how to batch it.
 
+    Returns:
+        The loader, and its sampler; of a stream, the object that knows its position.
+
     Raises:
-        ConfigurationError: the dataset is empty, or a parameter makes no sense.
-        TypeError: the dataset is iterable-style, or ``params.sampler`` is not resumable.
+        ConfigurationError: the dataset is empty, a parameter makes no sense, or torchdata, which
+            streams need, is not installed.
+        TypeError: ``params.sampler`` is not resumable.
     """
     _check(params)
+    collate_fn = params.collate_fn or default_collate
+    pin_memory = params.pin_memory and torch.cuda.is_available()
     if isinstance(dataset, IterableDataset):
-        raise TypeError(
-            f"{type(dataset).__name__} is an iterable-style dataset, whose position cannot be"
-            " restored. Write a map-style dataset, with __getitem__ and __len__."
+        _check_stream(dataset, params)
+        stream = StreamBatches(
+            dataset,
+            params.batch_size,
+            params.drop_last,
+            collate_fn,
+            params.seeding,
+            _seed(params),
         )
+        return create_stream_loader(stream, params.num_workers, params.prefetch_factor, pin_memory)
     if len(cast(Sized, dataset)) == 0:
         raise ConfigurationError(f"the dataset {type(dataset).__name__} is empty: no batches.")
     sampler = params.sampler or _default_sampler(dataset, params)
@@ -108,18 +121,15 @@ def create_dataloader(
             f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
             " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
         )
-    collate_fn = params.collate_fn
     if params.seeding != "none":
-        dataset = SeededBatches(
-            dataset, collate_fn or default_collate, params.seeding, _seed(params)
-        )
+        dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
         collate_fn = as_it_is
     loader = DataLoader(
         dataset,
         batch_size=params.batch_size,
         sampler=sampler,
         num_workers=params.num_workers,
-        pin_memory=params.pin_memory and torch.cuda.is_available(),
+        pin_memory=pin_memory,
         drop_last=params.drop_last,
         collate_fn=collate_fn,
         prefetch_factor=params.prefetch_factor,
@@ -141,6 +151,15 @@ def _check(params: DataLoaderParams) -> None:
             raise ConfigurationError(
                 f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
                 " num_workers, too, or leave it out."
+            )
+
+
+def _check_stream(dataset: IterableDataset[Any], params: DataLoaderParams) -> None:
+    for name, is_given in (("shuffle", params.shuffle), ("sampler", params.sampler is not None)):
+        if is_given:
+            raise ConfigurationError(
+                f"{type(dataset).__name__} is an iterable-style dataset, which chooses the order of"
+                f" its samples itself: leave {name} out, and shuffle in its __iter__."
             )
 
 

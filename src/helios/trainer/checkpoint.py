@@ -133,7 +133,7 @@ class Checkpointer:
             "format": FORMAT,
             "version": helios.__version__,
             "training_state": run.state.dict(),
-            "epoch": run.epoch_size(),
+            "epoch": run.epoch_state(),
             "model": run.model.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),

@@ -55,8 +55,7 @@ def train_epoch(run: "Run") -> bool:
     """
     trainer, state = run.trainer, run.state
     in_iterations = trainer.train_unit is TrainingUnit.ITERATION
-    batches = run.training_batches()
-    for batch in batches:
+    for batch in run.training_batches():
         train_batch(run, batch)
         run.should_stop()
         if not trainer.is_optimizer_step:
@@ -67,8 +66,8 @@ def train_epoch(run: "Run") -> bool:
             if is_due(trainer.chkpt_frequency, state.current_iteration):
                 run.checkpoints.save()
         if run.is_finished():
-            break
-    return state.dataset_iter == run.batches_per_epoch
+            return state.dataset_iter == run.batches_per_epoch
+    return True
 
 
 def train_batch(run: "Run", batch: Any) -> None:

@@ -2,16 +2,18 @@
 
 import contextlib
 import functools
+import itertools
 import logging
+import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
 from helios.core import AverageTimer, TrainingState, TrainingUnit, rng, update_all_registries
-from helios.data import DataModule, ResumableSamplerType
+from helios.data import DataModule, StreamPosition
+from helios.data.datamodule import LoaderAndPosition
 from helios.data.loader import set_position
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model import Model
@@ -57,9 +59,9 @@ class Run:
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
         self.state = trainer.state
-        self.batches_per_epoch = 0
-        self.restored_epoch: dict[str, int] | None = None
-        self._training_loader: tuple[DataLoader[Any], ResumableSamplerType] | None = None
+        self.batches_per_epoch: int | float = 0
+        self.restored_epoch: dict[str, Any] | None = None
+        self._training_loader: LoaderAndPosition | None = None
         self._timer = AverageTimer()
         self._doing = "setting up"
         self._failure: BaseException | None = None
@@ -279,10 +281,10 @@ class Run:
         accumulate = trainer.accumulation_steps
         if accumulate > 1:
             if trainer.train_unit is TrainingUnit.EPOCH:
-                number, last = state.dataset_iter + 1, self.batches_per_epoch
-                remainder = last % accumulate
-                trainer.is_optimizer_step = number % accumulate == 0 or number == last
-                trainer.accumulated_batches = remainder if number > last - remainder else accumulate
+                in_window = state.dataset_iter % accumulate
+                left = self.batches_per_epoch - (state.dataset_iter - in_window)
+                trainer.accumulated_batches = int(min(accumulate, left))
+                trainer.is_optimizer_step = in_window + 1 == trainer.accumulated_batches
             else:
                 trainer.is_optimizer_step = state.global_iteration % accumulate == 0
                 trainer.accumulated_batches = accumulate
@@ -342,51 +344,92 @@ class Run:
                 f"{type(self.datamodule).__name__} has no training set: assign"
                 " self._train_dataset = self._create_dataset(...) in its setup()."
             )
-        self.batches_per_epoch = len(self._training_loader[0])
+        loader, position = self._training_loader
+        is_stream = isinstance(position, StreamPosition)
+        self.batches_per_epoch = math.inf if is_stream else len(loader)
         if self.batches_per_epoch == 0:
             raise ConfigurationError(
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
                 " lower batch_size."
             )
-        before, now = self.restored_epoch, self.epoch_size()
-        self.restored_epoch = None
-        if before is not None and before != now and self.state.dataset_iter > 0:
+        before, self.restored_epoch = self.restored_epoch, None
+        if before is not None and self.state.dataset_iter > 0:
+            self._go_on_inside_epoch(before)
+
+    def _go_on_inside_epoch(self, before: dict[str, Any]) -> None:
+        assert self._training_loader is not None  # advance_loader() has seen to it
+        position, consumed = self._training_loader[1], self.state.dataset_iter
+        now = self._epoch_size()
+        if any(before[name] != now[name] for name in now):
             raise CheckpointError(
-                f"the checkpoint was saved after batch {self.state.dataset_iter} of an epoch of"
+                f"the checkpoint was saved after batch {consumed} of an epoch of"
                 f" {before['batches']} batches from {before['samples']} samples, but the training"
                 f" set now has {now['batches']} batches from {now['samples']} samples, in another"
                 " order: restore the data and the batch size that the run was started with, or"
                 " start a new run."
             )
+        if isinstance(position, StreamPosition):
+            position.load_state_dict(before["stream"][self.trainer.global_rank], consumed)
 
-    def epoch_size(self) -> dict[str, int]:
-        """Return how many batches and samples an epoch of the current training set has."""
+    def _epoch_size(self) -> dict[str, int | None]:
+        """Return how many batches and samples an epoch has; ``None`` where it is a stream."""
         assert self._training_loader is not None  # advance_loader() has seen to it
-        return {"batches": self.batches_per_epoch, "samples": len(self._training_loader[1])}
+        loader, position = self._training_loader
+        if isinstance(position, StreamPosition):
+            return {"batches": None, "samples": None}
+        return {"batches": len(loader), "samples": len(position)}
 
-    def training_batches(self) -> Any:
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what the counters do not say about the position in the running epoch."""
+        assert self._training_loader is not None  # advance_loader() has seen to it
+        position = self._training_loader[1]
+        if isinstance(position, StreamPosition):
+            return {**self._epoch_size(), "stream": [position.state_dict(self.state.dataset_iter)]}
+        return self._epoch_size()
+
+    def training_batches(self) -> Iterable[Any]:
         """Return the batches of the running epoch that have not been consumed."""
         assert self._training_loader is not None  # advance_loader() has seen to it
-        loader, sampler = self._training_loader
+        loader, position = self._training_loader
         state = self.state
+        if isinstance(position, StreamPosition):
+            return self._in_windows(self._wrapped(position.read(state), "training"))
         seed = self.trainer.random_seed
-        set_position(loader, sampler, seed, state.global_epoch, state.dataset_iter)
+        set_position(loader, position, seed, state.global_epoch, state.dataset_iter)
         return self._wrapped(loader, "training")
 
-    def validation_batches(self) -> Any | None:
+    def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Read a stream as far ahead as one optimizer step goes.
+
+        In epochs, the last step may be of fewer batches, which must be known when it begins; with
+        it, the length of the epoch is.
+        """
+        iterator, state = iter(batches), self.state
+        in_epochs = self.trainer.train_unit is TrainingUnit.EPOCH
+        accumulate = self.trainer.accumulation_steps if in_epochs else 1
+        self.batches_per_epoch = math.inf
+        while math.isinf(self.batches_per_epoch):
+            wanted = accumulate - state.dataset_iter % accumulate
+            window = list(itertools.islice(iterator, wanted))
+            if len(window) < wanted:
+                self.batches_per_epoch = state.dataset_iter + len(window)
+            yield from window
+
+    def validation_batches(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
         loader = self.datamodule.valid_dataloader()
         return None if loader is None else self._wrapped(loader[0], "validation")
 
-    def test_batches(self) -> Any | None:
+    def test_batches(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
         loader = self.datamodule.test_dataloader()
         return None if loader is None else self._wrapped(loader[0], "testing")
 
-    def _wrapped(self, batches: DataLoader[Any], phase: str) -> Any:
+    def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
         if self.hooks.wrap_batches is None:
             return batches
-        return self.hooks.wrap_batches(batches=batches, phase=phase)
+        wrapped: Iterable[Any] = self.hooks.wrap_batches(batches=batches, phase=phase)
+        return wrapped
 
 
 class _StepContexts(contextlib.ExitStack):

@@ -1,0 +1,260 @@
+"""Streams: iterable-style datasets, which know neither how many samples they have, nor an index.
+
+torchdata's ``StatefulDataLoader`` carries the state of a stream out of its workers, batch by batch.
+What it carries is made here: samples are seeded, and streams without a state of their own skipped.
+"""
+
+import collections
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from helios.core import TrainingState, rng
+from helios.core.distributed import get_global_rank
+from helios.data.seeding import Seeding, as_it_is, own_streams
+from helios.errors import CheckpointError, ConfigurationError
+
+
+class StreamBatches(IterableDataset[Any]):
+    """What a loader fetches the batches of a stream from.
+
+    Args:
+        dataset: the user's iterable-style dataset.
+        batch_size: samples per batch.
+        drop_last: leave out a last batch that is not full; each worker has one.
+        collate_fn: makes a batch of a list of samples.
+        seeding: seeds each sample, or the first of each batch, by seed, epoch, worker and number.
+        seed: the seed of the run.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        batch_size: int,
+        drop_last: bool,
+        collate_fn: Callable[..., Any],
+        seeding: Seeding,
+        seed: int,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.collate_fn = collate_fn
+        self.seeding = seeding
+        self.seed = seed
+        self.epoch = 0
+        """Set before an iteration begins: worker processes have a copy of this object."""
+        self.rank = get_global_rank()
+
+    def __iter__(self) -> "_Reader":
+        return _Reader(self)
+
+
+class _Reader:
+    """Reads a stream in one process, batch by batch, and knows where it stands."""
+
+    def __init__(self, stream: StreamBatches) -> None:
+        self._stream = stream
+        worker = get_worker_info()
+        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        self._seed = rng.derive_seed(stream.seed, stream.epoch, stream.rank * count + number)
+        self._samples: Iterator[Any] | None = None
+        self._taken = 0
+        self._ended = False
+
+    def __iter__(self) -> "_Reader":
+        return self
+
+    def __next__(self) -> Any:
+        with own_streams() if self._stream.seeding != "none" else contextlib.nullcontext():
+            samples = self._take()
+            is_short = len(samples) < self._stream.batch_size
+            is_over = not samples or (is_short and self._stream.drop_last)
+            batch = None if is_over else self._stream.collate_fn(samples)
+        if is_over:
+            raise StopIteration
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples taken, and the states of dataset and iterator where they have one."""
+        state: dict[str, Any] = {"taken": self._taken, "ended": self._ended}
+        if self._samples is not None:
+            # Copied, because what is handed out may be what goes on changing.
+            for name, part in self._stateful(self._samples).items():
+                state[name] = copy.deepcopy(part.state_dict())
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go where :meth:`state_dict` was called: by the states, or else by skipping samples."""
+        self._ended = state["ended"]
+        if state["taken"] == 0 or self._ended:
+            return
+        with own_streams():  # also without seeding: the training stream was not there yet
+            if "dataset" in state:
+                self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
+            samples = self._begin()
+            if "iterator" in state:
+                samples.load_state_dict(state["iterator"])  # type: ignore[attr-defined]  # it has one
+            if self._stateful(samples):
+                self._taken = state["taken"]
+            while self._taken < state["taken"] and not self._ended:
+                self._take()
+        if self._taken != state["taken"]:
+            raise CheckpointError(
+                f"the stream {type(self._stream.dataset).__name__} ends after {self._taken}"
+                f" samples, but the checkpoint was saved when {state['taken']} had been taken:"
+                " restore the data that the run was started with, or start a new run."
+            )
+
+    def _take(self) -> list[Any]:
+        """Take the samples of a batch; fewer at the end of the stream."""
+        seeding = self._stream.seeding
+        iterator = self._begin() if self._samples is None else self._samples
+        samples: list[Any] = []
+        while len(samples) < self._stream.batch_size and not self._ended:
+            if seeding == "sample" or (seeding == "batch" and not samples):
+                rng.reseed_cpu_rngs(rng.derive_seed(self._seed, self._taken + 1))
+            try:
+                samples.append(next(iterator))
+                self._taken += 1
+            except StopIteration:
+                self._ended = True
+        return samples
+
+    def _begin(self) -> Iterator[Any]:
+        stream = self._stream
+        if stream.seeding != "none":
+            rng.reseed_cpu_rngs(rng.derive_seed(self._seed, 0))
+        if hasattr(stream.dataset, "set_epoch"):
+            stream.dataset.set_epoch(stream.epoch)
+        self._samples = iter(stream.dataset)
+        return self._samples
+
+    def _stateful(self, samples: Any) -> dict[str, Any]:
+        """Return what has a state, by its name in :meth:`state_dict`."""
+        parts = {"dataset": self._stream.dataset, "iterator": samples}
+        if samples is self._stream.dataset:
+            del parts["dataset"]
+        return {
+            name: part
+            for name, part in parts.items()
+            if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+        }
+
+
+class StreamPosition:
+    """Where a stream stands: what a sampler is to a map-style dataset.
+
+    Workers, accumulation and plug-ins read ahead, so what the loader says behind each batch is kept
+    until that batch has been consumed.
+
+    Args:
+        loader: made by :func:`create_stream_loader`.
+        stream: what it fetches batches from.
+    """
+
+    def __init__(self, loader: DataLoader[Any], stream: StreamBatches) -> None:
+        self._loader: Any = loader
+        self._stream = stream
+        self._behind: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+
+    def read(self, state: TrainingState) -> Iterator[Any]:
+        """Yield the batches of the running epoch that have not been consumed.
+
+        Args:
+            state: its ``dataset_iter`` says how many batches of the epoch have been consumed, now
+                and when further ones are asked for.
+
+        Raises:
+            ConfigurationError: the epoch has no batch at all.
+        """
+        self._stream.epoch = state.global_epoch
+        self._loader.generator.manual_seed(self._stream.seed + state.global_epoch)
+        if state.dataset_iter == 0:
+            self._behind.clear()
+        number = state.dataset_iter
+        try:
+            for batch in self._loader:
+                number += 1
+                self._behind.append((number, self._loader.state_dict()))
+                while self._behind[0][0] < state.dataset_iter:
+                    self._behind.popleft()
+                yield batch
+        finally:
+            self._loader.load_state_dict({})  # lets go of the workers
+        if number == 0:
+            raise ConfigurationError(
+                f"the stream {type(self._stream.dataset).__name__} has no batch in epoch"
+                f" {state.global_epoch}: let __iter__ start anew each time it is called."
+            )
+
+    def state_dict(self, consumed: int) -> dict[str, Any] | None:
+        """Return the position behind a batch of the running epoch; ``None`` at its beginning."""
+        if consumed == 0:
+            return None
+        loader_state = next(state for number, state in self._behind if number == consumed)
+        return {**self._parameters(), "loader": loader_state}
+
+    def load_state_dict(self, state: dict[str, Any], consumed: int) -> None:
+        """Let the next iteration begin behind a batch of the running epoch.
+
+        Raises:
+            CheckpointError: the number of workers or the batch size is another one.
+        """
+        for name, value in self._parameters().items():
+            if state[name] != value:
+                raise CheckpointError(
+                    f"the checkpoint was saved inside an epoch of a stream with"
+                    f" {name}={state[name]}, but {name} is {value} now: restore it until the epoch"
+                    " is over, or start a new run."
+                )
+        self._behind.append((consumed, state["loader"]))
+        self._loader.load_state_dict(state["loader"])
+
+    def _parameters(self) -> dict[str, int]:
+        return {
+            "num_workers": self._loader.num_workers,
+            "batch_size": self._stream.batch_size,
+        }
+
+
+def create_stream_loader(
+    stream: StreamBatches, num_workers: int, prefetch_factor: int | None, pin_memory: bool
+) -> tuple[DataLoader[Any], StreamPosition]:
+    """Create a loader of a stream, and what knows its position.
+
+    Args:
+        stream: what to fetch batches from.
+        num_workers: processes that read; each reads the stream that the dataset gives it.
+        prefetch_factor: batches that each worker reads ahead.
+        pin_memory: load into page-locked memory.
+
+    Raises:
+        ConfigurationError: torchdata is not installed.
+    """
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader  # an extra, and slow to import
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{type(stream.dataset).__name__} is an iterable-style dataset, whose position only"
+            " torchdata can save: pip install 'helios-trainer[streaming]', or write a map-style"
+            " dataset, with __getitem__ and __len__."
+        ) from error
+    with warnings.catch_warnings():
+        # torchdata 0.11 calls a function that newer releases of PyTorch warn of.
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")
+        loader: DataLoader[Any] = StatefulDataLoader(
+            stream,
+            batch_size=None,  # the stream makes batches itself
+            collate_fn=as_it_is,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # or an iterator would draw from the training stream
+        )
+    return loader, StreamPosition(loader, stream)
