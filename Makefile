@@ -25,6 +25,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/seeding.py
 
 .venv/installed: constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv

@@ -39,7 +39,8 @@ class Checkpointer:
     ``format``          the version of this layout, 1
     ``version``         the version of Helios that wrote it
     ``training_state``  the counters
-    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts
+    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
+                        or where a stream stands
     ``model``           ``Model.state_dict()``
     ``metrics``         logged values in flight, and the newest results
     ``datamodule``      ``DataModule.state_dict()``
