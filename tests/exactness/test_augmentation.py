@@ -3,7 +3,7 @@
 import pathlib
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from helios import DataLoaderParams, Trainer
+from helios import DataLoaderParams, Trainer, hookimpl
 from helios.core import rng
 from helios.data import ResumableDistributedSampler, ResumableSampler, create_dataloader
 from helios.data.loader import set_position
@@ -322,6 +322,19 @@ def train(
     return model, {"seen": seen, "model": model.state_dict(), "rng": rng.get_rng_state_dict()}
 
 
+class ReadAhead:
+    """Fetches two batches more than are consumed, as a plug-in that copies them to a GPU does."""
+
+    @hookimpl
+    def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterator[Any]:
+        fetched = []
+        for batch in batches:
+            fetched.append(batch)
+            if len(fetched) > 2:
+                yield fetched.pop(0)
+        yield from fetched
+
+
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     """Train without interruption or workers."""
@@ -342,9 +355,9 @@ def test_run_that_was_cut(
     train(
         make_trainer,
         seen,
-        stop_after,
         run_root=tmp_path,
-        # Where it goes on, other workers read further ahead.
+        # What workers and plug-ins have read ahead does not count, and may differ from then on.
+        plugins=[StopAfter(stop_after), ReadAhead()],
         data=NoisyData(num_workers=1, prefetch_factor=3),
     )
     assert len(seen) == stop_after

@@ -472,9 +472,27 @@ def test_stream_that_is_shorter_now(make_trainer: Make, tmp_path: pathlib.Path) 
         train(make_trainer, Streams(Short, collate_fn=None), tmp_path)
 
 
+class InOrderWithState(WithState):
+    def __iter__(self) -> Iterator[Any]:
+        while self._next < SIZE:
+            self._next += 1
+            yield FEATURES[self._next - 1], LABELS[self._next - 1]
+        self._next = 0
+
+
+def test_stream_that_has_a_state_since(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    whole = train(make_trainer, Streams(InOrder, collate_fn=None))
+    seen: list[Any] = []
+    train(make_trainer, Streams(InOrder, collate_fn=None), tmp_path, seen, stop_after=3)
+    resumed = train(make_trainer, Streams(InOrderWithState, collate_fn=None), tmp_path, seen)
+    assert equal(resumed, whole)
+
+
 def test_dataset_in_the_place_of_a_stream(make_trainer: Make, tmp_path: pathlib.Path) -> None:
     train(make_trainer, Streams(), tmp_path, stop_after=3)
-    with pytest.raises(CheckpointError, match=r"after batch 3 of an epoch of None batches"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown number of batches \(a stream\), but .* 6 batches"
+    ):
         train(make_trainer, TinyDataModule(), tmp_path)
 
 

@@ -74,7 +74,7 @@ class SeededBatches(Dataset[Any]):
         if self._fetch is None:
             return self.dataset[index]
         samples = self._fetch([index])
-        if not isinstance(samples, list) or len(samples) != 1:
+        if not isinstance(samples, list | tuple) or len(samples) != 1:
             raise ConfigurationError(
                 f"{type(self.dataset).__name__}.__getitems__ returned a {type(samples).__name__}"
                 " for one index rather than a list of one sample, so samples cannot be seeded one"

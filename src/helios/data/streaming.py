@@ -100,7 +100,7 @@ class _Reader:
             samples = self._begin()
             if "iterator" in state:
                 samples.load_state_dict(state["iterator"])  # type: ignore[attr-defined]  # it has one
-            if self._stateful(samples):
+            if "dataset" in state or "iterator" in state:
                 self._taken = state["taken"]
             while self._taken < state["taken"] and not self._ended:
                 self._take()

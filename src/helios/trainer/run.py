@@ -363,8 +363,7 @@ class Run:
         if any(before[name] != now[name] for name in now):
             raise CheckpointError(
                 f"the checkpoint was saved after batch {consumed} of an epoch of"
-                f" {before['batches']} batches from {before['samples']} samples, but the training"
-                f" set now has {now['batches']} batches from {now['samples']} samples, in another"
+                f" {_described(before)}, but the training set now has {_described(now)}, in another"
                 " order: restore the data and the batch size that the run was started with, or"
                 " start a new run."
             )
@@ -455,3 +454,9 @@ class _StepContexts(contextlib.ExitStack):
 
 def _checkpoint_folder(trainer: "Trainer", model: Model) -> pathlib.Path | None:
     return None if trainer.chkpt_root is None else trainer.chkpt_root / model.save_name
+
+
+def _described(epoch: dict[str, Any]) -> str:
+    if epoch["batches"] is None:
+        return "an unknown number of batches (a stream)"
+    return f"{epoch['batches']} batches from {epoch['samples']} samples"
