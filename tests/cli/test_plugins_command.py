@@ -26,7 +26,7 @@ def test_table_names_what_comes_with_helios() -> None:
 
 
 def test_json_has_one_object_a_plug_in() -> None:
-    rows = {row["name"]: row for row in json.loads(listing("--json"))}
+    rows = {row["name"]: row for row in json.loads(listing("--json"))["plugins"]}
     assert rows["progress"]["value"] == "helios.plugins.progress:ProgressPlugin"
     assert rows["progress"]["note"] == "may be autoloaded"
 
@@ -47,7 +47,7 @@ def test_environment_is_told(
     variable: str, value: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    rows = {row["name"]: row for row in json.loads(listing("--json"))}
+    rows = {row["name"]: row for row in json.loads(listing("--json"))["plugins"]}
     assert rows["progress"]["note"] == note
 
 

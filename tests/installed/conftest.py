@@ -137,9 +137,10 @@ class Environment:
         """Remove distributions again."""
         self._call(*PIP, "uninstall", "--yes", *distributions)
 
-    def helios(self, *arguments: str, **environ: str) -> str:
-        """Run the ``helios`` command and return what it prints."""
-        return self._call(str(self.python.with_name("helios")), *arguments, environ=environ)
+    def helios(self, *arguments: str, exit_code: int = 0, **environ: str) -> str:
+        """Run the ``helios`` command, expect its exit code, and return what it prints."""
+        command = str(self.python.with_name("helios"))
+        return self._call(command, *arguments, environ=environ, exit_code=exit_code)
 
     def start(self, attempts: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
         """Construct trainers and train, one after the other in one new process.
@@ -170,7 +171,11 @@ class Environment:
         return json.loads(self._call("-c", script, environ=environ))
 
     def _call(
-        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        stdin: str = "",
+        environ: Mapping[str, str] | None = None,
+        exit_code: int = 0,
     ) -> str:
         """Run the interpreter on its own ground: nothing of our surroundings decides here."""
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
@@ -186,7 +191,9 @@ class Environment:
             env={**kept, **SET_VARIABLES, **(environ or {})},
             timeout=300,
         )
-        assert finished.returncode == 0, f"{arguments}:\n{finished.stdout}\n{finished.stderr}"
+        assert finished.returncode == exit_code, (
+            f"{arguments}:\n{finished.stdout}\n{finished.stderr}"
+        )
         return finished.stdout
 
 

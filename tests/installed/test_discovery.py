@@ -55,7 +55,7 @@ def listing(peaceful: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
     listed = peaceful.helios(
         *("plugins", "list", "--json"), SAMPLE_WITNESS=str(trace), HELIOS_BLOCK_PLUGINS="recorder"
     )
-    return {(row["distribution"], row["name"]): row for row in json.loads(listed)}, trace
+    return {(row["distribution"], row["name"]): row for row in json.loads(listed)["plugins"]}, trace
 
 
 def test_the_list_imports_nothing(listing: tuple[Any, pathlib.Path]) -> None:

@@ -1,18 +1,24 @@
-"""``helios plugins``: what is installed. Nothing is imported to answer."""
+"""``helios plugins``: what is installed, what would be active, and what is wrong with it."""
 
-import dataclasses
-import json
-import os
 from typing import Annotated
 
 import typer
 
+from helios.cli import examination, listing, planning, showing
 from helios.cli.bisect import bisect
-from helios.plugins.discovery import EntryPointRecord, discover
-from helios.plugins.selection import Selection, autoload_off
 
-app = typer.Typer(help="Look at plug-ins.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at plug-ins. Nothing is imported, except by show and where --import says so."
+    " Exit codes: 0 if all is well, 1 for errors, 2 for a call that cannot be understood.",
+    no_args_is_help=True,
+)
 app.command("bisect")(bisect)
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Imports = Annotated[
+    bool, typer.Option("--import", help="Import the plug-ins and construct a trainer, too.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")]
 
 
 @app.callback()
@@ -21,43 +27,48 @@ def plugins() -> None:
 
 
 @app.command("list")
-def list_plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+def list_plugins(as_json: AsJSON = False) -> None:
+    """List the installed plug-ins, and what metadata, environment and [tool.helios] say of them.
+
+    Exit code: 1 if [tool.helios] cannot be read, 0 otherwise.
+    """
+    _exit_with(listing.list_installed(as_json))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Its name, or distribution:name.")],
+    as_json: AsJSON = False,
 ) -> None:
-    """List the installed plug-ins, and what their metadata and the environment say of them."""
-    records = discover()
-    rows = [{**dataclasses.asdict(record), "note": _note(record)} for record in records]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        _print_table(rows)
+    """Import one plug-in, and show what it does and takes.
+
+    Exit code: 1 if there is none of this name, or if it cannot be imported, 0 otherwise.
+    """
+    _exit_with(showing.show(name, as_json))
 
 
-def _note(record: EntryPointRecord) -> str:
-    """Return what is known without importing; the class may still decline when it is loaded."""
-    selection = Selection.gather((), True, (), "raise", os.environ)
-    blocked_by = selection.blocked_record(record)
-    if blocked_by is not None:
-        return f"blocked by {blocked_by}"
-    if record.missing:
-        return f"needs {', '.join(record.missing)}"
-    if any(record.answers_to(str(name)) for name, _ in selection.explicit):
-        return "asked for by HELIOS_PLUGINS"
-    return autoload_off(os.environ) or "may be autoloaded"
+@app.command()
+def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
+    """Tell what a trainer that is started in this folder would activate, and why.
+
+    Exit code: 1 if something keeps it from that, 0 otherwise.
+    """
+    answer = planning.plan_with_imports if imports else planning.plan_without_imports
+    _exit_with(answer(as_json))
 
 
-def _print_table(rows: list[dict[str, object]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+@app.command()
+def doctor(imports: Imports = False, as_json: AsJSON = False, strict: Strict = False) -> None:
+    """Find what is wrong with the installed plug-ins, each with its remedy.
 
-    table = Table("name", "distribution", "version", "entry point", "note")
-    for row in rows:
-        table.add_row(*(escape(str(row[key])) for key in _COLUMNS))
-    # Piped output is for programs and files: no folding at 80 columns.
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
-    console.print(table)
+    Exit code: 1 if there is an error, with --strict also for a warning, 0 otherwise.
+    """
+    findings = examination.examine(imports=imports)
+    report = examination.report_json if as_json else examination.report
+    report(findings, imports=imports)
+    _exit_with(not any(strict or finding.severity == "error" for finding in findings))
 
 
-_COLUMNS = ("name", "distribution", "version", "value", "note")
+def _exit_with(all_is_well: bool) -> None:
+    if not all_is_well:
+        raise typer.Exit(1)

@@ -6,9 +6,13 @@ Nothing is imported here: reading names, versions and entry points is reading fi
 import dataclasses
 import logging
 import pathlib
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from helios.errors import PluginError, PluginLoadError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GROUP = "helios.plugins"
 
@@ -83,6 +87,19 @@ class EntryPointRecord:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A distribution whose metadata cannot be read.
+
+    Attributes:
+        place: the folder of its metadata.
+        error: why not.
+    """
+
+    place: str
+    error: Exception
+
+
 def discover() -> list[EntryPointRecord]:
     """Return a record for each entry point of the group, sorted by name and distribution.
 
@@ -90,9 +107,20 @@ def discover() -> list[EntryPointRecord]:
     distribution that is found twice, the one that comes first on ``sys.path`` counts, as it does
     for ``import``.
     """
+    records, damages = survey()
+    for damage in damages:
+        _logger.error(
+            "cannot read the metadata of %s: left out", damage.place, exc_info=damage.error
+        )
+    return records
+
+
+def survey() -> tuple[list[EntryPointRecord], list[Damage]]:
+    """Return what :func:`discover` does, and what it has to leave out."""
     from importlib_metadata import distributions
 
     records: dict[str, list[EntryPointRecord]] = {}
+    damages = []
     for distribution in distributions():
         try:
             # Most distributions have nothing for us: their metadata need not be parsed.
@@ -100,10 +128,15 @@ def discover() -> list[EntryPointRecord]:
                 continue
             if not _is_shadowed(distribution):
                 records.setdefault(canonical(distribution.name), _records(distribution))
-        except Exception:
-            _logger.exception("cannot read the metadata of %s: left out", distribution)
+        except Exception as error:
+            damages.append(Damage(place_of(distribution), error))
     found = [record for per_distribution in records.values() for record in per_distribution]
-    return sorted(found, key=lambda record: (record.name, record.qualified_name))
+    return sorted(found, key=lambda record: (record.name, record.qualified_name)), damages
+
+
+def place_of(distribution: Any) -> str:
+    """Return the folder of a distribution's metadata, which there is no public name for."""
+    return str(getattr(distribution, "_path", distribution))
 
 
 def _is_shadowed(candidate: Any) -> bool:
@@ -130,20 +163,40 @@ def _records(distribution: Any) -> list[EntryPointRecord]:
 
 def _missing_requirements(distribution: Any, extras: list[str]) -> tuple[str, ...]:
     """Return what ``module:attribute [extra]`` needs beyond the distribution, and is not here."""
+    if not extras:
+        return ()
+    unmet = unmet_requirements(distribution, extras)
+    return tuple(f"{requirement.name}{requirement.specifier}" for requirement, _ in unmet)
+
+
+def unmet_requirements(
+    distribution: Any, extras: Sequence[str] = ()
+) -> Iterator[tuple["Requirement", str | None]]:
+    """Yield requirements that do not hold, each with the version that is installed, if any is.
+
+    Args:
+        distribution: whose requirements.
+        extras: look at what these need beyond the distribution, instead of at what it needs itself.
+
+    Raises:
+        InvalidRequirement: one of them cannot be read.
+    """
     from importlib_metadata import PackageNotFoundError, version
     from packaging.requirements import Requirement
 
-    missing = []
-    for text in (distribution.requires or ()) if extras else ():
+    for text in distribution.requires or ():
         requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            continue  # an ordinary dependency
-        if any(marker.evaluate({"extra": extra}) for extra in extras):
+        is_needed = _applies(requirement, "")
+        if extras:
+            is_needed = not is_needed and any(_applies(requirement, extra) for extra in extras)
+        if is_needed:
             try:
                 installed = version(requirement.name)
             except PackageNotFoundError:
                 installed = None
             if installed is None or not requirement.specifier.contains(installed, True):
-                missing.append(f"{requirement.name}{requirement.specifier}")
-    return tuple(missing)
+                yield requirement, installed
+
+
+def _applies(requirement: "Requirement", extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})

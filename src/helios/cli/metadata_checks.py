@@ -1,0 +1,272 @@
+"""What can be wrong with installed distributions; files are read, nothing is imported."""
+
+import base64
+import csv
+import dataclasses
+import hashlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import platform
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from helios.cli.finding import Finding, Severity, reinstall, ways_around
+from helios.plugins.discovery import (
+    GROUP,
+    EntryPointRecord,
+    canonical,
+    place_of,
+    survey,
+    unmet_requirements,
+)
+
+OURSELVES = "helios-trainer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A distribution in one place; there may be others of the same name.
+
+    Attributes:
+        distribution: what ``importlib_metadata`` has found.
+        place: the folder of its metadata.
+        name: its name.
+        version: its version.
+        offers: whether it has plug-ins for us.
+    """
+
+    distribution: Any
+    place: pathlib.Path
+    name: str
+    version: str
+    offers: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def check_metadata() -> list[Finding]:
+    """Look at all distributions that offer plug-ins, and at what is left of such."""
+    copies: dict[str, list[Copy]] = {}
+    findings = []
+    for copy in _copies():
+        if isinstance(copy, Finding):
+            findings.append(copy)
+        elif not any(_is_same(copy, other) for other in copies.get(canonical(copy.name), ())):
+            copies.setdefault(canonical(copy.name), []).append(copy)
+    for same in copies.values():
+        if any(copy.offers for copy in same):
+            findings += _check_duplicates(same)
+        if same[0].offers or _needs_us(same[0]):
+            findings += _check_copy(same[0])
+    findings += _check_names(survey()[0])
+    return findings
+
+
+def _is_same(copy: Copy, other: Copy) -> bool:
+    return copy.place.resolve() == other.place.resolve()  # a folder may be on sys.path twice
+
+
+def _copies() -> Iterator[Copy | Finding]:
+    """Yield every readable distribution in the order of ``sys.path``, and what cannot be read."""
+    from importlib_metadata import distributions
+
+    for distribution in distributions():
+        place = pathlib.Path(place_of(distribution))
+        offers = GROUP.encode() in _bytes(place / "entry_points.txt")
+        if place.is_dir() and (leftover := _leftover(place, offers)) is not None:
+            yield leftover
+            continue
+        try:
+            copy = Copy(distribution, place, distribution.name, distribution.version, offers)
+            if not isinstance(copy.name, str) or not isinstance(copy.version, str):
+                raise ValueError("METADATA has no Name or no Version")
+        except Exception as error:  # whatever parsers make of damaged files
+            if offers:
+                yield _unreadable(place, error)
+        else:
+            yield copy
+
+
+def _bytes(path: pathlib.Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _leftover(place: pathlib.Path, offers: bool) -> Finding | None:
+    """Recognise what a removal has left behind: pip renames to ``~``, then deletes."""
+    if place.name.startswith("~"):
+        what = "was left behind by an interrupted installation or removal, and still counts"
+    elif not any((place / name).is_file() for name in ("METADATA", "PKG-INFO")):
+        what = "has no METADATA, as an interrupted removal leaves it"
+    else:
+        return None
+    severity: Severity = "error" if offers else "warning"
+    remedies = (f"rm -r {shlex.quote(str(place))}",)
+    return Finding("stale-metadata", severity, place.name, what, str(place), remedies)
+
+
+def _unreadable(place: pathlib.Path, error: Exception) -> Finding:
+    name = re.split(r"-\d", place.name)[0]
+    return Finding(
+        "unreadable-metadata",
+        "error",
+        place.name,
+        f"its metadata cannot be read, so its plug-ins are not seen: {error}",
+        str(place),
+        (f"rm -r {shlex.quote(str(place))}", f"pip install --force-reinstall {name}"),
+    )
+
+
+def _check_duplicates(same: Sequence[Copy]) -> Iterator[Finding]:
+    """Tell which of several copies counts."""
+    first, *others = same
+    for other in others:
+        folder = other.place.parent
+        yield Finding(
+            "duplicate-distribution",
+            "error" if other.version != first.version else "warning",
+            str(first),
+            f"is found twice: {first.version} counts, which comes first on sys.path, and hides"
+            f" {other.version}",
+            f"  {first.place}\n  {other.place}",
+            (
+                f"pip uninstall {shlex.quote(first.name)}    # removes {first.place}",
+                f"rm -r {shlex.quote(str(other.place))}",
+                f"take {folder} off PYTHONPATH, if that is what leads there",
+            ),
+        )
+
+
+def _needs_us(copy: Copy) -> bool:
+    try:
+        requires = copy.distribution.requires or ()
+        return any(canonical(re.split(r"[^\w.-]", text)[0]) == OURSELVES for text in requires)
+    except Exception:  # a stranger's damage
+        return False
+
+
+def _check_copy(copy: Copy) -> Iterator[Finding]:
+    """Check a distribution that counts."""
+    try:
+        yield from _check_record(copy)
+        entry_points = list(copy.distribution.entry_points.select(group=GROUP))
+        for entry_point in entry_points:
+            yield from _check_entry_point(copy, entry_point)
+        if entry_points:
+            yield from _check_requirements(copy)
+    except Exception as error:  # whatever parsers make of damaged files
+        yield _unreadable(copy.place, error)
+
+
+def _check_record(copy: Copy) -> Iterator[Finding]:
+    """Compare the entry points with what was installed, which ``RECORD`` knows."""
+    content = _bytes(copy.place / "entry_points.txt")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    for path, digest_then, *_ in csv.reader(_bytes(copy.place / "RECORD").decode().splitlines()):
+        if path == f"{copy.place.name}/entry_points.txt" and digest_then != f"sha256={digest}":
+            yield Finding(
+                "damaged-entry-points",
+                "error",
+                str(copy),
+                "its entry_points.txt is not what was installed, so plug-ins may be missing",
+                str(copy.place / "entry_points.txt"),
+                (reinstall(copy.name, copy.version), f"pip uninstall {shlex.quote(copy.name)}"),
+            )
+
+
+def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Finding]:
+    subject = f"{canonical(entry_point.name)!r} of {copy}"
+    where = f"{entry_point.name} = {entry_point.value}, in {copy.place / 'entry_points.txt'}"
+    remove = f"pip uninstall {shlex.quote(copy.name)}"
+    try:
+        module, attribute = entry_point.module, entry_point.attr
+        parts = [*module.split("."), *(attribute or "x").split(".")]
+        if not all(part.isidentifier() for part in parts):
+            raise ValueError
+    except (ValueError, AttributeError):
+        what = "its entry point is malformed, so it cannot be used: module:attribute is expected"
+        yield Finding("malformed-entry-point", "error", subject, what, where, (remove,))
+        return
+    missing = _missing_module(module)
+    if missing is not None:
+        what = f"there is no module {missing!r}, which its entry point names"
+        ways = (reinstall(copy.name, copy.version), remove)
+        yield Finding("missing-module", "error", subject, what, where, ways)
+    extras = entry_point.extras
+    for requirement, installed in unmet_requirements(copy.distribution, extras) if extras else ():
+        wanted = f"{requirement.name}{requirement.specifier}"
+        what = f"needs {wanted}, but {_is_there(requirement.name, installed)}: it is left out"
+        remedies = ("pip install " + shlex.quote(f"{copy.name}[{','.join(extras)}]"),)
+        yield Finding("missing-extra", "warning", subject, what, where, remedies)
+
+
+def _missing_module(module: str) -> str | None:
+    """Return the first part of a dotted name that is not there; imports none of them.
+
+    ``importlib.util.find_spec`` of a dotted name would import the parents.
+    """
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that was made by hand has no spec
+        return None
+    name = top
+    for part in below:
+        if spec is None:
+            break
+        name = f"{name}.{part}"
+        folders = spec.submodule_search_locations
+        spec = importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
+    return name if spec is None else None
+
+
+def _check_requirements(copy: Copy) -> Iterator[Finding]:
+    for requirement, installed in unmet_requirements(copy.distribution):
+        wanted = f"{requirement.name}{requirement.specifier}"
+        yield Finding(
+            "unmet-requirement",
+            "error",
+            str(copy),
+            f"requires {wanted}, but {_is_there(requirement.name, installed)}",
+            str(copy.place / "METADATA"),
+            (f"pip install {shlex.quote(wanted)}", f"pip uninstall {shlex.quote(copy.name)}"),
+        )
+    from packaging.specifiers import SpecifierSet
+
+    wanted = copy.distribution.metadata.get("Requires-Python") or ""
+    if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
+        yield Finding(
+            "unmet-python",
+            "error",
+            str(copy),
+            f"requires Python {wanted}, but this is Python {platform.python_version()}",
+            str(copy.place / "METADATA"),
+            (
+                f"pip install --upgrade --force-reinstall {shlex.quote(copy.name)}",
+                f"pip uninstall {shlex.quote(copy.name)}",
+            ),
+        )
+
+
+def _is_there(name: str, installed: str | None) -> str:
+    return f"{name} {installed} is installed" if installed else f"{name} is not installed"
+
+
+def _check_names(records: Sequence[EntryPointRecord]) -> Iterator[Finding]:
+    """Look for names that several plug-ins have."""
+    by_name: dict[str, list[EntryPointRecord]] = {}
+    for record in records:
+        by_name.setdefault(record.name, []).append(record)
+    for name, several in by_name.items():
+        if len(several) > 1:
+            yield Finding(
+                "duplicate-name",
+                "warning",
+                repr(name),
+                "several installed plug-ins have this name, so it cannot be used alone",
+                "\n".join(f"  {r.qualified_name}    {r.value}, in {r.location}" for r in several),
+                tuple(way for record in several for way in ways_around(record)),
+            )
