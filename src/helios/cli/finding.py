@@ -52,19 +52,21 @@ class Finding:
         Args:
             error: the error.
             subject: what is at fault.
-            remedies: ways out, if the message names none.
+            remedies: ways out beside those that the message names.
         """
         if not isinstance(error, HeliosError):
             what = f"{type(error).__name__}: {error}"
             notes = "\n".join(getattr(error, "__notes__", ()))
-            return cls("start-failed", "error", subject, what, notes, tuple(remedies))
+            return cls("start-failed", "error", subject, what, notes, _IN_GENERAL)
         code = next(code for kind, code in CODES.items() if isinstance(error, kind))
         what, *lines = str(error).splitlines()
         ways_out = [_copyable(line) for line in lines if line.strip().startswith(_WAYS_OUT)]
         where = [
             line for line in lines if line.startswith("  ") and _copyable(line) not in ways_out
         ]
-        return cls(code, "error", subject, what, "\n".join(where), (*remedies, *ways_out))
+        return cls(
+            code, "error", subject, what, "\n".join(where), (*remedies, *ways_out) or _IN_GENERAL
+        )
 
 
 CODES: dict[type[HeliosError], str] = {
@@ -79,6 +81,7 @@ CODES: dict[type[HeliosError], str] = {
     ConfigurationError: "wrong-configuration",
     HeliosError: "start-failed",
 }
+_IN_GENERAL = ("correct what the message names",)
 _WAYS_OUT = ("Trainer(", "HELIOS_", "pip ")
 
 

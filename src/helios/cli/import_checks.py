@@ -59,7 +59,7 @@ def check_imports(wishes: Wishes, known: Sequence[Finding]) -> list[Finding]:
 def _failed(record: EntryPointRecord, error: Exception) -> Finding:
     subject = _subject(record)
     if isinstance(error, ConfigurationError):
-        return Finding.of(error, subject, ("correct the file as the message says",))
+        return Finding.of(error, subject)
     if not isinstance(error, PluginLoadError):
         what, _, rest = str(error).partition("\n")
         return Finding("invalid-plugin", "error", subject, what, rest, ways_around(record))

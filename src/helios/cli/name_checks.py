@@ -39,8 +39,7 @@ class Wishes:
             configured = read_configuration()
         except ConfigurationError as error:
             is_readable = False
-            ways = ("correct the file as the message says",)
-            findings.append(Finding.of(error, "[tool.helios]", ways))
+            findings.append(Finding.of(error, "[tool.helios]"))
         selection = Selection.gather((), True, (), "raise", environ, configured)
         records = PLUGIN_REGISTRY.records()
         allowed: list[EntryPointRecord] = []

@@ -6,7 +6,6 @@ import typer
 
 import helios
 from helios.cli.examination import examine, print_findings
-from helios.cli.finding import Finding
 from helios.cli.inspection import start
 from helios.cli.listing import Verdict, verdict
 from helios.cli.name_checks import Wishes
@@ -34,7 +33,8 @@ def plan_without_imports(as_json: bool) -> bool:
             }
             for record, decision in verdicts.items()
         ]
-        print_json(imported=False, plugins=plugins, findings=_plain(findings))
+        found = [dataclasses.asdict(finding) for finding in findings]
+        print_json(imported=False, plugins=plugins, findings=found)
     else:
         rows = [
             (record.name, f"{record.distribution} {record.version}", _reason(decision))
@@ -55,14 +55,18 @@ def plan_with_imports(as_json: bool) -> bool:
         trainer, problems = start()
         plan = _plan_of(trainer) if trainer else None
     if as_json:
-        findings = [Finding.of(problem, "this folder's trainer") for problem in problems]
-        print_json(imported=True, plan=plan and plan.to_dict(), findings=_plain(findings))
+        told = [
+            {"error": type(problem).__name__, "message": str(problem), "notes": _notes(problem)}
+            for problem in problems
+        ]
+        print_json(imported=True, plan=plan and plan.to_dict(), problems=told)
     elif plan is not None:
         typer.echo(plan.as_text())
     else:
-        typer.echo(f"A trainer cannot be started here. {len(problems)} problem(s):\n")
+        typer.echo(f"A trainer cannot be started here; problems: {len(problems)}\n")
         for problem in problems:
-            typer.echo("\n".join([_story(problem), *getattr(problem, "__notes__", ()), ""]))
+            story = f"{type(problem).__name__}: {problem}"
+            typer.echo("\n".join([story, *_notes(problem), ""]))
     return plan is not None
 
 
@@ -89,10 +93,5 @@ def _reason(decision: Verdict) -> str:
     return ASKED if decision.status == "candidate" else decision.reason
 
 
-def _story(problem: BaseException) -> str:
-    name = type(problem).__name__
-    return f"{name}: {problem}"
-
-
-def _plain(findings: list[Finding]) -> list[dict[str, object]]:
-    return [dataclasses.asdict(finding) for finding in findings]
+def _notes(problem: BaseException) -> list[str]:
+    return list(getattr(problem, "__notes__", ()))
