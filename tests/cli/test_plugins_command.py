@@ -8,11 +8,6 @@ from typer.testing import CliRunner
 from helios.cli.app import app
 
 
-@pytest.fixture(autouse=True)
-def autoloading_on(monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None) -> None:
-    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
-
-
 def listing(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["plugins", "list", *arguments])
     assert result.exit_code == 0, result.output

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import typer
 
 from helios.cli.name_checks import Wishes
-from helios.cli.output import print_json, print_table
+from helios.cli.output import foreign_code, print_json, print_table
 from helios.plugins.discovery import EntryPointRecord, survey
 from helios.plugins.selection import autoload_off
 
@@ -57,7 +57,8 @@ def verdict(
 def list_installed(as_json: bool) -> bool:
     """Print what is installed; return whether the project's file can be read."""
     records, damages = survey()
-    wishes = Wishes.gather()
+    with foreign_code():
+        wishes = Wishes.gather()
     verdicts = {record: verdict(record, wishes) for record in records}
     if as_json:
         plugins = [

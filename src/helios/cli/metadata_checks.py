@@ -110,13 +110,14 @@ def _leftover(place: pathlib.Path, offers: bool) -> Finding | None:
 
 def _unreadable(place: pathlib.Path, error: Exception) -> Finding:
     name = re.split(r"-\d", place.name)[0]
+    remove = f"rm -r {shlex.quote(str(place))}"
     return Finding(
         "unreadable-metadata",
         "error",
         place.name,
         f"its metadata cannot be read, so its plug-ins are not seen: {error}",
         str(place),
-        (f"rm -r {shlex.quote(str(place))}", f"pip install --force-reinstall {name}"),
+        (remove, f"{remove} && pip install --force-reinstall {shlex.quote(name)}"),
     )
 
 
@@ -151,8 +152,12 @@ def _needs_us(copy: Copy) -> bool:
 def _check_copy(copy: Copy) -> Iterator[Finding]:
     """Check a distribution that counts."""
     try:
-        yield from _check_record(copy)
-        entry_points = list(copy.distribution.entry_points.select(group=GROUP))
+        if _is_changed(copy):
+            yield _damaged(copy, "is not what was installed, so plug-ins may be missing")
+        entry_points = _entry_points(copy)
+        if isinstance(entry_points, Finding):
+            yield entry_points
+            return
         for entry_point in entry_points:
             yield from _check_entry_point(copy, entry_point)
         if entry_points:
@@ -161,20 +166,34 @@ def _check_copy(copy: Copy) -> Iterator[Finding]:
         yield _unreadable(copy.place, error)
 
 
-def _check_record(copy: Copy) -> Iterator[Finding]:
+def _is_changed(copy: Copy) -> bool:
     """Compare the entry points with what was installed, which ``RECORD`` knows."""
     content = _bytes(copy.place / "entry_points.txt")
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-    for path, digest_then, *_ in csv.reader(_bytes(copy.place / "RECORD").decode().splitlines()):
-        if path == f"{copy.place.name}/entry_points.txt" and digest_then != f"sha256={digest}":
-            yield Finding(
-                "damaged-entry-points",
-                "error",
-                str(copy),
-                "its entry_points.txt is not what was installed, so plug-ins may be missing",
-                str(copy.place / "entry_points.txt"),
-                (reinstall(copy.name, copy.version), f"pip uninstall {shlex.quote(copy.name)}"),
-            )
+    rows = csv.reader(_bytes(copy.place / "RECORD").decode().splitlines())
+    path = f"{copy.place.name}/entry_points.txt"
+    return any(row[0] == path and row[1] != f"sha256={digest}" for row in rows)
+
+
+def _entry_points(copy: Copy) -> list[Any] | Finding:
+    try:
+        entry_points = list(copy.distribution.entry_points.select(group=GROUP))
+    except Exception as error:  # the parser does not foresee damage
+        return _damaged(copy, f"cannot be parsed: {error}")
+    if copy.offers and not entry_points:
+        return _damaged(copy, f"speaks of {GROUP}, but names no plug-in")
+    return entry_points
+
+
+def _damaged(copy: Copy, what: str) -> Finding:
+    return Finding(
+        "damaged-entry-points",
+        "error",
+        str(copy),
+        f"its entry_points.txt {what}",
+        str(copy.place / "entry_points.txt"),
+        (reinstall(copy.name, copy.version), f"pip uninstall {shlex.quote(copy.name)}"),
+    )
 
 
 def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Finding]:

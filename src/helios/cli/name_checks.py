@@ -41,7 +41,7 @@ class Wishes:
             is_readable = False
             findings.append(Finding.of(error, "[tool.helios]"))
         selection = Selection.gather((), True, (), "raise", environ, configured)
-        records = PLUGIN_REGISTRY.records()
+        records = PLUGIN_REGISTRY.refresh()
         allowed: list[EntryPointRecord] = []
         if isinstance(selection.autoload, bool):
             allowed = records if selection.autoload else []

@@ -1,0 +1,49 @@
+"""The ``helios plugins`` command in this process, in an empty folder, with autoloading on."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from helios.cli.app import app
+
+SCHEMAS = pathlib.Path(__file__).parents[2] / "docs" / "schemas"
+
+
+@pytest.fixture(autouse=True)
+def autoloading_on(
+    monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def configure(tmp_path: pathlib.Path) -> Callable[[str], None]:
+    """Write the project's file."""
+
+    def write(text: str) -> None:
+        (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def ask() -> Callable[..., Any]:
+    """Run ``helios plugins``, and return what it prints and logs; JSON is checked and parsed."""
+
+    def run(*arguments: str, exit_code: int = 0) -> Any:
+        result = CliRunner().invoke(app, ["plugins", *arguments])
+        assert result.exit_code == exit_code, (result.output, result.exception)
+        if "--json" not in arguments:
+            return result.output
+        document = json.loads(result.stdout)
+        schema = json.loads((SCHEMAS / f"plugins-{arguments[0]}.json").read_text(encoding="utf-8"))
+        jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+        return document
+
+    return run
