@@ -14,10 +14,11 @@ from helios.cli.app import app
 SCHEMAS = pathlib.Path(__file__).parents[2] / "docs" / "schemas"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def autoloading_on(
     monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None, tmp_path: pathlib.Path
 ) -> None:
+    """Switch autoloading on, and go to an empty folder."""
     monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
     monkeypatch.chdir(tmp_path)
 

@@ -15,6 +15,8 @@ from helios.plugins import PLUGIN_REGISTRY
 from helios.plugins.hookspecs import HOOKS, Deprecation
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "cli.md"
+pytestmark = pytest.mark.usefixtures("autoloading_on")
+
 Ask = Callable[..., Any]
 Configure = Callable[[str], None]
 OFFER = "[helios.plugins]\nghost = {}\n"

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from helios.cli.app import app
 
+pytestmark = pytest.mark.usefixtures("autoloading_on")
+
 
 def listing(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["plugins", "list", *arguments])

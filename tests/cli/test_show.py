@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("autoloading_on")
+
 Ask = Callable[..., Any]
 
 

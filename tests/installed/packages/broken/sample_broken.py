@@ -1,12 +1,8 @@
 """Cannot be imported."""
 
-import pathlib
+import sample_module_that_nobody_has
 
 import helios
-
-pathlib.Path(__file__).with_suffix(".imported").touch()
-
-import sample_module_that_nobody_has  # noqa: E402  # what fails comes after the mark
 
 
 class Broken(helios.Plugin):

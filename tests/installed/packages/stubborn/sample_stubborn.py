@@ -1,10 +1,6 @@
 """Can be imported, but is not fit for use: each of its plug-ins in another way."""
 
-import pathlib
-
 import helios
-
-pathlib.Path(__file__).with_suffix(".imported").touch()
 
 ANSWER = 42
 

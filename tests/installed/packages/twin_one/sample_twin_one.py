@@ -1,10 +1,6 @@
 """Offers the same name as another distribution."""
 
-import pathlib
-
 import helios
-
-pathlib.Path(__file__).with_suffix(".imported").touch()
 
 
 class Twin(helios.Plugin):
