@@ -22,6 +22,12 @@ def test_table_names_what_comes_with_helios() -> None:
         assert text in output
 
 
+def test_there_are_frames_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "━" not in listing()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "━" in listing()
+
+
 def test_json_has_one_object_a_plug_in() -> None:
     rows = {row["name"]: row for row in json.loads(listing("--json"))["plugins"]}
     assert rows["progress"]["value"] == "helios.plugins.progress:ProgressPlugin"

@@ -1,13 +1,18 @@
 """``helios plugins show``, of what comes with Helios."""
 
-from collections.abc import Callable
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from helios.plugins import PLUGIN_REGISTRY
+
 pytestmark = pytest.mark.usefixtures("autoloading_on")
 
 Ask = Callable[..., Any]
+Install = Callable[..., None]
 
 
 def test_a_plug_in_is_shown_with_what_it_does(ask: Ask) -> None:
@@ -59,3 +64,77 @@ def test_an_unknown_name_gets_the_nearest(ask: Ask) -> None:
 
 def test_no_name_is_a_wrong_call(ask: Ask) -> None:
     assert "Missing argument" in ask("show", exit_code=2)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[Install]:
+    """Put a module with a plug-in and its metadata on the path."""
+    packages = tmp_path / "packages"
+    place = packages / "sample_loud-1.0.dist-info"
+    place.mkdir(parents=True)
+    (place / "entry_points.txt").write_text("[helios.plugins]\nloud = sample_loud:Loud\n")
+
+    def write(source: str, metadata: str = "") -> None:
+        (place / "METADATA").write_text(f"Name: sample-loud\nVersion: 1.0\n{metadata}")
+        (packages / "sample_loud.py").write_text(source)
+        monkeypatch.syspath_prepend(packages)
+
+    yield write
+    sys.modules.pop("sample_loud", None)
+    monkeypatch.undo()
+    PLUGIN_REGISTRY.refresh()
+
+
+LOUD = '''
+import helios
+
+print("hello from the module")
+
+class Loud(helios.Plugin):
+    """Prints a
+    lot.
+
+    More of it.
+    """
+
+    before, after, critical = ("ema",), ("progress",), False
+
+    def __init__(self, volume: float = 0.5):
+        print("hello from the constructor")
+        super().__init__("loud")
+        self.unique_overrides.should_training_stop = True
+
+    def setup(self): ...
+'''
+LINKS = "Home-page: https://example.org\nProject-URL: Documentation, https://example.org/docs\n"
+
+
+def test_what_a_plug_in_prints_is_no_part_of_the_answer(
+    ask: Ask, configure: Callable[[str], None], install: Install
+) -> None:
+    install(LOUD, LINKS)
+    configure("[tool.helios.plugins.loud]\nvolume = 0.75\n")
+    shown = ask("show", "loud", "--json")["plugin"]
+    assert shown["summary"] == "Prints a lot."
+    assert shown["documentation"] == "https://example.org/docs"
+    assert shown["claims"] == {
+        "should_training_stop": "unique_overrides.should_training_stop is set"
+    }
+    assert (shown["before"], shown["after"], shown["critical"]) == (["ema"], ["progress"], False)
+    assert shown["configuration"] == {"volume": 0.75}
+    assert shown["configured_in"].startswith("tool.helios.plugins.loud in ")
+    assert "argument       volume: float = 0.5\n" in ask("show", "loud")
+
+
+def test_without_documentation_the_home_page_is_linked(ask: Ask, install: Install) -> None:
+    install(LOUD, LINKS.partition("\n")[0] + "\n")
+    assert ask("show", "loud", "--json")["plugin"]["documentation"] == "https://example.org"
+
+
+@pytest.mark.parametrize("last", ["raise RuntimeError('no licence')", "raise SystemExit(0)"])
+def test_a_failed_import_is_shown_with_its_traceback(ask: Ask, install: Install, last: str) -> None:
+    install(last)
+    told = ask("show", "loud", exit_code=1)
+    assert "the installed plug-in 'loud' could not be imported" in told
+    assert "HELIOS_BLOCK_PLUGINS=loud" in told
+    assert 'sample_loud.py", line 1' in told
