@@ -11,7 +11,6 @@ from helios.errors import (
     InvalidPluginError,
     PluginConflictError,
     PluginError,
-    raise_all,
 )
 from helios.plugins.plan import Inactive, origin_of
 from helios.plugins.table import Registration
@@ -21,20 +20,17 @@ _SAME_ID = ""
 """Stands for the id among the things that two rows may both claim."""
 
 
-def settle(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
+def settle(
+    rows: Iterable[Registration],
+) -> tuple[list[Registration], list[Inactive], list[PluginError]]:
     """Decide which rows stay: explicit ones win over autoloaded ones.
 
     Returns:
-        The rows that stay and those that step aside, both in the order of registration.
-
-    Raises:
-        DuplicatePluginError: rows of equal standing have one id.
-        PluginConflictError: rows of equal standing claim one capability.
-        InvalidPluginError: two plug-ins are equal, so that they cannot be told apart.
-        PluginProblems: several of these.
+        The rows that stay and those that step aside, both in the order of registration; and an
+        error for each id and each set of capabilities that rows of equal standing claim, and for
+        plug-ins that cannot be told apart.
     """
     rows = sorted(rows, key=lambda row: row.number)
-    raise_all(_twins(rows))
     explicit = [row for row in rows if row.explicit]
     kept, aside = [], []
     for row in rows:
@@ -43,8 +39,7 @@ def settle(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inact
             kept.append(row)
         else:
             aside.append(_stepped_aside(row, winner))
-    raise_all(_conflicts(kept))
-    return kept, aside
+    return kept, aside, _twins(rows) or _conflicts(kept)
 
 
 def _twins(rows: Sequence[Registration]) -> list[PluginError]:

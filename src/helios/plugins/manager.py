@@ -13,8 +13,10 @@ import pluggy
 from helios.errors import (
     FrozenPlanError,
     InvalidPluginError,
+    PluginOrderError,
     UnknownNameError,
     nearest,
+    raise_all,
 )
 from helios.plugins import validation
 from helios.plugins.conflicts import settle
@@ -179,8 +181,7 @@ class PluginManager(pluggy.PluginManager):
             PluginError: as :meth:`register`; several problems are reported as one
                 :class:`~helios.errors.PluginProblems`.
         """
-        kept, aside = settle([*self._rows.values(), *newcomers])
-        return in_order(kept), aside
+        return _settled([*self._rows.values(), *newcomers])
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
         """Remove a plug-in from the table, by itself or by its id.
@@ -208,8 +209,7 @@ class PluginManager(pluggy.PluginManager):
         for name, plugin in plugins:
             check_key(name, plugin)
             rows.append(self.candidate(plugin, name, "assigned to trainer.plugins", True))
-        kept, aside = settle(rows)
-        self.enter(in_order(kept), aside)
+        self.enter(*_settled(rows))
 
     def recheck(self) -> None:
         """Check the table again: flags and methods may have changed since registration.
@@ -220,8 +220,7 @@ class PluginManager(pluggy.PluginManager):
         rows = [
             dataclasses.replace(row, **_declared(row.plugin, row.id)) for row in self._rows.values()
         ]
-        kept, aside = settle(rows)
-        self.enter(in_order(kept), aside)
+        self.enter(*_settled(rows))
 
     def freeze(
         self,
@@ -383,6 +382,17 @@ class PluginManager(pluggy.PluginManager):
                 f"cannot {action} while a run is going on: its plan is fixed, shown in the header"
                 " and saved in checkpoints. Do it before fit() or test(), or in configure_trainer."
             )
+
+
+def _settled(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
+    """Return who stays, in order, and who steps aside; or raise everything that is wrong."""
+    kept, aside, problems = settle(rows)
+    try:
+        order = in_order(kept)
+    except PluginOrderError as problem:
+        problems.append(problem)
+    raise_all(problems)
+    return order, aside
 
 
 def _declared(plugin: object, plug_id: str) -> dict[str, Any]:

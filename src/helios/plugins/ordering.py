@@ -50,11 +50,16 @@ def wishes_of(row: Registration, rows: Iterable[Registration]) -> list[str]:
 
 def _wishes(rows: Iterable[Registration]) -> list[tuple[Registration, Registration]]:
     """Return pairs of rows of which the first must come before the second."""
-    by_id = {canonical(row.id): row for row in rows}
+    rows = list(rows)
+    by_id: dict[str, list[Registration]] = {}
+    for row in rows:
+        by_id.setdefault(canonical(row.id), []).append(row)
     pairs = []
-    for row in by_id.values():
-        pairs += [(row, by_id[i]) for name in row.before if (i := canonical(name)) in by_id]
-        pairs += [(by_id[i], row) for name in row.after if (i := canonical(name)) in by_id]
+    for row in rows:
+        for name in row.before:
+            pairs += [(row, other) for other in by_id.get(canonical(name), ())]
+        for name in row.after:
+            pairs += [(other, row) for other in by_id.get(canonical(name), ())]
     return pairs
 
 
