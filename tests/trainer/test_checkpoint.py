@@ -61,7 +61,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def rewrite(path: pathlib.Path, **changes: Any) -> None:
-    torch.save({**read(path), **changes}, path)
+    storage.save({**read(path), **changes}, path)
 
 
 class Keeping(Plugin):
@@ -176,6 +176,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert list(payload) == [
         "format",
         "version",
+        "name",
         "training_state",
         "epoch",
         "model",
@@ -185,7 +186,8 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "plugins",
         "plan",
     ]
-    assert payload["format"] == 1
+    assert payload["format"] == 2
+    assert payload["name"] == path.stem
     assert payload["version"] == helios.__version__
     assert payload["training_state"] == trainer.state.dict()
     assert payload["epoch"] == {"batches": 6, "samples": 22}
@@ -638,13 +640,13 @@ def test_models_do_not_share_a_folder(fit: Any, tmp_path: pathlib.Path) -> None:
 def test_future_format_is_refused(fit: Any, folder: pathlib.Path) -> None:
     fit()
     (path,) = folder.iterdir()
-    rewrite(path, format=2, version="9.9")
+    rewrite(path, format=3, version="9.9")
     with pytest.raises(CheckpointError) as caught:
         fit()
     message = str(caught.value)
     assert str(path) in message
-    assert "Helios 9.9 in format 2" in message
-    assert "reads up to format 1" in message
+    assert "Helios 9.9 in format 3" in message
+    assert "reads up to format 2" in message
 
 
 @pytest.mark.parametrize(
@@ -656,7 +658,7 @@ def test_missing_key_is_refused(fit: Any, folder: pathlib.Path, key: str) -> Non
     (path,) = folder.iterdir()
     payload = read(path)
     del payload[key]
-    torch.save(payload, path)
+    storage.save(payload, path)
     with pytest.raises(CheckpointError) as caught:
         fit()
     assert str(path) in str(caught.value)

@@ -1,7 +1,7 @@
 """The trainer, its loops, and its checkpoints."""
 
 from helios.core import TrainingState, TrainingUnit
-from helios.trainer.storage import find_last_checkpoint
+from helios.trainer.folder import find_last_checkpoint
 from helios.trainer.trainer import StopRequest, Trainer
 
 __all__ = ["StopRequest", "Trainer", "TrainingState", "TrainingUnit", "find_last_checkpoint"]

@@ -1,43 +1,37 @@
-"""What a checkpoint holds, and how a run is restored from it."""
+"""What a checkpoint holds, when it is written, and how a run is restored from it."""
 
+import dataclasses
+import functools
 import logging
+import os
 import pathlib
+import time
 from typing import TYPE_CHECKING, Any
 
-from helios.core import rng
-from helios.errors import CheckpointError, PlanDriftError
+from helios.core import TrainingState, rng
+from helios.errors import ConfigurationError, PlanDriftError
 from helios.plugins.drift import differences
-from helios.trainer import storage
+from helios.trainer import folder, formats, plain, storage
+from helios.trainer.background import Background
+from helios.trainer.retention import Retention, chkpt_name
 
 if TYPE_CHECKING:
     from helios.trainer.run import Run
 
-FORMAT = 1
-"""The version of the layout below. It grows when older readers could not make sense of a file."""
-
-_KEYS = {
-    "format",
-    "epoch",
-    "training_state",
-    "model",
-    "metrics",
-    "datamodule",
-    "rng",
-    "plugins",
-    "plan",
-}
+_LONGEST_NAME = 255  # bytes, on all common file systems
 
 _logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Saves and restores a run in one folder.
+    """Saves and restores a run in one folder: the subfolder of ``chkpt_root`` for the model.
 
     A checkpoint is a dictionary of plain containers and tensors:
 
     ==================  =====================================================================
-    ``format``          the version of this layout, 1
+    ``format``          the version of this layout, 2
     ``version``         the version of Helios that wrote it
+    ``name``            the name under which it was saved, without suffix
     ``training_state``  the counters
     ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
                         or where a stream stands
@@ -48,39 +42,121 @@ class Checkpointer:
     ``plugins``         a list: of each rank, the plug-ins' states by id
     ``plan``            what was active
     ==================  =====================================================================
+
+    Raises:
+        ConfigurationError: the model's name cannot be that of a folder.
     """
 
-    def __init__(self, run: "Run", folder: pathlib.Path | None) -> None:
+    def __init__(self, run: "Run") -> None:
+        trainer, save_name = run.trainer, run.model.save_name
+        if not _is_file_name(save_name):
+            raise ConfigurationError(
+                f"save_name={save_name!r} of {type(run.model).__name__} cannot be the name of its"
+                " folder and files of checkpoints: leave out separators, and folders above."
+            )
         self._run = run
-        self._folder = folder
+        self.folder = None if trainer.chkpt_root is None else trainer.chkpt_root / save_name
+        self._retention = Retention(save_name, trainer.keep_last, trainer.keep_best)
+        self._background = Background() if trainer.async_checkpoints else None
+        self._durable: list[tuple[pathlib.Path, TrainingState]] = []
+        self._stalls: list[float] = []
         self._saved_at: tuple[int, int] | None = None
         self._absent: dict[str, Any] = {}
         self._rng: dict[str, Any] | None = None
 
+    def prepare(self) -> None:
+        """Make sure that checkpoints can be saved, before anything is computed.
+
+        Raises:
+            ConfigurationError: the folder cannot be created or written.
+        """
+        if self.folder is not None:
+            folder.prepare(self.folder)
+
+    # Saving.
+
     def save(self) -> None:
-        """Write a checkpoint of the present moment, if there is a folder for it."""
-        if self._folder is not None:
+        """Write a checkpoint of the present moment, if there is a folder for it.
+
+        With ``async_checkpoints``, it is copied, and written while training goes on.
+
+        Raises:
+            CheckpointError: a state is not plain.
+            OSError: this checkpoint, or the one that was written in the background, cannot be
+                written.
+        """
+        if self.folder is not None:
+            started = time.perf_counter()
             generators = rng.get_rng_state_dict()
             try:
-                self._save(self._folder, generators)
+                self.settle()  # at most one is being written
+                self._save(self.folder, generators)
             finally:  # states, names and hooks are the user's, and may have drawn
                 rng.load_rng_state_dict(generators)
-
-    def _save(self, folder: pathlib.Path, generators: dict[str, Any]) -> None:
-        run, state = self._run, self._run.state
-        name = f"{run.model.save_name}_epoch_{state.global_epoch}_iter_{state.current_iteration}"
-        name = run.model.append_metadata_to_chkpt_name(name)
-        path = folder / (name + storage.SUFFIX)
-        folder.mkdir(parents=True, exist_ok=True)
-        storage.save(self._payload(generators), path)
-        self._saved_at = self._position()
-        _logger.info("saved %s", path)
-        run.manager.hook.on_checkpoint_saved(path=path, state=state)
+            self._stalls.append(time.perf_counter() - started)
 
     def save_if_changed(self) -> None:
         """Write a checkpoint unless the present moment is saved already."""
         if self._saved_at != self._position():
             self.save()
+
+    def settle(self) -> None:
+        """Wait until what is being written is durable, and tell the plug-ins."""
+        if self._background is not None:
+            self._background.wait()
+        while self._durable:
+            path, state = self._durable.pop(0)
+            self._run.manager.hook.on_checkpoint_saved(path=path, state=state)
+
+    def finish(self) -> None:
+        """Settle at the end of training, and report how long saving has held it up."""
+        started = time.perf_counter()
+        with rng.preserved_rng_state():
+            self.settle()
+        if self._stalls:
+            _logger.info(
+                "%d checkpoints saved: training waited %.1f ms for each on average, and %.1f ms at"
+                " its end",
+                len(self._stalls),
+                1000 * sum(self._stalls) / len(self._stalls),
+                1000 * (time.perf_counter() - started),
+            )
+
+    def _save(self, root: pathlib.Path, generators: dict[str, Any]) -> None:
+        state = self._run.state
+        name = self._name()
+        payload = self._payload(name, generators)
+        self._saved_at = self._position()
+        write = functools.partial(self._write, root / (name + storage.SUFFIX))
+        if self._background is None:
+            write(payload, state)
+            self.settle()
+        else:
+            plain.check(payload)
+            copies = plain.snapshot(payload), dataclasses.replace(state)
+            self._background.start(functools.partial(write, *copies))
+
+    def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:
+        storage.save(payload, path)
+        _logger.info("saved %s", path)
+        self._durable.append((path, state))
+        self._retention.delete_superseded(path)
+
+    def _name(self) -> str:
+        model, state = self._run.model, self._run.state
+        given = chkpt_name(model.save_name, state.global_epoch, state.current_iteration)
+        name = model.append_metadata_to_chkpt_name(given)
+        where = (state.global_epoch, state.current_iteration)
+        is_found_again = name.startswith(given) and folder.position(name) == where
+        if not is_found_again or not _is_file_name(name):
+            raise ConfigurationError(
+                f"{type(model).__name__}.append_metadata_to_chkpt_name({given!r}) returned"
+                f" {name!r}, which is no checkpoint of this position, or no name of a file: append"
+                " a short text without separators that begins with no digit, such as '_loss-0.5'."
+            )
+        return name
+
+    # Restoring.
 
     def restore(self, *, for_testing: bool = False) -> bool:
         """Restore the run from the newest checkpoint that is not damaged.
@@ -95,14 +171,13 @@ class Checkpointer:
         Raises:
             CheckpointError: the checkpoint is too new, or does not fit.
         """
-        if self._folder is None:
+        if self.folder is None:
             return False
-        storage.remove_leftovers(self._folder)
         run, state = self._run, self._run.state
-        found = storage.load_last_checkpoint(self._folder, run.trainer.map_loc or "cpu")
+        found = folder.load_last_checkpoint(self.folder, run.trainer.map_loc or "cpu")
         if found is None:
             return False
-        path, payload = found[0], _checked(found[1], found[0])
+        path, payload = found[0], formats.upgraded(found[1], found[0])
         if not for_testing:
             self._compare_plans(payload["plan"], path)
         for name, value in payload["training_state"].items():
@@ -117,6 +192,8 @@ class Checkpointer:
             self._rng = payload["rng"][run.trainer.global_rank]
             run.restored_epoch = payload["epoch"]
             self._saved_at = self._position()
+            if not run.is_finished():
+                folder.require_space(self.folder, path.stat().st_size)
         _logger.info("restored %s", path)
         run.manager.hook.on_checkpoint_loaded(path=path, state=state)
         return True
@@ -126,13 +203,14 @@ class Checkpointer:
         if self._rng is not None:
             rng.load_rng_state_dict(self._rng)
 
-    def _payload(self, generators: dict[str, Any]) -> dict[str, Any]:
+    def _payload(self, name: str, generators: dict[str, Any]) -> dict[str, Any]:
         import helios
 
         run = self._run
         return {
-            "format": FORMAT,
+            "format": formats.FORMAT,
             "version": helios.__version__,
+            "name": name,
             "training_state": run.state.dict(),
             "epoch": run.epoch_state(),
             "model": run.model.state_dict(),
@@ -175,16 +253,6 @@ class Checkpointer:
         return self._run.state.global_epoch, self._run.state.global_iteration
 
 
-def _checked(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    missing = _KEYS - payload.keys()
-    if not missing and payload["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} was written by Helios {payload.get('version')} in format {payload['format']};"
-            f" this release reads up to format {FORMAT}. Install that release or a newer one."
-        )
-    if missing:
-        raise CheckpointError(
-            f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
-            f" {', '.join(sorted(missing))}. Remove it, or name another folder in chkpt_root."
-        )
-    return payload
+def _is_file_name(name: str) -> bool:
+    longest = name + storage.SUFFIX + storage.TEMPORARY
+    return pathlib.PurePath(name).name == name and len(os.fsencode(longest)) <= _LONGEST_NAME

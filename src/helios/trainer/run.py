@@ -5,7 +5,6 @@ import functools
 import itertools
 import logging
 import math
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -93,7 +92,7 @@ class Run:
             self.manager.configure("configure_trainer", trainer)
         self.manager.configure("configure_model", self.model)
         # Not before: plug-ins may give the model another name for its checkpoints.
-        self.checkpoints = Checkpointer(self, _checkpoint_folder(trainer, self.model))
+        self.checkpoints = Checkpointer(self)
         self._profile = profiling.PluginProfile() if trainer.profile_plugins else None
         trainer.plan = self.manager.freeze(
             trainer.train_exceptions + trainer.test_exceptions,
@@ -107,7 +106,9 @@ class Run:
         # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
         expected = self.trainer.train_exceptions
         with self._reported(expected), Teardown() as teardown, self._reported(expected):
+            self.checkpoints.prepare()
             self._set_up(teardown, fast_init=False)
+            teardown.push(self.checkpoints.settle)  # before the plug-ins are torn down
             self.checkpoints.restore()
             self.advance_loader()
             self.manager.hook.on_training_start()
@@ -117,6 +118,7 @@ class Run:
             self._doing = "training"
             self._timer.start()
             loops.train(self)
+            self.checkpoints.finish()
             self._doing = "ending the training of"
             self._report_stop()
             self.manager.hook.on_training_end()
@@ -220,7 +222,7 @@ class Run:
             if self._profile is not None:
                 profile = self._profile.to_dict()
                 self._tell(profiling.as_text(profile), logging.INFO)
-                folder = _checkpoint_folder(self.trainer, self.model)
+                folder = self.checkpoints.folder
                 if folder is not None:
                     folder.mkdir(parents=True, exist_ok=True)
                     path = folder / f"plugin-profile-{name}.json"
@@ -450,10 +452,6 @@ class _StepContexts(contextlib.ExitStack):
     def __exit__(self, *raised: Any) -> Literal[False]:
         super().__exit__(*raised)
         return False
-
-
-def _checkpoint_folder(trainer: "Trainer", model: Model) -> pathlib.Path | None:
-    return None if trainer.chkpt_root is None else trainer.chkpt_root / model.save_name
 
 
 def _described(epoch: dict[str, Any]) -> str:

@@ -93,6 +93,16 @@ def check_policy(value: ResumePolicy) -> ResumePolicy:
     return value
 
 
+def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> int | None:
+    """Return how many checkpoints to keep; there must be a folder that they are in."""
+    count = check_count(name, value)
+    if count is not None and root is None:
+        raise ConfigurationError(
+            f"{name}={value} without a folder of checkpoints: pass run_root=... or chkpt_root=..."
+        )
+    return count
+
+
 def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | None:
     """Return the absolute path of a folder that exists or can still be made."""
     if value is None:

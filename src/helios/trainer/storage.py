@@ -1,12 +1,11 @@
-"""Checkpoint files: written whole or not at all, checked when read, the newest good one found."""
+"""Checkpoint files: written whole or not at all, checked when read."""
 
-import collections
 import hashlib
-import logging
+import io
 import os
 import pathlib
 import pickle
-import re
+import shutil
 import zipfile
 from typing import Any
 
@@ -14,50 +13,97 @@ import torch
 
 from helios.core import safe_torch_load
 from helios.errors import CheckpointError, DamagedCheckpointError
+from helios.trainer import plain
 
 SUFFIX = ".pth"
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
+"""Is appended to the name of a file while it is being written."""
 _SEAL = b"\nhelios sha256 "
 """Stands behind the archive that PyTorch has written, followed by the checksum of the archive."""
 _SEAL_SIZE = len(_SEAL) + 64
-_LARGEST_INT = 255 * 8 - 1  # bits: PyTorch's safe unpickler reads integers of up to 255 bytes
-_POSITION = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: the last one, whatever precedes it
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter)
-_PLAIN_TORCH = (torch.device, torch.dtype, torch.Size)
-_CONTAINERS = (list, tuple, dict, set, collections.OrderedDict)
 
-_logger = logging.getLogger(__name__)
+
+class _File(io.BufferedWriter):
+    """A new file, with the checksum of all that was written into it."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self._digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error  # PyTorch would raise another one in its place
+            raise
+
+    def seal(self) -> bytes:
+        """Append the checksum, and return it when everything is on the disk."""
+        digest = self._digest.hexdigest().encode()
+        super().write(_SEAL + digest)
+        self.flush()
+        os.fsync(self.fileno())
+        return digest
 
 
 def save(payload: dict[str, Any], path: pathlib.Path) -> None:
     """Write a checkpoint so that the file is either complete and durable, or absent.
+
+    What was written is read back once, before it takes its name.
 
     Args:
         payload: plain containers, numbers, strings and tensors.
         path: the file to create or replace; its folder must exist.
 
     Raises:
-        CheckpointError: the payload holds something that could not be loaded again. What was at
-            ``path`` is still there.
+        CheckpointError: the payload holds something that could not be loaded again.
+        OSError: the file cannot be written, perhaps because the disk is full. Here as above, what
+            was at ``path`` is still there.
     """
-    _check_plain(payload, "")
-    temporary = path.with_name(path.name + _TEMPORARY)
+    plain.check(payload)
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "wb") as file:
-            torch.save(payload, file)
-        _verify_archive(temporary)
-        seal = _SEAL + _digest(temporary, temporary.stat().st_size)
-        with open(temporary, "ab") as file:
-            file.write(seal)
-            file.flush()
-            os.fsync(file.fileno())
-        verify(temporary)
+        digest = _write(payload, temporary)
+        if digest != _digest(temporary, temporary.stat().st_size - _SEAL_SIZE):
+            raise DamagedCheckpointError(
+                f"the checkpoint {path} is damaged: it does not read as it was written. The one"
+                " before it is untouched; check the disk."
+            )
         _read(temporary, "cpu", mmap=True)  # what cannot be loaded must not replace what can
         os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            _explain(error, path, payload)
         raise
+
+
+def _write(payload: dict[str, Any], path: pathlib.Path) -> bytes:
+    file = _File(path)
+    try:
+        with file:
+            torch.save(payload, file)
+            return file.seal()
+    except Exception as error:
+        if file.error is not None and error is not file.error:
+            raise file.error from None  # the other one says only that writing has failed
+        raise
+
+
+def _explain(error: OSError, path: pathlib.Path, payload: dict[str, Any]) -> None:
+    """Tell an error which file it is about, what was needed, and what to do."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
+    needed, free = plain.size(payload), shutil.disk_usage(path.parent).free
+    error.add_note(
+        f"The checkpoint {path} is not saved; the one before it is untouched. It needs some"
+        f" {needed:,} bytes, and {free:,} are free. Make room, keep fewer checkpoints"
+        " (keep_last=...), or name another folder (chkpt_root=...), and start again: the run goes"
+        " on from the newest checkpoint."
+    )
 
 
 def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -71,15 +117,38 @@ def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
         DamagedCheckpointError: the file is not as it was written.
         CheckpointError: the file holds something that is not plain data.
     """
-    verify(path)
+    is_sealed = verify(path)
     payload = _read(path, map_location, mmap=False)  # or the file could not be replaced meanwhile
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
+    if not is_sealed and payload.get("format", 1) != 1:  # format 1 did not ask for a checksum
+        raise DamagedCheckpointError(
+            f"the checkpoint {path} is damaged: it has no checksum. If it was saved by torch.save"
+            " on purpose, helios checkpoint migrate gives it one."
+        )
+    return payload
+
+
+def peek(path: pathlib.Path) -> dict[str, Any]:
+    """Read a checkpoint without checking it; tensors are read from the file when used.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is no checkpoint.
+    """
+    payload = _read(path, "cpu", mmap=True)
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
     return payload
 
 
-def verify(path: pathlib.Path) -> None:
+def verify(path: pathlib.Path) -> bool:
     """Compare a file with its checksum.
+
+    Returns:
+        Whether it has one. If not, the checksums of its parts are right, as torch.save wrote them.
 
     Raises:
         DamagedCheckpointError: the file is cut or changed.
@@ -92,6 +161,7 @@ def verify(path: pathlib.Path) -> None:
         _verify_archive(path)
     elif digest != _digest(path, size - len(seal) - len(digest)):
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: its checksum is wrong.")
+    return bool(seal)
 
 
 def _verify_archive(path: pathlib.Path) -> None:
@@ -114,6 +184,13 @@ def _read(path: pathlib.Path, map_location: Any, mmap: bool) -> Any:
     try:
         return safe_torch_load(path, map_location=map_location, mmap=mmap)
     except pickle.UnpicklingError as error:
+        if "helios.trainer.TrainingState" in str(error):
+            raise CheckpointError(
+                f"the checkpoint {path} was written by helios-ml, the earlier Helios. Its counters"
+                " are an object, not plain data, and it does not say where in the data the run"
+                " was, so it cannot be continued exactly. Load its weights where helios-ml is"
+                " installed, save them with torch.save, and load them in the model's setup()."
+            ) from error
         raise CheckpointError(
             f"the checkpoint {path} is refused: it holds more than plain data, which could run"
             f" code: {error}\nIt was not written by Helios. Remove it to go on from the one before"
@@ -133,70 +210,7 @@ def _digest(path: pathlib.Path, size: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-def candidates(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the checkpoints in a folder, the newest first, by epoch and then by iteration."""
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        position = _POSITION.match(path.stem)
-        if position:
-            found.append((int(position[1]), int(position[2]), path.stat().st_mtime_ns, path))
-    return [path for *_, path in sorted(found, reverse=True)]
-
-
-def load_last_checkpoint(
-    root: pathlib.Path | None, map_location: Any = "cpu"
-) -> tuple[pathlib.Path, dict[str, Any]] | None:
-    """Return path and content of the newest checkpoint in a folder that is not damaged.
-
-    Args:
-        root: the folder; ``None`` is answered with ``None``.
-        map_location: where its tensors go, as for :func:`torch.load`.
-
-    Raises:
-        CheckpointError: the newest one that is not damaged holds more than plain data.
-    """
-    for path in candidates(root) if root is not None else []:
-        try:
-            return path, load(path, map_location)
-        except DamagedCheckpointError as error:
-            _logger.warning("%s It is skipped; an older one is used if there is one.", error)
-    return None
-
-
-def find_last_checkpoint(root: pathlib.Path | None) -> pathlib.Path | None:
-    """Return the path of the checkpoint that :func:`load_last_checkpoint` would load."""
-    found = load_last_checkpoint(root)
-    return found[0] if found else None
-
-
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Delete what saves that were killed have left behind."""
-    for path in folder.glob(f"*{SUFFIX}{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
-def _check_plain(value: Any, where: str) -> None:
-    """Refuse what ``torch.load(weights_only=True)`` would refuse, while nothing is lost yet."""
-    is_odd = value == b"" if type(value) is bytes else _is_huge(value)
-    if (not is_odd and type(value) in _PLAIN) or isinstance(value, _PLAIN_TORCH):
-        return
-    if is_odd or type(value) not in _CONTAINERS:
-        raise CheckpointError(
-            f"cannot save checkpoint entry {where}: it is a {type(value).__module__}."
-            f"{type(value).__qualname__}, which could not be loaded again safely. State must be"
-            " plain: numbers, strings, tensors, and lists, tuples and dictionaries of them."
-        )
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(value, dict):
-            _check_plain(key, f"{where}, key {key!r}")
-        _check_plain(item, f"{where}[{key!r}]")
-
-
-def _is_huge(value: Any) -> bool:
-    return type(value) is int and value.bit_length() > _LARGEST_INT
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
+def sync_folder(folder: pathlib.Path) -> None:
     """Make a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

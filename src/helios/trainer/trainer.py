@@ -71,6 +71,10 @@ class Trainer:
             on from: ``"warn"``, ``"strict"`` to refuse, or ``"ignore"``.
         profile_plugins: measure what each hook of each plug-in costs; a table is shown at the end,
             and written as JSON beside the checkpoints.
+        keep_last: how many of the newest checkpoints to keep; all by default.
+        keep_best: how many to keep, besides, of those saved while the newest validation was the
+            best so far, as ``Model.have_metrics_improved`` judges.
+        async_checkpoints: copy what a checkpoint holds, and write it while training goes on.
         unknown: there are no other arguments; those of earlier releases are explained.
 
     Raises:
@@ -106,6 +110,9 @@ class Trainer:
         on_load_error: Literal["raise", "skip"] = "raise",
         resume_plugins: settings.ResumePolicy = "warn",
         profile_plugins: bool = False,
+        keep_last: int | None = None,
+        keep_best: int | None = None,
+        async_checkpoints: bool = False,
         **unknown: Any,
     ) -> None:
         settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
@@ -142,6 +149,9 @@ class Trainer:
                 f"chkpt_frequency={chkpt_frequency} without a folder to save in: pass run_root=..."
                 " or chkpt_root=..."
             )
+        self.keep_last = settings.check_retention("keep_last", keep_last, self.chkpt_root)
+        self.keep_best = settings.check_retention("keep_best", keep_best, self.chkpt_root)
+        self.async_checkpoints = async_checkpoints
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
         self.print_banner = print_banner

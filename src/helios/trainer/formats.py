@@ -1,0 +1,59 @@
+"""The versions of a checkpoint's layout: older ones are brought up to date, others refused."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from helios.errors import CheckpointError
+
+FORMAT = 2
+"""The version that is written. Format 1 had neither ``name`` nor always a checksum."""
+
+_KEYS = {
+    "format",
+    "name",
+    "epoch",
+    "training_state",
+    "model",
+    "metrics",
+    "datamodule",
+    "rng",
+    "plugins",
+    "plan",
+}
+
+
+def upgraded(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """Return the content of a checkpoint in the newest format.
+
+    Args:
+        payload: what was loaded; not changed.
+        path: where from.
+
+    Raises:
+        CheckpointError: it has a newer format, or was not written by Helios.
+    """
+    number = payload.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise CheckpointError(
+            f"{path} was written by Helios {payload.get('version')} in format {number};"
+            f" this release reads up to format {FORMAT}. Install that release or a newer one."
+        )
+    while number in _UPGRADES:
+        payload = _UPGRADES[number](payload, path)
+        number = payload["format"]
+    if missing := _KEYS - payload.keys():
+        raise CheckpointError(
+            f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
+            f" {', '.join(sorted(missing))}. Remove it, or name another folder in chkpt_root."
+        )
+    return payload
+
+
+def _name(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    return {"format": 2, "version": payload.get("version"), "name": path.stem} | {
+        key: value for key, value in payload.items() if key not in ("format", "version")
+    }
+
+
+_UPGRADES: dict[Any, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {1: _name}

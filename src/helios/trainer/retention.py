@@ -1,0 +1,81 @@
+"""Which checkpoints a run keeps, and which it deletes when there is a newer one."""
+
+import logging
+import pathlib
+
+from helios.errors import CheckpointError
+from helios.trainer import folder, storage
+
+_logger = logging.getLogger(__name__)
+
+
+class Retention:
+    """Deletes the checkpoints of one model that nobody wants to keep.
+
+    Files that were not saved under their present name by this model, copies that somebody made
+    among them, are left alone; so are damaged ones, and those newer than the one just saved.
+
+    Args:
+        save_name: the name of the model.
+        keep_last: how many of the newest to keep.
+        keep_best: how many to keep, besides, of the newest that were saved while the newest
+            validation was the best so far. With neither, everything is kept; with this one alone,
+            the newest is kept as well.
+    """
+
+    def __init__(self, save_name: str, keep_last: int | None, keep_best: int | None) -> None:
+        self._save_name = save_name
+        self._keeps_all = keep_last is None and keep_best is None
+        self._keep_last = keep_last or 1
+        self._keep_best = keep_best or 0
+        self._known: dict[pathlib.Path, bool | None] = {}
+
+    def delete_superseded(self, saved: pathlib.Path) -> None:
+        """Delete what is no longer wanted; what cannot be deleted is reported, and stays.
+
+        Args:
+            saved: the checkpoint that is now complete, verified and durable. It is always kept.
+        """
+        if self._keeps_all:
+            return
+        self._known.pop(saved, None)  # there may have been another one of this name
+        found = folder.candidates(saved.parent)
+        older = found[found.index(saved) :] if saved in found else []
+        own = [path for path in older if self._is_best(path) is not None]
+        best = [path for path in own if self._is_best(path)]
+        kept = {saved, *own[: self._keep_last], *best[: self._keep_best]}
+        for path in own:
+            if path not in kept:
+                _delete(path)
+
+    def _is_best(self, path: pathlib.Path) -> bool | None:
+        """Whether a checkpoint holds the best metrics so far; ``None`` if it is not our own."""
+        if path not in self._known:
+            try:
+                self._known[path] = self._read_is_best(path)
+            except (CheckpointError, KeyError, OSError):
+                return None  # damaged, of another program, or deleted meanwhile
+        return self._known[path]
+
+    def _read_is_best(self, path: pathlib.Path) -> bool | None:
+        payload = storage.peek(path)
+        state = payload["training_state"]
+        name = chkpt_name(self._save_name, state["global_epoch"], state["current_iteration"])
+        saved_as = payload.get("name", name)  # format 1 did not note it
+        if not path.stem.startswith(name) or path.stem != saved_as:
+            return None
+        is_best: bool = state["validation_cycles"] > 0 and state["early_stop_count"] == 0
+        return is_best
+
+
+def chkpt_name(save_name: str, epoch: int, iteration: int) -> str:
+    """Return the name of a checkpoint, without suffix and without what the model appends."""
+    return f"{save_name}_epoch_{epoch}_iter_{iteration}"
+
+
+def _delete(path: pathlib.Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        _logger.info("deleted %s", path)
+    except OSError as error:
+        _logger.warning("%s cannot be deleted: %s.", path, error.strerror)
