@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from helios.cli import plugins
+from helios.cli import checkpoint, plugins
 
 app = typer.Typer(
     help="Helios: a small, exact PyTorch trainer that is extended by pip install.",
@@ -13,6 +13,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 @app.callback()

@@ -85,9 +85,11 @@ def prepare(folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
             storage.sync_folder(path.parent)  # or a power failure could take it away again
-        probe.write_bytes(b"?")
-        for path in folder.glob(f"*{storage.SUFFIX}{storage.TEMPORARY}"):
-            path.unlink(missing_ok=True)  # the probe, and what saves that were killed have left
+        try:
+            probe.write_bytes(b"?")
+        finally:
+            for path in folder.glob(f"*{storage.SUFFIX}{storage.TEMPORARY}"):
+                path.unlink(missing_ok=True)  # the probe, and what killed saves have left
     except OSError as error:
         raise ConfigurationError(
             f"checkpoints cannot be saved in {folder}: {error.strerror}. Make it writable, or name"

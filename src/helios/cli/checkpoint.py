@@ -1,0 +1,139 @@
+"""``helios checkpoint``: look into checkpoints, and bring old ones up to date.
+
+Exit codes: 0 for good, 1 for a file that is damaged or refused, 2 for wrong usage.
+"""
+
+import json
+import os
+import pathlib
+from typing import Annotated, Any
+
+import typer
+
+from helios.errors import CheckpointError
+
+app = typer.Typer(help="Look into checkpoints, and migrate old ones.", no_args_is_help=True)
+
+
+@app.callback()
+def checkpoint() -> None:
+    """Take the subcommands."""
+
+
+@app.command()
+def show(
+    file: Annotated[pathlib.Path, typer.Argument(exists=True, dir_okay=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Check a file, and show what is inside. Exits with 1 if it is damaged or refused."""
+    try:
+        facts = _facts(file)
+    except (CheckpointError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, default=str))
+    else:
+        _print(facts)
+
+
+@app.command()
+def migrate(
+    path: Annotated[pathlib.Path, typer.Argument(exists=True, help="A file, or a folder.")],
+    discard_original: Annotated[
+        bool, typer.Option(help="Do not keep the original beside it, with .original appended.")
+    ] = False,
+) -> None:
+    """Rewrite checkpoints of older formats, or without a checksum, in the newest format.
+
+    Exits with 1 if one of them is damaged or refused; the others are migrated nevertheless.
+    """
+    from helios.trainer import folder  # torch takes seconds: not for `helios --help`
+
+    has_failed = False
+    for file in folder.candidates(path) if path.is_dir() else [path]:
+        try:
+            typer.echo(f"{file}: {_migrate(file, discard_original)}")
+        except (CheckpointError, OSError) as error:
+            typer.echo(f"{file}: {error}", err=True)
+            has_failed = True
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _migrate(file: pathlib.Path, discard_original: bool) -> str:
+    """Migrate a file, and return what was done."""
+    from helios.trainer import formats, storage
+
+    is_sealed = storage.verify(file)
+    payload = storage.peek(file)
+    migrated = formats.upgraded(payload, file)
+    if is_sealed and migrated is payload:
+        return f"has format {formats.FORMAT} already"
+    original = file.with_name(file.name + ".original")
+    os.link(file, original)  # fails where there is one already
+    try:
+        storage.save(migrated, file)
+    except BaseException:
+        original.unlink()  # it is still at its place
+        raise
+    if discard_original:
+        original.unlink()
+    return f"migrated from format {payload['format']} to {formats.FORMAT}"
+
+
+def _facts(file: pathlib.Path) -> dict[str, Any]:
+    from helios.trainer import formats, plain, storage
+
+    is_sealed = storage.verify(file)
+    found = storage.peek(file)
+    payload = formats.upgraded(found, file)
+    parts = {f"model.{name}": state for name, state in payload["model"].items()}
+    parts |= {key: payload[key] for key in ("metrics", "datamodule", "rng", "plugins")}
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "checksum": "right" if is_sealed else "none, but its parts are whole",
+        "format": found["format"],
+        "version": payload["version"],
+        "name": payload["name"],
+        "counters": payload["training_state"],
+        "epoch": payload["epoch"],
+        "metrics": payload["metrics"]["newest"],
+        "parameters": sum(map(_parameters, payload["model"].values())),
+        "bytes of tensors": {name: plain.size(part) for name, part in parts.items()},
+        "ranks": len(payload["rng"]),
+        "plug-ins with state": sorted({name for rank in payload["plugins"] for name in rank}),
+        "plan": payload["plan"],
+    }
+
+
+def _parameters(state: Any) -> int:
+    """Count the numbers of a network, buffers included: its state is a flat table of tensors."""
+    import torch
+
+    tensors = list(state.values()) if isinstance(state, dict) else [state]
+    is_network = all(isinstance(tensor, torch.Tensor) for tensor in tensors)
+    return sum(tensor.numel() for tensor in tensors) if is_network else 0
+
+
+def _print(facts: dict[str, Any]) -> None:
+    """Print a fact a line, and the active plug-ins one a line."""
+    for name, value in facts.items():
+        if name == "plan":
+            typer.echo(f"plan {value['digest']}:")
+            for number, entry in enumerate(value["active"], start=1):
+                origin = f"{entry['distribution']} {entry['version']}".strip() or "not installed"
+                typer.echo(f"  {number}  {entry['id']}  {origin}  {entry['reason']}")
+        elif isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for key, item in value.items():
+                typer.echo(f"  {key}: {_shown(item)}")
+        else:
+            typer.echo(f"{name}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
