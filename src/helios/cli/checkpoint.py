@@ -8,9 +8,11 @@ import os
 import pathlib
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from helios.errors import CheckpointError
+from helios.trainer import folder, formats, plain, storage
 
 app = typer.Typer(help="Look into checkpoints, and migrate old ones.", no_args_is_help=True)
 
@@ -48,8 +50,6 @@ def migrate(
 
     Exits with 1 if one of them is damaged or refused; the others are migrated nevertheless.
     """
-    from helios.trainer import folder  # torch takes seconds: not for `helios --help`
-
     has_failed = False
     for file in folder.candidates(path) if path.is_dir() else [path]:
         try:
@@ -63,8 +63,6 @@ def migrate(
 
 def _migrate(file: pathlib.Path, discard_original: bool) -> str:
     """Migrate a file, and return what was done."""
-    from helios.trainer import formats, storage
-
     is_sealed = storage.verify(file)
     payload = storage.peek(file)
     migrated = formats.upgraded(payload, file)
@@ -83,8 +81,6 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
 
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
-    from helios.trainer import formats, plain, storage
-
     is_sealed = storage.verify(file)
     found = storage.peek(file)
     payload = formats.upgraded(found, file)
@@ -110,8 +106,6 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
 
 def _parameters(state: Any) -> int:
     """Count the numbers of a network, buffers included: its state is a flat table of tensors."""
-    import torch
-
     tensors = list(state.values()) if isinstance(state, dict) else [state]
     is_network = all(isinstance(tensor, torch.Tensor) for tensor in tensors)
     return sum(tensor.numel() for tensor in tensors) if is_network else 0

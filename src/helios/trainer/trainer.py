@@ -151,7 +151,7 @@ class Trainer:
             )
         self.keep_last = settings.check_retention("keep_last", keep_last, self.chkpt_root)
         self.keep_best = settings.check_retention("keep_best", keep_best, self.chkpt_root)
-        self.async_checkpoints = async_checkpoints
+        self.async_checkpoints = settings.check_switch("async_checkpoints", async_checkpoints)
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
         self.print_banner = print_banner
