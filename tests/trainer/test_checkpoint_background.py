@@ -285,7 +285,7 @@ def test_snapshot_is_equal_and_apart() -> None:
         ],
         "rest": [None, 1, "a", b"b", {1, 2}, torch.Size([2]), torch.float16],
     }
-    copied = plain.snapshot(original)
+    copied = plain.Snapshots().take(original)
     assert equal(copied, original)
     assert type(copied["net"]) is collections.OrderedDict
     assert vars(copied["net"]) == vars(original["net"])
@@ -302,7 +302,7 @@ def test_snapshot_is_equal_and_apart() -> None:
 def test_snapshot_shares_what_was_shared(tmp_path: pathlib.Path) -> None:
     large = torch.zeros(50_000)
     payload = {"a": large, "b": large, "part": large[:10]}
-    copied = plain.snapshot(payload)
+    copied = plain.Snapshots().take(payload)
     assert copied["a"].data_ptr() == copied["part"].data_ptr() != large.data_ptr()
     assert plain.size(payload) == plain.size(copied) == 200_000
     sizes = []
@@ -312,12 +312,25 @@ def test_snapshot_shares_what_was_shared(tmp_path: pathlib.Path) -> None:
     assert max(sizes) < 210_000
 
 
+def test_snapshots_use_their_memory_again() -> None:
+    snapshots = plain.Snapshots()
+    state = {"a": torch.zeros(1000), "b": torch.ones(10)}
+    first = snapshots.take(state)
+    where = first["a"].data_ptr()
+    state["a"] += 2
+    state["b"] = torch.full((20,), 3.0)
+    second = snapshots.take(state)
+    assert equal(second, state)
+    assert second["a"].data_ptr() == where
+    assert equal(snapshots.take({"b": state["b"]}), {"b": state["b"]})
+
+
 @pytest.mark.parametrize(
     "tensor",
     [torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 2j]).conj().imag, torch.eye(3).to_sparse()],
 )
 def test_snapshot_of_unusual_tensors(tensor: torch.Tensor) -> None:
-    copied = plain.snapshot([tensor])[0]
+    copied = plain.Snapshots().take([tensor])[0]
     assert torch.equal(copied.to_dense(), tensor.to_dense())
     assert copied.layout == tensor.layout
 

@@ -58,6 +58,7 @@ class Checkpointer:
         self.folder = None if trainer.chkpt_root is None else trainer.chkpt_root / save_name
         self._retention = Retention(save_name, trainer.keep_last, trainer.keep_best)
         self._background = Background() if trainer.async_checkpoints else None
+        self._snapshots = plain.Snapshots()
         self._durable: list[tuple[pathlib.Path, TrainingState]] = []
         self._stalls: list[float] = []
         self._saved_at: tuple[int, int] | None = None
@@ -133,7 +134,7 @@ class Checkpointer:
             self.settle()
         else:
             plain.check(payload)
-            copies = plain.snapshot(payload), dataclasses.replace(state)
+            copies = self._snapshots.take(payload), dataclasses.replace(state)
             self._background.start(functools.partial(write, *copies))
 
     def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:

@@ -58,46 +58,61 @@ def size(value: Any) -> int:
     return sum({_identity(tensor): tensor.untyped_storage().nbytes() for tensor in dense}.values())
 
 
-def snapshot(value: Any) -> Any:
-    """Copy plain data into host memory, so that training may go on and change the original.
+class Snapshots:
+    """Copies plain data into host memory, so that training may go on and change the original.
 
-    Tensors that share memory share the copy of it, as they would in a file.
-
-    Args:
-        value: what :func:`check` lets pass.
+    The memory of a copy is used again for the next one: it takes a multiple of the time to get
+    new pages from the system. So a copy is good until the next one is taken.
     """
-    return _copy(value, {})
 
+    def __init__(self) -> None:
+        self._previous: dict[int, torch.UntypedStorage] = {}
+        self._current: dict[int, torch.UntypedStorage] = {}
 
-def _copy(value: Any, storages: dict[int, torch.UntypedStorage]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return _copy_tensor(value, storages)
-    if type(value) not in _CONTAINERS:
-        return value  # cannot change
-    if not isinstance(value, dict):
-        return type(value)(_copy(item, storages) for item in value)
-    copied = type(value)((key, _copy(item, storages)) for key, item in value.items())
-    if isinstance(value, collections.OrderedDict):
-        vars(copied).update(vars(value))  # the versions of a module's parts
-    return copied
+    def take(self, value: Any) -> Any:
+        """Copy what :func:`check` lets pass.
 
+        Tensors that share memory share the copy of it, as they would in a file.
+        """
+        self._previous, self._current = self._current, {}
+        copied = self._copy(value)
+        self._previous = {}
+        return copied
 
-def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
-    plain = tensor.detach()
-    is_lazy = plain.is_conj() or plain.is_neg()
-    if plain.layout is torch.strided and not plain.is_quantized and not is_lazy:
-        storage: Any = plain.untyped_storage()  # torch leaves its methods untyped
-        identity = _identity(plain)
-        if identity not in storages:
-            is_here = storage.device.type == "cpu"
-            storages[identity] = storage.clone() if is_here else storage.cpu()
-        place = plain.storage_offset(), plain.size(), plain.stride()
-        copied = torch.empty(0, dtype=plain.dtype).set_(storages[identity], *place)
-    else:
-        copied = plain.to("cpu", copy=True)
-    if type(tensor) is torch.nn.Parameter:
-        return torch.nn.Parameter(copied, tensor.requires_grad)
-    return copied.requires_grad_(tensor.requires_grad)
+    def _copy(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._copy_tensor(value)
+        if type(value) not in _CONTAINERS:
+            return value  # cannot change
+        if not isinstance(value, dict):
+            return type(value)(self._copy(item) for item in value)
+        copied = type(value)((key, self._copy(item)) for key, item in value.items())
+        if isinstance(value, collections.OrderedDict):
+            vars(copied).update(vars(value))  # the versions of a module's parts
+        return copied
+
+    def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        plain = tensor.detach()
+        is_lazy = plain.is_conj() or plain.is_neg()
+        if plain.layout is torch.strided and not plain.is_quantized and not is_lazy:
+            place = plain.storage_offset(), plain.size(), plain.stride()
+            copied = torch.empty(0, dtype=plain.dtype).set_(self._copy_memory(plain), *place)
+        else:
+            copied = plain.to("cpu", copy=True)
+        if type(tensor) is torch.nn.Parameter:
+            return torch.nn.Parameter(copied, tensor.requires_grad)
+        return copied.requires_grad_(tensor.requires_grad)
+
+    def _copy_memory(self, tensor: torch.Tensor) -> torch.UntypedStorage:
+        identity = _identity(tensor)
+        if identity not in self._current:
+            new: Any = torch.UntypedStorage  # torch leaves it and its methods untyped
+            storage: Any = tensor.untyped_storage()
+            copied: Any = self._previous.get(identity)
+            if copied is None or copied.nbytes() != storage.nbytes():
+                copied = new(storage.nbytes())
+            self._current[identity] = copied.copy_(storage)
+        return self._current[identity]
 
 
 def _identity(tensor: torch.Tensor) -> int:
