@@ -255,5 +255,6 @@ class Checkpointer:
 
 
 def _is_file_name(name: str) -> bool:
-    longest = name + storage.SUFFIX + storage.TEMPORARY
-    return pathlib.PurePath(name).name == name and len(os.fsencode(longest)) <= _LONGEST_NAME
+    longest = os.fsencode(name + storage.SUFFIX + storage.TEMPORARY)
+    is_one_part = pathlib.PurePath(name).name == name and name != ".."
+    return is_one_part and len(longest) <= _LONGEST_NAME

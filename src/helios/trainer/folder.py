@@ -80,8 +80,8 @@ def prepare(folder: pathlib.Path) -> None:
         ConfigurationError: it cannot be created or written.
     """
     probe = folder / f"writable{storage.SUFFIX}{storage.TEMPORARY}"
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
             storage.sync_folder(path.parent)  # or a power failure could take it away again
