@@ -1,7 +1,7 @@
 # From a fresh clone, with Python 3.11 or newer, make and pip:
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
-#   make bench  what Helios costs beside a bare PyTorch loop
+#   make bench  what Helios costs beside a bare PyTorch loop, and what a checkpoint holds up
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +26,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/seeding.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 .venv/installed: constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv

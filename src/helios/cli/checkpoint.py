@@ -77,6 +77,8 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
         raise
     if discard_original:
         original.unlink()
+    if migrated is payload:
+        return "checksum added"
     return f"migrated from format {payload['format']} to {formats.FORMAT}"
 
 
