@@ -103,13 +103,6 @@ def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> 
     return count
 
 
-def check_switch(name: str, value: bool) -> bool:
-    """Return what is on or off, or refuse what is neither."""
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r}: write True or False.")
-    return value
-
-
 def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | None:
     """Return the absolute path of a folder that exists or can still be made."""
     if value is None:
