@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,15 @@ def test_folder_without_space(
     message = rf"does not fit in {folder}: the newest takes {size:,} bytes, and {size - 1:,} are"
     with pytest.raises(CheckpointError, match=message):
         fit(total_steps=2)
+
+
+def test_folder_that_is_taken_away_is_made_again(fit: Any, folder: pathlib.Path) -> None:
+    class Tidying(TinyModel):
+        def on_training_epoch_start(self, current_epoch: int) -> None:
+            shutil.rmtree(folder)
+
+    fit(Tidying(), total_steps=2, chkpt_frequency=1)
+    assert [path.name for path in folder.iterdir()] == ["tiny_epoch_2_iter_12.pth"]
 
 
 def test_testing_leaves_a_folder_alone(

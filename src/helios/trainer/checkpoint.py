@@ -138,6 +138,7 @@ class Checkpointer:
             self._background.start(functools.partial(write, *copies))
 
     def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up meanwhile
         storage.save(payload, path)
         _logger.info("saved %s", path)
         self._durable.append((path, state))
@@ -190,7 +191,8 @@ class Checkpointer:
         if not for_testing:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
             run.datamodule.load_state_dict(payload["datamodule"])
-            self._rng = payload["rng"][run.trainer.global_rank]
+            # In host memory, whatever the device: generators take their states from there.
+            self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
             run.restored_epoch = payload["epoch"]
             self._saved_at = self._position()
             if not run.is_finished():

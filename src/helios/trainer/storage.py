@@ -97,10 +97,13 @@ def _explain(error: OSError, path: pathlib.Path, payload: dict[str, Any]) -> Non
     """Tell an error which file it is about, what was needed, and what to do."""
     if error.errno is not None and error.filename is None:
         error.filename = str(path)
-    needed, free = plain.size(payload), shutil.disk_usage(path.parent).free
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,}"
+    except OSError:
+        free = "it is not known how many"
     error.add_note(
         f"The checkpoint {path} is not saved; the one before it is untouched. It needs some"
-        f" {needed:,} bytes, and {free:,} are free. Make room, keep fewer checkpoints"
+        f" {plain.size(payload):,} bytes, and {free} are free. Make room, keep fewer checkpoints"
         " (keep_last=...), or name another folder (chkpt_root=...), and start again: the run goes"
         " on from the newest checkpoint."
     )
