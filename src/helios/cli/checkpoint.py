@@ -87,7 +87,7 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
     found = storage.peek(file)
     payload = formats.upgraded(found, file)
     parts = {f"model.{name}": state for name, state in payload["model"].items()}
-    parts |= {key: payload[key] for key in ("metrics", "datamodule", "rng", "plugins")}
+    parts |= {key: payload[key] for key in ("epoch", "metrics", "datamodule", "rng", "plugins")}
     return {
         "file": str(file),
         "bytes": file.stat().st_size,
@@ -96,7 +96,7 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
         "version": payload["version"],
         "name": payload["name"],
         "counters": payload["training_state"],
-        "epoch": payload["epoch"],
+        "epoch": {name: payload["epoch"][name] for name in ("batches", "samples")},
         "metrics": payload["metrics"]["newest"],
         "parameters": sum(map(_parameters, payload["model"].values())),
         "bytes of tensors": {name: plain.size(part) for name, part in parts.items()},
