@@ -149,8 +149,8 @@ class Checkpointer:
         given = chkpt_name(model.save_name, state.global_epoch, state.current_iteration)
         name = model.append_metadata_to_chkpt_name(given)
         where = (state.global_epoch, state.current_iteration)
-        is_found_again = name.startswith(given) and folder.position(name) == where
-        if not is_found_again or not _is_file_name(name):
+        is_appended = isinstance(name, str) and name.startswith(given)
+        if not is_appended or folder.position(name) != where or not _is_file_name(name):
             raise ConfigurationError(
                 f"{type(model).__name__}.append_metadata_to_chkpt_name({given!r}) returned"
                 f" {name!r}, which is no checkpoint of this position, or no name of a file: append"
