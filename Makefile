@@ -1,6 +1,7 @@
 # From a fresh clone, with Python 3.11 or newer, make and pip:
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
+#   make soak   kills random runs at random moments, for SECONDS (600)
 #   make bench  what Helios costs beside a bare PyTorch loop, and what a checkpoint holds up
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
 PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint soak bench clean
 
 demo: .venv/installed
 	$(BIN)/helios demo
@@ -22,6 +23,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src $(CONTRIB:%=%/src)
 	$(BIN)/lint-imports
+
+SECONDS ?= 600
+soak: .venv/installed
+	$(BIN)/python tests/exactness/soak.py --seconds $(SECONDS)
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py

@@ -36,7 +36,7 @@ class Checkpointer:
     ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
                         or where a stream stands
     ``model``           ``Model.state_dict()``
-    ``metrics``         logged values in flight, and the newest results
+    ``metrics``         logged values in flight, sums of losses, and the newest results
     ``datamodule``      ``DataModule.state_dict()``
     ``rng``             a list: the random number generators of each rank
     ``plugins``         a list: of each rank, the plug-ins' states by id
@@ -190,6 +190,7 @@ class Checkpointer:
         self._restore_plugins(payload)
         if not for_testing:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
+            run.model._running_losses.update(payload["metrics"].get("running_losses", {}))
             run.datamodule.load_state_dict(payload["datamodule"])
             # In host memory, whatever the device: generators take their states from there.
             self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
@@ -219,6 +220,7 @@ class Checkpointer:
             "model": run.model.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),
+                "running_losses": dict(run.model._running_losses),
                 "newest": dict(run.model.metrics),
             },
             "datamodule": run.datamodule.state_dict(),
