@@ -24,7 +24,7 @@ def scenario(choose: random.Random) -> Scenario:
         valid_frequency=choose.randint(1, 4),
         chkpt_frequency=choose.randint(1, 4),
         print_frequency=choose.randint(1, 5),
-        epochs=choose.randint(1, 6),
+        epochs=choose.randint(2, 6),
     )
 
 
