@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
@@ -40,6 +41,7 @@ class Scenario:
     workers: int = 0
     accumulation: int = 1
     phases: bool = False
+    precision: str = "fp32"
     scheduler: str = "none"  # or "step", "epoch", "plateau": when it goes on
     valid_frequency: int | None = None
     chkpt_frequency: int | None = None
@@ -57,13 +59,16 @@ class Scenario:
             "valid_frequency": self.valid_frequency or (1 if in_epochs else 2),
             "chkpt_frequency": self.chkpt_frequency or (1 if in_epochs else 2),
             "print_frequency": self.print_frequency,
+            "precision": self.precision,
         }
 
     def __str__(self) -> str:
         """Return an identifier for the tests' report."""
         order = "shuffled" if self.shuffle else "in-order"
         parts = [self.unit, order, f"workers{self.workers}", f"accumulate{self.accumulation}"]
-        return "-".join([*parts, "phases" if self.phases else "one-phase", self.scheduler])
+        return "-".join(
+            [*parts, "phases" if self.phases else "one-phase", self.precision, self.scheduler]
+        )
 
 
 class Numbered(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -359,6 +364,8 @@ def _serve() -> None:
     manager.register(Following("following"))
     manager.freeze()  # reads the metadata of all that is installed, once a process
     torch.set_num_threads(1)
+    # A resumed scheduler goes on after steps that its optimizer has not taken in this process.
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -20,6 +20,7 @@ def scenario(choose: random.Random) -> Scenario:
         workers=choose.choice([0, 0, 0, 1, 2]),
         accumulation=choose.randint(1, 7),
         phases=choose.random() < 0.5,
+        precision=choose.choice(["fp32", "bf16", "fp16"]),
         scheduler=choose.choice(["none", "step", "epoch", "plateau"]),
         valid_frequency=choose.randint(1, 4),
         chkpt_frequency=choose.randint(1, 4),

@@ -22,11 +22,12 @@ MATRIX = [
         accumulation=accumulation,
         shuffle=shuffle,
         workers=workers,
+        precision=precision,
         phases=number % 3 != 0,
         scheduler=SCHEDULERS[number % 4],
     )
-    for number, (unit, accumulation, shuffle, workers) in enumerate(
-        itertools.product(["epoch", "iteration"], [1, 3], [True, False], [0, 2])
+    for number, (unit, accumulation, shuffle, precision, workers) in enumerate(
+        itertools.product(["epoch", "iteration"], [1, 3], [True, False], ["fp32", "bf16"], [0, 2])
     )
 ]
 
@@ -80,21 +81,23 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize("scenario", MATRIX, ids=str)
 def test_killed_in_each_batch(pool: Pool, tmp_path: pathlib.Path, scenario: Scenario) -> None:
-    """Each batch is cut at another of its moments; with workers, which are slow, each third."""
+    """Each batch is cut at another of its moments; with workers, which are slow, each fifth."""
     moments = pool.run(scenario, tmp_path / "moments")["moments"]
     starts = [number for number, name in enumerate(moments) if name == "batch starts"]
     assert len(starts) == 15
     shift = MATRIX.index(scenario)
     cuts = []
     for batch, (start, end) in enumerate(itertools.pairwise([*starts, len(moments)])):
-        if scenario.workers == 0 or (batch + shift) % 3 == 0:
+        if scenario.workers == 0 or (batch + shift) % 5 == 0:
             cuts.append([start + (shift + 3 * batch) % (end - start)])
     assert pool.mismatches(scenario, tmp_path, cuts) == {}
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_killed_at_every_moment(pool: Pool, tmp_path: pathlib.Path, unit: str) -> None:
-    scenario = Scenario(unit=unit, scheduler="plateau", phases=True, epochs=2, accumulation=2)
+    scenario = Scenario(
+        unit=unit, scheduler="plateau", precision="fp16", phases=True, epochs=2, accumulation=2
+    )
     moments = pool.run(scenario, tmp_path / "moments")["moments"]
     kinds = {"before the step", "in validation", "saving: os.rename", "saved", "epoch ends"}
     assert kinds <= set(moments)

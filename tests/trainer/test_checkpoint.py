@@ -180,6 +180,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "training_state",
         "epoch",
         "model",
+        "scalers",
         "metrics",
         "datamodule",
         "rng",

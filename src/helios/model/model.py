@@ -9,6 +9,7 @@ from torch import nn
 from helios.core import Registry, RunFacts, TrainingState
 from helios.model import stateful
 from helios.model.metrics import MetricBuffer
+from helios.model.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +61,7 @@ class Model(RunFacts, abc.ABC):
         self._training_log = MetricBuffer()
         self._evaluation_log = MetricBuffer()
         self._evaluating = False
+        self._precision = Precision("fp32", "cpu", self._name_of)
         self._loss_items: dict[str, torch.Tensor | None] = {}
         self._running_losses: dict[str, torch.Tensor] = {}
         self._val_scores: dict[str, Any] = {}
@@ -86,7 +88,8 @@ class Model(RunFacts, abc.ABC):
                 yield name, part
 
     def _begin(self) -> None:
-        """Forget what an earlier run, perhaps one that failed, has logged."""
+        """Forget what an earlier run, perhaps one that failed, has logged and scaled."""
+        self._precision = Precision(self.trainer.precision, self.device.type, self._name_of)
         self._training_log.clear()
         self._evaluation_log.clear()
         self._loss_items.clear()
@@ -94,20 +97,29 @@ class Model(RunFacts, abc.ABC):
 
     # The helpers of a step.
 
-    def prepare(self, module: nn.Module) -> nn.Module:
+    def prepare(self, module: nn.Module, *, compile: bool = False) -> nn.Module:  # noqa: A002 - torch's name for it
         """Move a network to the device, and wrap it where a plug-in does parallelism.
 
         Args:
             module: a network, before its optimizer is created.
+            compile: wrap it in ``torch.compile`` too, which leaves its state as it is.
 
         Returns:
-            What to train: ``module``, or the plug-in's wrapper around it.
+            What to train: ``module``, or a wrapper around it.
         """
         prepare_module = self.trainer.hooks.prepare_module
+        prepared: nn.Module
         if prepare_module is not None:
-            prepared: nn.Module = prepare_module(module=module)
-            return prepared
-        return module.to(self.device)
+            prepared = prepare_module(module=module)
+        else:
+            prepared = module.to(self.device)
+        if compile:
+            # Not module.compile(), which skips PyTorch's own classes, such as Sequential. And not
+            # dynamic: which code a shape gets would depend on the shapes that came before it, and
+            # a resumed run comes by others.
+            compiled: Any = torch.compile(prepared, dynamic=False)
+            prepared = compiled
+        return prepared
 
     def log(self, name: str, value: torch.Tensor | float) -> None:
         """Log a value; loggers receive the mean since they were last called.
@@ -135,6 +147,9 @@ class Model(RunFacts, abc.ABC):
     ) -> bool:
         """Go backward, and take a step when all the batches that it accumulates have been seen.
 
+        With ``Trainer(precision="fp16")`` the loss is scaled, and a step whose gradients have
+        overflowed is left out.
+
         Args:
             loss: the mean loss of the batch; divided by the number of accumulated batches.
             optimizer: takes the step; its gradients are then set to ``None``.
@@ -144,21 +159,32 @@ class Model(RunFacts, abc.ABC):
         Returns:
             Whether a step was taken; a scheduler that counts steps goes on only then.
         """
-        trainer = self.trainer
-        if trainer.accumulated_batches > 1:
-            loss = loss / trainer.accumulated_batches
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if not trainer.is_optimizer_step:
-            return False
-        if trainer.hooks.on_before_optimizer_step is not None:
-            trainer.hooks.on_before_optimizer_step(optimizer=optimizer, state=trainer.state)
-        if clip_value is not None or clip_norm is not None:
-            _clip(optimizer, clip_norm, clip_value)
-        optimizer.step()
-        optimizer.zero_grad()
-        if trainer.hooks.on_after_optimizer_step is not None:
-            trainer.hooks.on_after_optimizer_step(optimizer=optimizer, state=trainer.state)
-        return True
+        trainer, precision = self.trainer, self._precision
+        with precision.outside:
+            if trainer.accumulated_batches > 1:
+                loss = loss / trainer.accumulated_batches
+            scaler = precision.scaler(optimizer)
+            if scaler is not None:
+                loss = scaler.scale(loss)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if not trainer.is_optimizer_step:
+                return False
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            if trainer.hooks.on_before_optimizer_step is not None:
+                trainer.hooks.on_before_optimizer_step(optimizer=optimizer, state=trainer.state)
+            if clip_value is not None or clip_norm is not None:
+                _clip(optimizer, clip_norm, clip_value)
+            is_taken = precision.step(optimizer)
+            optimizer.zero_grad()
+            if is_taken and trainer.hooks.on_after_optimizer_step is not None:
+                trainer.hooks.on_after_optimizer_step(optimizer=optimizer, state=trainer.state)
+            return is_taken
+
+    def _name_of(self, optimizer: torch.optim.Optimizer) -> str:
+        """Return the name of the attribute that holds an optimizer, or ``""``."""
+        named = stateful.stateful_attributes(self)
+        return next((name for name, part in named if part is optimizer), "")
 
     # State.
 

@@ -36,6 +36,7 @@ class Checkpointer:
     ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
                         or where a stream stands
     ``model``           ``Model.state_dict()``
+    ``scalers``         of losses in fp16, by the name of their optimizer
     ``metrics``         logged values in flight, sums of losses, and the newest results
     ``datamodule``      ``DataModule.state_dict()``
     ``rng``             a list: the random number generators of each rank
@@ -191,6 +192,7 @@ class Checkpointer:
         if not for_testing:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
             run.model._running_losses.update(payload["metrics"].get("running_losses", {}))
+            run.model._precision.load_state_dict(payload.get("scalers", {}))
             run.datamodule.load_state_dict(payload["datamodule"])
             # In host memory, whatever the device: generators take their states from there.
             self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
@@ -218,6 +220,7 @@ class Checkpointer:
             "training_state": run.state.dict(),
             "epoch": run.epoch_state(),
             "model": run.model.state_dict(),
+            "scalers": run.model._precision.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),
                 "running_losses": dict(run.model._running_losses),

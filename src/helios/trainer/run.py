@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 _logger = logging.getLogger("helios")
-_NO_CONTEXT = contextlib.nullcontext()
 
 
 class Fitted(NamedTuple):
@@ -299,9 +298,10 @@ class Run:
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
         """Return what is entered around a step of the model."""
+        autocast = self.model._precision.autocast
         if self.hooks.step_context is None:
-            return _NO_CONTEXT
-        return _StepContexts(self.hooks.step_context(phase=phase))
+            return autocast
+        return _StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 
 from helios.core import TrainingUnit
 from helios.errors import ConfigurationError, nearest
+from helios.model.precision import PRECISIONS
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
 
@@ -119,6 +120,16 @@ def check_source_root(value: str | pathlib.Path | None) -> pathlib.Path | None:
     if path is not None and not path.is_dir():
         raise ConfigurationError(f"src_root={str(value)!r} does not exist: name a folder.")
     return path
+
+
+def check_precision(name: str) -> str:
+    """Return the name of a precision, or refuse one that there is not."""
+    if name not in PRECISIONS:
+        raise ConfigurationError(
+            f"precision={name!r} is none: write {', '.join(map(repr, PRECISIONS))}."
+            f"{nearest(str(name), PRECISIONS)}"
+        )
+    return name
 
 
 def check_device(use_cpu: bool | None, gpus: list[int] | None) -> torch.device:

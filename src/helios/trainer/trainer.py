@@ -75,6 +75,8 @@ class Trainer:
         keep_best: how many to keep, besides, of those saved while the newest validation was the
             best so far, as ``Model.have_metrics_improved`` judges.
         async_checkpoints: copy what a checkpoint holds, and write it while training goes on.
+        precision: ``"fp32"``; or ``"bf16"`` or ``"fp16"`` for autocast around the model's steps,
+            with scaled losses for ``"fp16"``.
         unknown: there are no other arguments; those of earlier releases are explained.
 
     Raises:
@@ -113,6 +115,7 @@ class Trainer:
         keep_last: int | None = None,
         keep_best: int | None = None,
         async_checkpoints: bool = False,
+        precision: str = "fp32",
         **unknown: Any,
     ) -> None:
         settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
@@ -134,6 +137,7 @@ class Trainer:
         self.enable_cudnn_benchmark = enable_cudnn_benchmark
         self.enable_deterministic = enable_deterministic
         self.device = settings.check_device(use_cpu, gpus)
+        self.precision = settings.check_precision(precision)
         self.random_seed = (
             DEFAULT_SEED
             if random_seed is None
