@@ -4,11 +4,13 @@ The server is a process that has imported torch and Helios and run nothing. It f
 for each run, so that a run begins as a new process does, without importing everything again.
 """
 
+import concurrent.futures
 import dataclasses
 import importlib
 import json
 import os
 import pathlib
+import queue
 import random
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from helios import DataLoaderParams, DataModule, Model, Plugin, Trainer, Trainin
 from helios.core import rng
 from helios.plugins import PluginManager
 from helios.plugins.metrics_file import MetricsFilePlugin
+from helios.plugins.preemption import PreemptionPlugin
 from helios.testing import equal
 
 LOADED = 5  # batches in an epoch, in each phase
@@ -213,10 +216,11 @@ def _moment(name: str) -> Callable[[Any], None]:
 
 
 class Moments(Plugin):
-    """Counts the moments of a run, kills the process at one, and asks for a stop after a batch.
+    """Counts the moments of a run, sends a signal at one, and asks for a stop after a batch.
 
     Args:
         kill_at: the number of the moment, from 0; ``None`` for never.
+        number: of the signal.
         stop_after: the batches of the run after which a stop is asked for; ``None`` for never.
     """
 
@@ -234,10 +238,11 @@ class Moments(Plugin):
     on_training_end = _moment("training ends")
     teardown = _moment("teardown")
 
-    def __init__(self, kill_at: int | None, stop_after: int | None) -> None:
+    def __init__(self, kill_at: int | None, number: int, stop_after: int | None) -> None:
         super().__init__("moments")
         self.passed: list[str] = []
         self._kill_at = kill_at
+        self._number = number
         self._stop_after = stop_after
         self._process = os.getpid()
         sys.addaudithook(self._audit)
@@ -254,9 +259,9 @@ class Moments(Plugin):
         return {}
 
     def reach(self, name: str) -> None:
-        """Take note of a moment, and go no further if it is the last one."""
+        """Take note of a moment, and send the signal if it is the one."""
         if len(self.passed) == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._number)
         self.passed.append(name)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -270,10 +275,18 @@ class Moments(Plugin):
 
 
 def train(
-    scenario: Scenario, root: pathlib.Path, kill_at: int | None, stop_after: int | None
+    scenario: Scenario,
+    root: pathlib.Path,
+    kill_at: int | None = None,
+    number: int = signal.SIGKILL,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
-    """Train in this process, and return all that must be equal, and the moments passed."""
-    moments = Moments(kill_at, stop_after)
+    """Train in this process, and return all that must be equal, and the moments passed.
+
+    Signals other than SIGKILL are left to the plug-in ``preemption``.
+    """
+    moments = Moments(kill_at, number, stop_after)
+    preemption = [] if number == signal.SIGKILL else [PreemptionPlugin()]
     before, after = Following("before"), Following("after")
     trainer = Trainer(
         **scenario.trainer_arguments(),
@@ -282,7 +295,7 @@ def train(
         use_cpu=True,
         print_banner=False,
         autoload=False,
-        plugins=[before, moments, after, MetricsFilePlugin()],
+        plugins=[*preemption, before, moments, after, MetricsFilePlugin()],
     )
     model, data = Trained(scenario), Data(scenario)
     state = trainer.fit(model, data)
@@ -326,12 +339,12 @@ class Server:
         self._process.__exit__(*raised)  # type: ignore[arg-type]  # closes its pipes, and waits
 
     def run(self, scenario: Scenario, root: pathlib.Path, **options: Any) -> dict[str, Any] | None:
-        """Train in a fresh process: return its result, or ``None`` if it was killed.
+        """Train in a fresh process: return its result, or ``None`` if a signal has ended it.
 
         Args:
             scenario: what to train.
             root: the folder of the run.
-            options: ``kill_at`` and ``stop_after``.
+            options: further arguments of :func:`train`.
         """
         root.mkdir(parents=True, exist_ok=True)
         request = {"scenario": dataclasses.asdict(scenario), "root": str(root), **options}
@@ -339,22 +352,67 @@ class Server:
         assert self._process.stdout is not None
         print(json.dumps(request), file=self._process.stdin, flush=True)
         code = int(self._process.stdout.readline())
-        if code == -signal.SIGKILL:
+        if code in (-signal.SIGKILL, 128 + signal.SIGTERM):
             return None
         assert code == 0, f"the run {request} has failed with {code}"
         result: dict[str, Any] = torch.load(root / "result", weights_only=True)
         return result
 
     def cut(
-        self, scenario: Scenario, root: pathlib.Path, kills: list[int], stop_after: int | None
+        self, scenario: Scenario, root: pathlib.Path, kills: list[int], **options: Any
     ) -> dict[str, Any]:
-        """Kill a run at the given moments, one process each; return the result of a last run."""
+        """Cut a run at the given moments, one process each; return the result of a last run."""
         for kill_at in kills:
-            result = self.run(scenario, root, kill_at=kill_at, stop_after=stop_after)
+            result = self.run(scenario, root, kill_at=kill_at, **options)
             assert result is None, f"the run has no moment {kill_at}"
-        result = self.run(scenario, root)
+        result = self.run(scenario, root, number=options.get("number", signal.SIGKILL))
         assert result is not None
         return result
+
+
+class Pool:
+    """Runs cut runs side by side, and says which of them ended differently."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self._free: queue.SimpleQueue[Server] = queue.SimpleQueue()
+        for server in servers:
+            self._free.put(server)
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(servers))
+
+    def run(self, scenario: Scenario, root: pathlib.Path, **options: Any) -> dict[str, Any]:
+        """Train to the end in a fresh process."""
+        server = self._free.get()
+        try:
+            result = server.run(scenario, root, **options)
+            assert result is not None
+            return result
+        finally:
+            self._free.put(server)
+
+    def mismatches(
+        self,
+        scenario: Scenario,
+        root: pathlib.Path,
+        cuts: list[list[int]],
+        **options: Any,
+    ) -> dict[str, list[str]]:
+        """Cut the run at each of the cuts, resume it, and compare it with the whole run.
+
+        Returns:
+            What differed, by cut.
+        """
+        whole = self.run(scenario, root / "whole")
+
+        def cut(kills: list[int]) -> list[str]:
+            server = self._free.get()
+            try:
+                folder = root / "-".join(map(str, kills))
+                return differences(whole, server.cut(scenario, folder, kills, **options))
+            finally:
+                self._free.put(server)
+
+        outcomes = zip(cuts, self._threads.map(cut, cuts), strict=True)
+        return {str(kills): outcome for kills, outcome in outcomes if outcome}
 
 
 def _serve() -> None:
@@ -369,17 +427,17 @@ def _serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            _run_and_leave(**json.loads(line))
+            _train_and_exit(**json.loads(line))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _run_and_leave(
-    scenario: dict[str, Any], root: str, kill_at: int | None = None, stop_after: int | None = None
-) -> NoReturn:
+def _train_and_exit(scenario: dict[str, Any], root: str, **options: Any) -> NoReturn:
     try:
-        result = train(Scenario(**scenario), pathlib.Path(root), kill_at, stop_after)
+        result = train(Scenario(**scenario), pathlib.Path(root), **options)
         torch.save(result, pathlib.Path(root) / "result")
+    except SystemExit as error:
+        os._exit(error.code if isinstance(error.code, int) else 1)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -1,15 +1,11 @@
 """A run that is killed at any moment and started again is, to the bit, the run that was not."""
 
-import concurrent.futures
 import itertools
 import pathlib
-import queue
 import signal
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from killing import Scenario, Server, differences
+from killing import Pool, Scenario
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught, and fork"
@@ -30,53 +26,6 @@ MATRIX = [
         itertools.product(["epoch", "iteration"], [1, 3], [True, False], ["fp32", "bf16"], [0, 2])
     )
 ]
-
-
-class Pool:
-    """Runs cut runs side by side, and says which of them ended differently."""
-
-    def __init__(self, servers: list[Server]) -> None:
-        self._free: queue.SimpleQueue[Server] = queue.SimpleQueue()
-        for server in servers:
-            self._free.put(server)
-        self._threads = concurrent.futures.ThreadPoolExecutor(len(servers))
-
-    def run(self, scenario: Scenario, root: pathlib.Path, **options: Any) -> dict[str, Any]:
-        """Train to the end in a fresh process."""
-        server = self._free.get()
-        try:
-            result = server.run(scenario, root, **options)
-            assert result is not None
-            return result
-        finally:
-            self._free.put(server)
-
-    def mismatches(
-        self,
-        scenario: Scenario,
-        root: pathlib.Path,
-        cuts: list[list[int]],
-        stop_after: int | None = None,
-    ) -> dict[str, list[str]]:
-        """Kill the run at each of the cuts, resume it, and compare it with the whole run."""
-        whole = self.run(scenario, root / "whole")
-
-        def cut(kills: list[int]) -> list[str]:
-            server = self._free.get()
-            try:
-                folder = root / "-".join(map(str, kills))
-                return differences(whole, server.cut(scenario, folder, kills, stop_after))
-            finally:
-                self._free.put(server)
-
-        outcomes = zip(cuts, self._threads.map(cut, cuts), strict=True)
-        return {str(kills): outcome for kills, outcome in outcomes if outcome}
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Server() as first, Server() as second:
-        yield Pool([first, second])
 
 
 @pytest.mark.parametrize("scenario", MATRIX, ids=str)
@@ -106,7 +55,7 @@ def test_killed_at_every_moment(pool: Pool, tmp_path: pathlib.Path, unit: str) -
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
-@pytest.mark.parametrize(("accumulation", "stop_after"), [(1, 3), (1, 10), (3, 7), (3, 5)])
+@pytest.mark.parametrize(("accumulation", "stop_after"), [(1, 10), (3, 7)])
 def test_killed_while_it_leaves_for_a_stop(
     pool: Pool, tmp_path: pathlib.Path, unit: str, accumulation: int, stop_after: int
 ) -> None:
@@ -114,7 +63,7 @@ def test_killed_while_it_leaves_for_a_stop(
     stopped = pool.run(scenario, tmp_path / "stopped", stop_after=stop_after)["moments"]
     requested = [n for n, name in enumerate(stopped) if name == "batch ends"][stop_after - 1]
     cuts = [[number] for number in range(requested, len(stopped))]
-    assert pool.mismatches(scenario, tmp_path, cuts, stop_after) == {}
+    assert pool.mismatches(scenario, tmp_path, cuts, stop_after=stop_after) == {}
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
@@ -124,3 +73,18 @@ def test_killed_again_and_again(
 ) -> None:
     scenario = Scenario(unit=unit, accumulation=2, phases=True, scheduler="epoch")
     assert pool.mismatches(scenario, tmp_path, [kills]) == {}
+
+
+@pytest.mark.parametrize(("unit", "accumulation"), [("epoch", 3), ("iteration", 1)])
+def test_preempted_at_every_other_moment(
+    pool: Pool, tmp_path: pathlib.Path, unit: str, accumulation: int
+) -> None:
+    """SIGTERM is caught everywhere: in steps, in saves, and in validations, which are repeated."""
+    scenario = Scenario(
+        unit=unit, accumulation=accumulation, scheduler="plateau", phases=True, epochs=2
+    )
+    options = {"number": signal.SIGTERM}
+    moments = pool.run(scenario, tmp_path / "moments", **options)["moments"]
+    assert moments[-1] == "teardown"  # where signals are not caught any more
+    cuts = [[number] for number in range(0, len(moments) - 1, 2)]
+    assert pool.mismatches(scenario, tmp_path, cuts, **options) == {}

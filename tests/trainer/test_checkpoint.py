@@ -180,6 +180,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "training_state",
         "epoch",
         "model",
+        "validation_due",
         "scalers",
         "metrics",
         "datamodule",

@@ -36,6 +36,7 @@ class Checkpointer:
     ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
                         or where a stream stands
     ``model``           ``Model.state_dict()``
+    ``validation_due``  a stop has left the validation of this moment
     ``scalers``         of losses in fp16, by the name of their optimizer
     ``metrics``         logged values in flight, sums of losses, and the newest results
     ``datamodule``      ``DataModule.state_dict()``
@@ -60,11 +61,13 @@ class Checkpointer:
         self._retention = Retention(save_name, trainer.keep_last, trainer.keep_best)
         self._background = Background() if trainer.async_checkpoints else None
         self._snapshots = plain.Snapshots()
+        self._kept_snapshots = plain.Snapshots()  # not of those that are being written
         self._durable: list[tuple[pathlib.Path, TrainingState]] = []
         self._stalls: list[float] = []
-        self._saved_at: tuple[int, int] | None = None
+        self._saved_at: tuple[int, int, int] | None = None
         self._absent: dict[str, Any] = {}
         self._rng: dict[str, Any] | None = None
+        self._kept: dict[str, Any] | None = None
 
     def prepare(self) -> None:
         """Make sure that checkpoints can be saved, before anything is computed.
@@ -124,12 +127,25 @@ class Checkpointer:
                 1000 * (time.perf_counter() - started),
             )
 
+    def keep(self) -> None:
+        """Keep a copy of the present moment in memory, to be saved instead of later ones.
+
+        Only where a validation may be left, since it costs time and the memory of a checkpoint.
+        """
+        if self.folder is not None and self._run.trainer.interruptible:
+            with rng.preserved_rng_state():
+                payload = self._payload(rng.get_rng_state_dict())
+                self._kept = self._kept_snapshots.take(payload)
+
+    def discard(self) -> None:
+        """Forget the copy."""
+        self._kept = None
+
     def _save(self, root: pathlib.Path, generators: dict[str, Any]) -> None:
         state = self._run.state
-        name = self._name()
-        payload = self._payload(name, generators)
+        payload = self._kept or self._payload(generators)
         self._saved_at = self._position()
-        write = functools.partial(self._write, root / (name + storage.SUFFIX))
+        write = functools.partial(self._write, root / (payload["name"] + storage.SUFFIX))
         if self._background is None:
             write(payload, state)
             self.settle()
@@ -191,8 +207,9 @@ class Checkpointer:
         self._restore_plugins(payload)
         if not for_testing:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
-            run.model._running_losses.update(payload["metrics"].get("running_losses", {}))
-            run.model._precision.load_state_dict(payload.get("scalers", {}))
+            run.model._running_losses.update(payload["metrics"]["running_losses"])
+            run.validation_due = payload["validation_due"]
+            run.model._precision.load_state_dict(payload["scalers"])
             run.datamodule.load_state_dict(payload["datamodule"])
             # In host memory, whatever the device: generators take their states from there.
             self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
@@ -209,17 +226,18 @@ class Checkpointer:
         if self._rng is not None:
             rng.load_rng_state_dict(self._rng)
 
-    def _payload(self, name: str, generators: dict[str, Any]) -> dict[str, Any]:
+    def _payload(self, generators: dict[str, Any]) -> dict[str, Any]:
         import helios
 
         run = self._run
         return {
             "format": formats.FORMAT,
             "version": helios.__version__,
-            "name": name,
+            "name": self._name(),
             "training_state": run.state.dict(),
             "epoch": run.epoch_state(),
             "model": run.model.state_dict(),
+            "validation_due": run.validation_due,
             "scalers": run.model._precision.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),
@@ -257,8 +275,9 @@ class Checkpointer:
             )
         _logger.warning("%s", story)
 
-    def _position(self) -> tuple[int, int]:
-        return self._run.state.global_epoch, self._run.state.global_iteration
+    def _position(self) -> tuple[int, int, int]:
+        state = self._run.state
+        return state.global_epoch, state.global_iteration, state.validation_cycles
 
 
 def _is_file_name(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from helios.errors import CheckpointError
 
 FORMAT = 2
-"""The version that is written. Format 1 had neither ``name`` nor always a checksum."""
+"""The version that is written. Format 1 had neither scalers nor always a checksum."""
 
 _KEYS = {
     "format",
@@ -15,6 +15,8 @@ _KEYS = {
     "epoch",
     "training_state",
     "model",
+    "validation_due",
+    "scalers",
     "metrics",
     "datamodule",
     "rng",
@@ -50,10 +52,11 @@ def upgraded(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     return payload
 
 
-def _name(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    return {"format": 2, "version": payload.get("version"), "name": path.stem} | {
-        key: value for key, value in payload.items() if key not in ("format", "version")
-    }
+def _from_format_1(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    added = {"format": 2, "name": path.stem, "validation_due": False, "scalers": {}}
+    if isinstance(payload.get("metrics"), dict):
+        added["metrics"] = {"running_losses": {}, **payload["metrics"]}
+    return {**payload, **added}
 
 
-_UPGRADES: dict[Any, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {1: _name}
+_UPGRADES: dict[Any, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {1: _from_format_1}

@@ -20,6 +20,10 @@ def train(run: "Run") -> None:
     """Train until the last step, early stopping, or a request to stop."""
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
     in_epochs = trainer.train_unit is TrainingUnit.EPOCH
+    if run.validation_due:  # a stop has left it
+        run.validation_due = False  # at the end of an epoch it will be due again
+        if not in_epochs:
+            complete_step(run)
     # The last batch may be saved while the end of its epoch is still to come.
     while not run.is_finished() or state.dataset_iter == run.batches_per_epoch:
         if state.dataset_iter == 0:
@@ -30,8 +34,9 @@ def train(run: "Run") -> None:
         if not train_epoch(run):
             break
 
-        if in_epochs and is_due(trainer.valid_frequency, state.global_epoch + 1):
-            validate(run)
+        run.validation_due = in_epochs and is_due(trainer.valid_frequency, state.global_epoch + 1)
+        if run.validation_due and not validate(run):
+            break
         if hooks.on_training_epoch_end is not None:
             hooks.on_training_epoch_end(state=state)
         model.on_training_epoch_end(state.global_epoch)
@@ -48,10 +53,10 @@ def train_epoch(run: "Run") -> bool:
     """Train on the batches of the epoch that have not been consumed yet.
 
     A stop takes effect where an optimizer step is complete, so that no gradients are lost, and
-    after the validation that is due there, which the resumed run would otherwise miss.
+    after the validation that is due there, unless it is urgent.
 
     Returns:
-        Whether the epoch is complete.
+        Whether the epoch is complete, and no validation was left.
     """
     trainer, state = run.trainer, run.state
     in_iterations = trainer.train_unit is TrainingUnit.ITERATION
@@ -61,13 +66,20 @@ def train_epoch(run: "Run") -> bool:
         if not trainer.is_optimizer_step:
             continue
         if in_iterations:
-            if is_due(trainer.valid_frequency, state.current_iteration):
-                validate(run)
-            if is_due(trainer.chkpt_frequency, state.current_iteration):
-                run.checkpoints.save()
+            complete_step(run)
         if run.is_finished():
-            return state.dataset_iter == run.batches_per_epoch
+            return state.dataset_iter == run.batches_per_epoch and not run.validation_due
     return True
+
+
+def complete_step(run: "Run") -> None:
+    """Validate and save after an optimizer step, where the frequencies count steps."""
+    trainer, state = run.trainer, run.state
+    run.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
+    if run.validation_due and not validate(run):
+        return
+    if is_due(trainer.chkpt_frequency, state.current_iteration):
+        run.checkpoints.save()
 
 
 def train_batch(run: "Run", batch: Any) -> None:
@@ -94,23 +106,38 @@ def train_batch(run: "Run", batch: Any) -> None:
         run.log_training()
 
 
-def validate(run: "Run") -> None:
-    """Validate once; the random numbers of training go on as if it had not happened."""
+def validate(run: "Run") -> bool:
+    """Validate once; the random numbers of training go on as if it had not happened.
+
+    An urgent stop leaves the validation, and leaves it due. What it has changed by then is not
+    saved: a resumed run begins it anew.
+
+    Returns:
+        Whether it is complete.
+    """
     model, state = run.model, run.state
     cycle = state.validation_cycles
+    if run.must_leave():
+        return False
+    run.checkpoints.keep()
     with preserved_rng_state():
         batches = run.validation_batches()
         if batches is not None:
             with run.evaluating():
-                _validate_batches(run, batches, cycle)
+                is_complete = _validate_batches(run, batches, cycle)
+            if not is_complete:
+                return False
             run.log_evaluation()
         improved = model.have_metrics_improved()
     state.early_stop_count = 0 if improved else state.early_stop_count + 1
     state.validation_cycles += 1
+    run.validation_due = False
+    run.checkpoints.discard()
     run.should_stop()
+    return True
 
 
-def _validate_batches(run: "Run", batches: Any, cycle: int) -> None:
+def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
     model, hooks = run.model, run.hooks
     model.eval()
     if hooks.on_validation_start is not None:
@@ -127,22 +154,26 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> None:
             if hooks.on_validation_batch_end is not None:
                 hooks.on_validation_batch_end(outputs=outputs, step=step)
             model.on_validation_batch_end(step)
+            if run.must_leave():
+                return False
     model.train()
     if hooks.on_validation_end is not None:
         hooks.on_validation_end(validation_cycle=cycle)
     model.on_validation_end(cycle)
+    return True
 
 
 def test(run: "Run") -> None:
-    """Go through the test set once."""
+    """Go through the test set once; a request to stop leaves it, without results."""
     batches = run.test_batches()
     if batches is not None:
         with run.evaluating():
-            _test_batches(run, batches)
-        run.log_evaluation()
+            is_complete = _test_batches(run, batches)
+        if is_complete:
+            run.log_evaluation()
 
 
-def _test_batches(run: "Run", batches: Any) -> None:
+def _test_batches(run: "Run", batches: Any) -> bool:
     model, hooks = run.model, run.hooks
     if hooks.on_testing_start is not None:
         hooks.on_testing_start()
@@ -159,9 +190,12 @@ def _test_batches(run: "Run", batches: Any) -> None:
             if hooks.on_testing_batch_end is not None:
                 hooks.on_testing_batch_end(outputs=outputs, step=step)
             model.on_testing_batch_end(step)
+            if run.is_stop_requested():
+                return False
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
     model.on_testing_end()
+    return True
 
 
 def is_due(frequency: int | None, count: int) -> bool:

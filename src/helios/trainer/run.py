@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -60,7 +61,11 @@ class Run:
         self.batches_per_epoch: int | float = 0
         self.restored_epoch: dict[str, Any] | None = None
         self._training_loader: LoaderAndPosition | None = None
+        self.validation_due = False
+        """Whether the validation that belongs to this moment is still to be completed."""
         self._timer = AverageTimer()
+        limit = trainer.max_time
+        self._deadline = None if limit is None else time.monotonic() + limit
         self._doing = "setting up"
         self._failure: BaseException | None = None
         self._profile: profiling.PluginProfile | None = None
@@ -141,6 +146,7 @@ class Run:
                     self.manager.load_state_dict(fitted.plugin_states)
             self._doing = "testing"
             loops.test(self)
+            self._report_stop()
             self._doing = "tearing down the test of"
 
     def _set_up(self, teardown: "Teardown", *, fast_init: bool) -> None:
@@ -268,7 +274,23 @@ class Run:
             self.trainer.request_stop("should_training_stop", author=plug_id)
         if self.model.should_training_stop():
             self.trainer.request_stop("should_training_stop", author="the model")
+        return self.is_stop_requested()
+
+    def is_stop_requested(self) -> bool:
+        """Whether anyone wants the run to end, or its time is over."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            reason = f"max_time={self.trainer.max_time:g} seconds are over"
+            self.trainer.request_stop(reason, author="the trainer", urgent=True)
         return bool(self.trainer.stop_requests)
+
+    def must_leave(self) -> bool:
+        """Whether a validation is to be left at once, to be repeated by a resumed run."""
+        trainer = self.trainer
+        return (
+            trainer.interruptible
+            and self.is_stop_requested()
+            and any(request.urgent for request in trainer.stop_requests)
+        )
 
     def count_batch(self) -> None:
         """Count a batch, and determine whether it completes an optimizer step.

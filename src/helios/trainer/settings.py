@@ -1,7 +1,9 @@
 """Checks of a trainer's arguments: everything that can be refused is refused at construction."""
 
+import datetime
 import math
 import pathlib
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,6 +15,8 @@ from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
+
+_DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")  # as Slurm writes it
 
 REPLACED = {
     "enable_tensorboard": "install helios-tensorboard and pass run_root=...",
@@ -102,6 +106,25 @@ def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> 
             f"{name}={value} without a folder of checkpoints: pass run_root=... or chkpt_root=..."
         )
     return count
+
+
+def check_duration(name: str, value: float | str | datetime.timedelta | None) -> float | None:
+    """Return a duration in seconds, given as a number, as a timedelta, or as Slurm writes it."""
+    if isinstance(value, datetime.timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+        seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
+    elif value is None:
+        return None
+    else:
+        seconds = math.nan if isinstance(value, str | bool) else value
+    if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+        raise ConfigurationError(
+            f"{name}={value!r}: write a positive number of seconds, a datetime.timedelta, or"
+            ' "HH:MM:SS" or "D-HH:MM:SS".'
+        )
+    return seconds
 
 
 def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | None:

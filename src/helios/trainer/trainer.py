@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import inspect
 import pathlib
 import sys
@@ -29,11 +30,14 @@ class StopRequest:
 
     Attributes:
         reason: why, in the words of who asked.
-        author: the id of the plug-in that asked, or ``"the model"``, or ``"the user"``.
+        author: the id of the plug-in that asked, or ``"the model"``, ``"the trainer"``, or
+            ``"the user"``.
+        urgent: a validation is not completed before.
     """
 
     reason: str
     author: str
+    urgent: bool = False
 
 
 class Trainer:
@@ -77,6 +81,8 @@ class Trainer:
         async_checkpoints: copy what a checkpoint holds, and write it while training goes on.
         precision: ``"fp32"``; or ``"bf16"`` or ``"fp16"`` for autocast around the model's steps,
             with scaled losses for ``"fp16"``.
+        max_time: how long ``fit`` or ``test`` may take: seconds, a ``timedelta``, or
+            ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training is then saved, and stops.
         unknown: there are no other arguments; those of earlier releases are explained.
 
     Raises:
@@ -116,6 +122,7 @@ class Trainer:
         keep_best: int | None = None,
         async_checkpoints: bool = False,
         precision: str = "fp32",
+        max_time: float | str | datetime.timedelta | None = None,
         **unknown: Any,
     ) -> None:
         settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
@@ -137,6 +144,10 @@ class Trainer:
         self.enable_cudnn_benchmark = enable_cudnn_benchmark
         self.enable_deterministic = enable_deterministic
         self.device = settings.check_device(use_cpu, gpus)
+        self.max_time = settings.check_duration("max_time", max_time)
+        self.interruptible = self.max_time is not None
+        """Whether an urgent stop leaves a validation at once. Each validation then begins with a
+        copy of the state in memory, from which a resumed run repeats it."""
         self.precision = settings.check_precision(precision)
         self.random_seed = (
             DEFAULT_SEED
@@ -298,20 +309,23 @@ class Trainer:
         """
         _check_kinds(model, datamodule)
         with self._running(model):
+            self.stop_requests = []
             Run(self, model, datamodule).test()
 
-    def request_stop(self, reason: str, author: str | None = None) -> None:
+    def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
         """Ask for training to end when the running optimizer step is complete.
 
-        May be called from any hook, from the model, or from a signal handler.
+        A test ends after the running batch. May be called from any hook, from the model, or from
+        a signal handler.
 
         Args:
             reason: why; reported when training ends.
             author: who asks; found out by default.
+            urgent: do not complete a validation before, where the trainer is ``interruptible``.
         """
         if author is None:
             author = author_in_stack(self.plugin_manager, self._model, sys._getframe(1))
-        request = StopRequest(reason, author)
+        request = StopRequest(reason, author, urgent)
         if request not in self.stop_requests:
             self.stop_requests.append(request)
 
