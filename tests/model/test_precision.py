@@ -42,19 +42,19 @@ class Gradients(Plugin):
 
     def __init__(self) -> None:
         super().__init__("gradients")
-        self.before: list[torch.Tensor] = []
-        self.after = 0
+        self.seen: list[torch.Tensor] = []
+        self.steps = 0
 
     def setup(self) -> None: ...
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         assert not torch.is_autocast_enabled("cpu")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        self.before.append(torch.cat([g.flatten().clone() for g in gradients]))
+        self.seen.append(torch.cat([g.flatten().clone() for g in gradients]))
 
     def on_after_optimizer_step(self) -> None:
         assert not torch.is_autocast_enabled("cpu")
-        self.after += 1
+        self.steps += 1
 
 
 @pytest.mark.parametrize("precision", TYPES)
@@ -145,8 +145,8 @@ def test_clipped_steps_are_those_written_by_hand(make_trainer: Make, precision: 
     trainer.fit(model, TinyDataModule(shuffle=False))
     net, seen = by_hand(precision)
     assert equal(dict(model.net.state_dict()), dict(net.state_dict()))
-    assert equal(gradients.before, seen)
-    assert gradients.after == 6
+    assert equal(gradients.seen, seen)
+    assert gradients.steps == 6
 
 
 class Overflowing(Clipped):
@@ -175,7 +175,7 @@ def test_step_that_overflows_is_left_out(make_trainer: Make, tmp_path: pathlib.P
     )
     trainer.fit(model, TinyDataModule())
     assert model.taken == model.moved == [True, True, False, True, True, True]
-    assert (len(gradients.before), gradients.after) == (6, 5)
+    assert (len(gradients.seen), gradients.steps) == (6, 5)
     (path,) = (tmp_path / "tiny").iterdir()
     scalers = torch.load(path, weights_only=True)["scalers"]
     assert list(scalers) == ["optimizer"]

@@ -77,7 +77,8 @@ class Model(RunFacts, abc.ABC):
         """The newest results of validation or testing by name.
 
         What :meth:`log` collected is entered at the end of a validation, just before
-        :meth:`have_metrics_improved` is asked; other entries are the model's own.
+        :meth:`have_metrics_improved` is asked; other entries are the model's own, such as the best
+        result so far. All are saved in checkpoints, so they must be plain.
         """
         return self._metrics
 
