@@ -75,7 +75,7 @@ class Scenario:
 
 
 class Numbered(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Random features with a learnable label, and the number of each sample."""
+    """Random features with a learnable label and augmentation, and the number of each sample."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._features = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed))
@@ -86,7 +86,8 @@ class Numbered(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         features = self._features[index]
-        return features, (features.sum() > 0).long(), 1000 * self._seed + index
+        noise = torch.rand(4) + random.random() + float(np.random.rand())
+        return features + 0.01 * noise, (features.sum() > 0).long(), 1000 * self._seed + index
 
 
 class Data(DataModule):
