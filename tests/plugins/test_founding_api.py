@@ -471,6 +471,9 @@ class Movable:
 class NotMovable:
     to = "an attribute that is no method"
 
+    def __repr__(self) -> str:  # the same in every process, as the id of a test
+        return "NotMovable()"
+
 
 class Names(list[Any]):
     """A list of one's own."""
