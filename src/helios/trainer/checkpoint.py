@@ -213,7 +213,7 @@ class Checkpointer:
             run.datamodule.load_state_dict(payload["datamodule"])
             # In host memory, whatever the device: generators take their states from there.
             self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
-            run.restored_epoch = payload["epoch"]
+            run.batches.restored = payload["epoch"]
             self._saved_at = self._position()
             if not run.is_finished():
                 folder.require_space(self.folder, path.stat().st_size)
@@ -235,7 +235,7 @@ class Checkpointer:
             "version": helios.__version__,
             "name": self._name(),
             "training_state": run.state.dict(),
-            "epoch": run.epoch_state(),
+            "epoch": run.batches.state_dict(),
             "model": run.model.state_dict(),
             "validation_due": run.validation_due,
             "scalers": run.model._precision.state_dict(),

@@ -25,7 +25,7 @@ def train(run: "Run") -> None:
         if not in_epochs:
             complete_step(run)
     # The last batch may be saved while the end of its epoch is still to come.
-    while not run.is_finished() or state.dataset_iter == run.batches_per_epoch:
+    while not run.is_finished() or state.dataset_iter == run.batches.per_epoch:
         if state.dataset_iter == 0:
             if hooks.on_training_epoch_start is not None:
                 hooks.on_training_epoch_start(state=state)
@@ -43,7 +43,7 @@ def train(run: "Run") -> None:
         state.global_epoch += 1
         state.dataset_iter = 0
         if model.should_advance_dataset_phase():
-            run.advance_phase()
+            run.batches.advance_phase()
         if in_epochs and is_due(trainer.chkpt_frequency, state.global_epoch):
             run.checkpoints.save()
     run.checkpoints.save_if_changed()
@@ -60,7 +60,7 @@ def train_epoch(run: "Run") -> bool:
     """
     trainer, state = run.trainer, run.state
     in_iterations = trainer.train_unit is TrainingUnit.ITERATION
-    for batch in run.training_batches():
+    for batch in run.batches.training():
         train_batch(run, batch)
         run.should_stop()
         if not trainer.is_optimizer_step:
@@ -68,7 +68,7 @@ def train_epoch(run: "Run") -> bool:
         if in_iterations:
             complete_step(run)
         if run.is_finished():
-            return state.dataset_iter == run.batches_per_epoch and not run.validation_due
+            return state.dataset_iter == run.batches.per_epoch and not run.validation_due
     return True
 
 
@@ -121,7 +121,7 @@ def validate(run: "Run") -> bool:
         return False
     run.checkpoints.keep()
     with preserved_rng_state():
-        batches = run.validation_batches()
+        batches = run.batches.validation()
         if batches is not None:
             with run.evaluating():
                 is_complete = _validate_batches(run, batches, cycle)
@@ -165,7 +165,7 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
 
 def test(run: "Run") -> None:
     """Go through the test set once; a request to stop leaves it, without results."""
-    batches = run.test_batches()
+    batches = run.batches.testing()
     if batches is not None:
         with run.evaluating():
             is_complete = _test_batches(run, batches)

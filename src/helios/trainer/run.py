@@ -2,27 +2,21 @@
 
 import contextlib
 import functools
-import itertools
 import logging
-import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-
 from helios.core import AverageTimer, TrainingState, TrainingUnit, rng, update_all_registries
-from helios.data import DataModule, StreamPosition
-from helios.data.datamodule import LoaderAndPosition
-from helios.data.loader import set_position
-from helios.errors import CheckpointError, ConfigurationError
+from helios.data import DataModule
 from helios.model import Model
-from helios.plugins import profiling
-from helios.plugins.attribution import call_in_traceback
+from helios.plugins.profiling import PluginProfile
 from helios.trainer import loops
+from helios.trainer.batches import Batches
 from helios.trainer.checkpoint import Checkpointer
 from helios.trainer.launch import launch
 from helios.trainer.process import determinism, log_file
+from helios.trainer.reporting import Reporter
 from helios.trainer.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -58,30 +52,26 @@ class Run:
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
         self.state = trainer.state
-        self.batches_per_epoch: int | float = 0
-        self.restored_epoch: dict[str, Any] | None = None
-        self._training_loader: LoaderAndPosition | None = None
+        self.batches = Batches(self)
+        self.reporter = Reporter(self)
         self.validation_due = False
         """Whether the validation that belongs to this moment is still to be completed."""
         self._timer = AverageTimer()
         limit = trainer.max_time
         self._deadline = None if limit is None else time.monotonic() + limit
-        self._doing = "setting up"
-        self._failure: BaseException | None = None
-        self._profile: profiling.PluginProfile | None = None
 
     # The two runs.
 
     def fit(self) -> TrainingState:
         """Train, in this process or wherever the launcher starts others."""
-        with self._accounted("fit"), self._reported(self.trainer.train_exceptions):
+        with self.reporter.accounts("fit"), self.reporter.errors(self.trainer.train_exceptions):
             self._prepare()
             launch(self.trainer, self._fit_here)
         return self.state
 
     def test(self) -> None:
         """Test, in this process or wherever the launcher starts others."""
-        with self._accounted("test"), self._reported(self.trainer.test_exceptions):
+        with self.reporter.accounts("test"), self.reporter.errors(self.trainer.test_exceptions):
             self._prepare()
             launch(self.trainer, self._test_here)
 
@@ -97,10 +87,11 @@ class Run:
         self.manager.configure("configure_model", self.model)
         # Not before: plug-ins may give the model another name for its checkpoints.
         self.checkpoints = Checkpointer(self)
-        self._profile = profiling.PluginProfile() if trainer.profile_plugins else None
+        if trainer.profile_plugins:
+            self.reporter.profile = PluginProfile()
         trainer.plan = self.manager.freeze(
             trainer.train_exceptions + trainer.test_exceptions,
-            self._profile,
+            self.reporter.profile,
             str(trainer.configuration.path or ""),
         )
         self.hooks = trainer.hooks = self.manager.callers
@@ -108,34 +99,34 @@ class Run:
     def _fit_here(self) -> TrainingState:
         self.trainer._fitted = None
         # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
-        expected = self.trainer.train_exceptions
-        with self._reported(expected), Teardown() as teardown, self._reported(expected):
+        report, expected = self.reporter, self.trainer.train_exceptions
+        with report.errors(expected), Teardown() as teardown, report.errors(expected):
             self.checkpoints.prepare()
             self._set_up(teardown, fast_init=False)
             teardown.push(self.checkpoints.settle)  # before the plug-ins are torn down
             self.checkpoints.restore()
-            self.advance_loader()
+            self.batches.begin_phase()
             self.manager.hook.on_training_start()
             self.model.on_training_start()
             self.model.train()
             self.checkpoints.restore_rng()  # after all that draws whenever a process starts
-            self._doing = "training"
+            report.doing = "training"
             self._timer.start()
             loops.train(self)
             self.checkpoints.finish()
-            self._doing = "ending the training of"
-            self._report_stop()
+            report.doing = "ending the training of"
+            report.show_stop()
             self.manager.hook.on_training_end()
             self.model.on_training_end()
             if self.trainer.chkpt_root is None:
                 states = self.model.state_dict(), self.manager.state_dict()
                 self.trainer._fitted = Fitted(self.model, *states)
-            self._doing = "tearing down the training of"
+            report.doing = "tearing down the training of"
         return self.state
 
     def _test_here(self) -> None:
-        expected = self.trainer.test_exceptions
-        with self._reported(expected), Teardown() as teardown, self._reported(expected):
+        report, expected = self.reporter, self.trainer.test_exceptions
+        with report.errors(expected), Teardown() as teardown, report.errors(expected):
             fitted = self.trainer._fitted
             self._set_up(teardown, fast_init=True)
             if not self.checkpoints.restore(for_testing=True):
@@ -144,10 +135,10 @@ class Run:
                 else:
                     self.model.load_state_dict(fitted.model_state, fast_init=True)
                     self.manager.load_state_dict(fitted.plugin_states)
-            self._doing = "testing"
+            report.doing = "testing"
             loops.test(self)
-            self._report_stop()
-            self._doing = "tearing down the test of"
+            report.show_stop()
+            report.doing = "tearing down the test of"
 
     def _set_up(self, teardown: "Teardown", *, fast_init: bool) -> None:
         trainer = self.trainer
@@ -156,7 +147,7 @@ class Run:
         if trainer.run_root is not None:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
             (trainer.run_root / "plan.json").write_text(trainer.plan.to_json(), encoding="utf-8")
-        self._show_header()
+        self.reporter.show_header()
         if trainer.src_root is not None:
             update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
         for row in self.manager.rows.values():
@@ -178,78 +169,6 @@ class Run:
                 setattr(target, name, getattr(self.trainer, name))
         if hasattr(type(target), "trainer"):
             target.trainer = self.trainer
-
-    def _show_header(self) -> None:
-        import helios
-
-        trainer = self.trainer
-        versions = f"Helios {helios.__version__} on {trainer.device}, torch {torch.__version__}"
-        header = f"{versions}\n{trainer.plan.as_text()}"
-        banner = self.model.append_to_banner(header)
-        _logger.info("%s", banner)
-        if trainer.print_banner:
-            print(banner, flush=True)
-
-    @contextlib.contextmanager
-    def _reported(self, expected: list[type[Exception]]) -> Iterator[None]:
-        """Tell the error itself, the log and the plug-ins what went wrong, and where."""
-        try:
-            yield
-        except BaseException as error:
-            if error is not self._failure:  # launching and running both report
-                self._failure = error
-                self._add_note(error)
-                is_fault = isinstance(error, Exception) and not isinstance(error, tuple(expected))
-                if is_fault and _logger.hasHandlers():  # or Python would show it twice
-                    _logger.error("the run has failed", exc_info=error)
-                self._tell_plugins(error)
-            raise
-
-    def _tell_plugins(self, error: BaseException) -> None:
-        for row in self.manager.rows.values():
-            try:
-                self.manager.call_one(row, "on_exception", error=error, state=self.state)
-            except Exception:
-                _logger.exception("on_exception of plug-in %r has failed", row.id)
-
-    def _report_stop(self) -> None:
-        for request in self.trainer.stop_requests:
-            _logger.info("stopped: %s (asked for by %s)", request.reason, request.author)
-
-    @contextlib.contextmanager
-    def _accounted(self, name: str) -> Iterator[None]:
-        """Say at the end which plug-ins have failed, and what all of them have cost."""
-        try:
-            yield
-        finally:
-            for quarantine in self.manager.quarantined.values():
-                self._tell(str(quarantine), logging.WARNING)
-            if self._profile is not None:
-                profile = self._profile.to_dict()
-                self._tell(profiling.as_text(profile), logging.INFO)
-                folder = self.checkpoints.folder
-                if folder is not None:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    path = folder / f"plugin-profile-{name}.json"
-                    path.write_text(profiling.as_json(profile), encoding="utf-8")
-
-    def _tell(self, text: str, level: int) -> None:
-        _logger.log(level, "%s", text)
-        if self.trainer.print_banner:
-            print(text, flush=True)
-
-    def _add_note(self, error: BaseException) -> None:
-        state = self.state
-        where = f"Helios was {self._doing} {self.model.save_name!r}"
-        if state.global_iteration:
-            where += (
-                f": epoch {state.global_epoch}, batch {state.dataset_iter} of it,"
-                f" iteration {state.current_iteration}"
-            )
-        call = call_in_traceback(self.manager, error)
-        if call is not None:
-            where += f"; raised in {call.hook} of plug-in {self.manager.describe(call.plug_id)}"
-        error.add_note(where)
 
     # What the loops ask for.
 
@@ -305,7 +224,7 @@ class Run:
         if accumulate > 1:
             if trainer.train_unit is TrainingUnit.EPOCH:
                 in_window = state.dataset_iter % accumulate
-                left = self.batches_per_epoch - (state.dataset_iter - in_window)
+                left = self.batches.per_epoch - (state.dataset_iter - in_window)
                 trainer.accumulated_batches = int(min(accumulate, left))
                 trainer.is_optimizer_step = in_window + 1 == trainer.accumulated_batches
             else:
@@ -348,112 +267,6 @@ class Run:
         if metrics and self.hooks.on_log is not None:
             self.hooks.on_log(metrics=metrics, state=self.state)
 
-    # Batches.
-
-    def advance_phase(self) -> None:
-        """Go on to the next training set, if there is one."""
-        if self.datamodule.advance_train_phase():
-            self.advance_loader()
-
-    def advance_loader(self) -> None:
-        """Create the loader of the current training set.
-
-        Raises:
-            ConfigurationError: there is no training set, or it has no whole batch.
-            CheckpointError: the run is to go on behind the end of the training set.
-        """
-        self._training_loader = self.datamodule.train_dataloader()
-        if self._training_loader is None:
-            raise ConfigurationError(
-                f"{type(self.datamodule).__name__} has no training set: assign"
-                " self._train_dataset = self._create_dataset(...) in its setup()."
-            )
-        loader, position = self._training_loader
-        is_stream = isinstance(position, StreamPosition)
-        self.batches_per_epoch = math.inf if is_stream else len(loader)
-        if self.batches_per_epoch == 0:
-            raise ConfigurationError(
-                "the training set does not fill one batch, and drop_last=True drops the rest:"
-                " lower batch_size."
-            )
-        before, self.restored_epoch = self.restored_epoch, None
-        if before is not None and self.state.dataset_iter > 0:
-            self._go_on_inside_epoch(before)
-
-    def _go_on_inside_epoch(self, before: dict[str, Any]) -> None:
-        assert self._training_loader is not None  # advance_loader() has seen to it
-        position, consumed = self._training_loader[1], self.state.dataset_iter
-        now = self._epoch_size()
-        if any(before[name] != now[name] for name in now):
-            raise CheckpointError(
-                f"the checkpoint was saved after batch {consumed} of an epoch of"
-                f" {_described(before)}, but the training set now has {_described(now)}, in another"
-                " order: restore the data and the batch size that the run was started with, or"
-                " start a new run."
-            )
-        if isinstance(position, StreamPosition):
-            position.load_state_dict(before["stream"][self.trainer.global_rank], consumed)
-
-    def _epoch_size(self) -> dict[str, int | None]:
-        """Return how many batches and samples an epoch has; ``None`` where it is a stream."""
-        assert self._training_loader is not None  # advance_loader() has seen to it
-        loader, position = self._training_loader
-        if isinstance(position, StreamPosition):
-            return {"batches": None, "samples": None}
-        return {"batches": len(loader), "samples": len(position)}
-
-    def epoch_state(self) -> dict[str, Any]:
-        """Return what the counters do not say about the position in the running epoch."""
-        assert self._training_loader is not None  # advance_loader() has seen to it
-        position = self._training_loader[1]
-        if isinstance(position, StreamPosition):
-            return {**self._epoch_size(), "stream": [position.state_dict(self.state.dataset_iter)]}
-        return self._epoch_size()
-
-    def training_batches(self) -> Iterable[Any]:
-        """Return the batches of the running epoch that have not been consumed."""
-        assert self._training_loader is not None  # advance_loader() has seen to it
-        loader, position = self._training_loader
-        state = self.state
-        if isinstance(position, StreamPosition):
-            return self._in_windows(self._wrapped(position.read(state), "training"))
-        seed = self.trainer.random_seed
-        set_position(loader, position, seed, state.global_epoch, state.dataset_iter)
-        return self._wrapped(loader, "training")
-
-    def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Read a stream as far ahead as one optimizer step goes.
-
-        In epochs, the last step may be of fewer batches, which must be known when it begins; with
-        it, the length of the epoch is.
-        """
-        iterator, state = iter(batches), self.state
-        in_epochs = self.trainer.train_unit is TrainingUnit.EPOCH
-        accumulate = self.trainer.accumulation_steps if in_epochs else 1
-        self.batches_per_epoch = math.inf
-        while math.isinf(self.batches_per_epoch):
-            wanted = accumulate - state.dataset_iter % accumulate
-            window = list(itertools.islice(iterator, wanted))
-            if len(window) < wanted:
-                self.batches_per_epoch = state.dataset_iter + len(window)
-            yield from window
-
-    def validation_batches(self) -> Iterable[Any] | None:
-        """Return the validation batches, or ``None`` without a validation set."""
-        loader = self.datamodule.valid_dataloader()
-        return None if loader is None else self._wrapped(loader[0], "validation")
-
-    def test_batches(self) -> Iterable[Any] | None:
-        """Return the test batches, or ``None`` without a test set."""
-        loader = self.datamodule.test_dataloader()
-        return None if loader is None else self._wrapped(loader[0], "testing")
-
-    def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
-        if self.hooks.wrap_batches is None:
-            return batches
-        wrapped: Iterable[Any] = self.hooks.wrap_batches(batches=batches, phase=phase)
-        return wrapped
-
 
 class _StepContexts(contextlib.ExitStack):
     """Context managers of plug-ins around a step; they see its error, but cannot swallow it."""
@@ -474,9 +287,3 @@ class _StepContexts(contextlib.ExitStack):
     def __exit__(self, *raised: Any) -> Literal[False]:
         super().__exit__(*raised)
         return False
-
-
-def _described(epoch: dict[str, Any]) -> str:
-    if epoch["batches"] is None:
-        return "an unknown number of batches (a stream)"
-    return f"{epoch['batches']} batches from {epoch['samples']} samples"

@@ -1,0 +1,146 @@
+"""The batches of a run: from which loader, from which position on, and how many there are."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from helios.core import TrainingUnit
+from helios.data import StreamPosition
+from helios.data.datamodule import LoaderAndPosition
+from helios.data.loader import set_position
+from helios.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    from helios.trainer.run import Run
+
+
+class Batches:
+    """Hands out what the loops go through.
+
+    Args:
+        run: whose position counts.
+
+    Attributes:
+        per_epoch: how many batches an epoch has; infinite while the end of a stream is not in sight.
+        restored: what a checkpoint has kept of :meth:`state_dict`, until training goes on from it.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._train_loader: LoaderAndPosition | None = None
+        self.per_epoch: int | float = 0
+        self.restored: dict[str, Any] | None = None
+
+    def advance_phase(self) -> None:
+        """Go on to the next training set, if there is one."""
+        if self._run.datamodule.advance_train_phase():
+            self.begin_phase()
+
+    def begin_phase(self) -> None:
+        """Create the loader of the current training set.
+
+        Raises:
+            ConfigurationError: there is no training set, or it has no whole batch.
+            CheckpointError: the run is to go on behind the end of the training set.
+        """
+        self._train_loader = self._run.datamodule.train_dataloader()
+        if self._train_loader is None:
+            raise ConfigurationError(
+                f"{type(self._run.datamodule).__name__} has no training set: assign"
+                " self._train_dataset = self._create_dataset(...) in its setup()."
+            )
+        loader, position = self._train_loader
+        is_stream = isinstance(position, StreamPosition)
+        self.per_epoch = math.inf if is_stream else len(loader)
+        if self.per_epoch == 0:
+            raise ConfigurationError(
+                "the training set does not fill one batch, and drop_last=True drops the rest:"
+                " lower batch_size."
+            )
+        before, self.restored = self.restored, None
+        if before is not None and self._run.state.dataset_iter > 0:
+            self._go_on_inside_epoch(before)
+
+    def _go_on_inside_epoch(self, before: dict[str, Any]) -> None:
+        assert self._train_loader is not None  # begin_phase() has seen to it
+        position, consumed = self._train_loader[1], self._run.state.dataset_iter
+        now = self._epoch_size()
+        if any(before[name] != now[name] for name in now):
+            raise CheckpointError(
+                f"the checkpoint was saved after batch {consumed} of an epoch of"
+                f" {_described(before)}, but the training set now has {_described(now)}, in another"
+                " order: restore the data and the batch size that the run was started with, or"
+                " start a new run."
+            )
+        if isinstance(position, StreamPosition):
+            position.load_state_dict(before["stream"][self._run.trainer.global_rank], consumed)
+
+    def _epoch_size(self) -> dict[str, int | None]:
+        """Return how many batches and samples an epoch has; ``None`` where it is a stream."""
+        assert self._train_loader is not None  # begin_phase() has seen to it
+        loader, position = self._train_loader
+        if isinstance(position, StreamPosition):
+            return {"batches": None, "samples": None}
+        return {"batches": len(loader), "samples": len(position)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the counters do not say about the position in the running epoch."""
+        assert self._train_loader is not None  # begin_phase() has seen to it
+        position = self._train_loader[1]
+        if isinstance(position, StreamPosition):
+            return {
+                **self._epoch_size(),
+                "stream": [position.state_dict(self._run.state.dataset_iter)],
+            }
+        return self._epoch_size()
+
+    def training(self) -> Iterable[Any]:
+        """Return the batches of the running epoch that have not been consumed."""
+        assert self._train_loader is not None  # begin_phase() has seen to it
+        loader, position = self._train_loader
+        state = self._run.state
+        if isinstance(position, StreamPosition):
+            return self._in_windows(self._wrapped(position.read(state), "training"))
+        seed = self._run.trainer.random_seed
+        set_position(loader, position, seed, state.global_epoch, state.dataset_iter)
+        return self._wrapped(loader, "training")
+
+    def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Read a stream as far ahead as one optimizer step goes.
+
+        In epochs, the last step may be of fewer batches, which must be known when it begins; with
+        it, the length of the epoch is.
+        """
+        iterator, state = iter(batches), self._run.state
+        in_epochs = self._run.trainer.train_unit is TrainingUnit.EPOCH
+        accumulate = self._run.trainer.accumulation_steps if in_epochs else 1
+        self.per_epoch = math.inf
+        while math.isinf(self.per_epoch):
+            wanted = accumulate - state.dataset_iter % accumulate
+            window = list(itertools.islice(iterator, wanted))
+            if len(window) < wanted:
+                self.per_epoch = state.dataset_iter + len(window)
+            yield from window
+
+    def validation(self) -> Iterable[Any] | None:
+        """Return the validation batches, or ``None`` without a validation set."""
+        loader = self._run.datamodule.valid_dataloader()
+        return None if loader is None else self._wrapped(loader[0], "validation")
+
+    def testing(self) -> Iterable[Any] | None:
+        """Return the test batches, or ``None`` without a test set."""
+        loader = self._run.datamodule.test_dataloader()
+        return None if loader is None else self._wrapped(loader[0], "testing")
+
+    def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
+        if self._run.hooks.wrap_batches is None:
+            return batches
+        wrapped: Iterable[Any] = self._run.hooks.wrap_batches(batches=batches, phase=phase)
+        return wrapped
+
+
+def _described(epoch: dict[str, Any]) -> str:
+    if epoch["batches"] is None:
+        return "an unknown number of batches (a stream)"
+    return f"{epoch['batches']} batches from {epoch['samples']} samples"
