@@ -14,8 +14,10 @@ PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 demo: .venv/installed
 	$(BIN)/helios demo
 
+# Two processes, each of which has a core: PyTorch's own threads would only get in the way.
+test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 	for package in $(CONTRIB); do $(BIN)/python -m pytest $$package || exit 1; done
 
 lint: .venv/installed
