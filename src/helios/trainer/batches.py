@@ -22,7 +22,7 @@ class Batches:
         run: whose position counts.
 
     Attributes:
-        per_epoch: how many batches an epoch has; infinite while the end of a stream is not in sight.
+        per_epoch: how many batches an epoch has; infinite until the end of a stream is in sight.
         restored: what a checkpoint has kept of :meth:`state_dict`, until training goes on from it.
     """
 
