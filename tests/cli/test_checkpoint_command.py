@@ -47,7 +47,9 @@ def run(*arguments: Any) -> Result:
 
 def make_format_1(path: pathlib.Path) -> dict[str, Any]:
     payload = storage.load(path)
-    del payload["name"]
+    for key in ("name", "validation_due", "scalers"):
+        del payload[key]
+    del payload["metrics"]["running_losses"]
     torch.save({**payload, "format": 1}, path)
     return payload
 
@@ -120,6 +122,8 @@ def test_migrate_a_file(newest: pathlib.Path) -> None:
     assert storage.verify(newest)
     migrated = storage.load(newest)
     assert (migrated.pop("format"), migrated.pop("name")) == (2, newest.stem)
+    assert (migrated.pop("validation_due"), migrated.pop("scalers")) == (False, {})
+    assert migrated["metrics"].pop("running_losses") == {}
     del payload["format"]
     assert equal(migrated, payload)
     assert newest.with_name(newest.name + ".original").read_bytes() == before

@@ -85,6 +85,7 @@ def test_preempted_at_every_other_moment(
     )
     options = {"number": signal.SIGTERM}
     moments = pool.run(scenario, tmp_path / "moments", **options)["moments"]
-    assert moments[-1] == "teardown"  # where signals are not caught any more
-    cuts = [[number] for number in range(0, len(moments) - 1, 2)]
+    caught = range(moments.index("training starts"), moments.index("teardown"))
+    assert len(caught) > 50
+    cuts = [[number] for number in caught[::2]]
     assert pool.mismatches(scenario, tmp_path, cuts, **options) == {}
