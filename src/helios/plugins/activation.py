@@ -146,7 +146,8 @@ class _Activation:
             _logger.warning("%s is not used: %r was passed as an instance", place, plug_id)
         is_new = not any(row.plugin is plugin for row in self._rows)
         if self._is_free(plug_id, self._selection.block_of(plug_id), source) and is_new:
-            self._add(plugin, None, f"passed in {source}", explicit=True)
+            row = self._manager.candidate(plugin, None, f"passed in {source}", explicit=True)
+            self._rows.append(row)
 
     def _create(self, name: str, kwargs: dict[str, Any], source: str) -> None:
         """Build what was named."""
@@ -179,7 +180,9 @@ class _Activation:
         self._ids.add(plug_id)
         block = self._selection.block_of(plug_id)
         if self._is_free(plug_id, block, source):
-            self._add(plugin, own_name, f"named in {source}", True, record, kwargs)
+            why = f"named in {source}"
+            row = self._manager.candidate(plugin, own_name, why, True, record, kwargs)
+            self._rows.append(row)
         elif record is not None:
             self._leave_out(record, f"blocked by {block}")
 
@@ -237,7 +240,8 @@ class _Activation:
                 if blocked_by is not None:
                     return f"blocked by {blocked_by}"
                 why = "installed" if self._selection.autoload is True else "in the allow-list"
-                self._add(plugin, record.name, why, False, record, arguments)
+                row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
+                self._rows.append(row)
             except InvalidPluginError as error:
                 what = "is not one that can be used"
                 raise record.load_error(what, error, InvalidPluginError) from error
@@ -264,18 +268,6 @@ class _Activation:
     def _leave_out(self, record: EntryPointRecord, reason: str) -> None:
         inactive = Inactive(record.name, record.distribution, record.version, reason)
         self._inactive.append(inactive)
-
-    def _add(
-        self,
-        plugin: object,
-        name: str | None,
-        reason: str,
-        explicit: bool,
-        record: EntryPointRecord | None = None,
-        configuration: Mapping[str, Any] | None = None,
-    ) -> None:
-        row = self._manager.candidate(plugin, name, reason, explicit, record, configuration)
-        self._rows.append(row)
 
 
 def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:

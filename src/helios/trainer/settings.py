@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from helios.core import TrainingUnit
+from helios.core.rng import DEFAULT_SEED
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 
@@ -135,6 +136,36 @@ def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | 
     if path.exists() and not path.is_dir():
         raise ConfigurationError(f"{name}={str(value)!r} is a file: name a folder.")
     return path
+
+
+def check_chkpt_root(
+    value: str | pathlib.Path | None, run_root: pathlib.Path | None, frequency: int | None
+) -> pathlib.Path | None:
+    """Return the folder for checkpoints, by default below ``run_root``; saving needs one."""
+    root = check_folder("chkpt_root", value)
+    if root is None and run_root is not None:
+        root = run_root / "checkpoints"
+    if frequency is not None and root is None:
+        raise ConfigurationError(
+            f"chkpt_frequency={frequency} without a folder to save in: pass run_root=..."
+            " or chkpt_root=..."
+        )
+    return root
+
+
+def check_seed(value: int | None) -> int:
+    """Return the seed of all random numbers."""
+    seed = check_count("random_seed", value, 0)
+    return DEFAULT_SEED if seed is None else seed
+
+
+def check_algorithms(enable_deterministic: bool, enable_cudnn_benchmark: bool) -> None:
+    """Refuse to have algorithms chosen in two ways."""
+    if enable_deterministic and enable_cudnn_benchmark:
+        raise ConfigurationError(
+            "enable_deterministic=True contradicts enable_cudnn_benchmark=True, which picks"
+            " algorithms by their speed: leave one of them out."
+        )
 
 
 def check_source_root(value: str | pathlib.Path | None) -> pathlib.Path | None:

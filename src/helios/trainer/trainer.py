@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from helios.core import TrainingState, TrainingUnit
-from helios.core.rng import DEFAULT_SEED
 from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
@@ -136,11 +135,7 @@ class Trainer:
         self.accumulation_steps = (
             settings.check_count("accumulation_steps", accumulation_steps) or 1
         )
-        if enable_deterministic and enable_cudnn_benchmark:
-            raise ConfigurationError(
-                "enable_deterministic=True contradicts enable_cudnn_benchmark=True, which picks"
-                " algorithms by their speed: leave one of them out."
-            )
+        settings.check_algorithms(enable_deterministic, enable_cudnn_benchmark)
         self.enable_cudnn_benchmark = enable_cudnn_benchmark
         self.enable_deterministic = enable_deterministic
         self.device = settings.check_device(use_cpu, gpus)
@@ -149,21 +144,10 @@ class Trainer:
         """Whether an urgent stop leaves a validation at once. Each validation then begins with a
         copy of the state in memory, from which a resumed run repeats it."""
         self.precision = settings.check_precision(precision)
-        self.random_seed = (
-            DEFAULT_SEED
-            if random_seed is None
-            else settings.check_count("random_seed", random_seed, 0) or 0
-        )
+        self.random_seed = settings.check_seed(random_seed)
         self.enable_progress_bar = enable_progress_bar
         self.run_root = settings.check_folder("run_root", run_root)
-        self.chkpt_root = settings.check_folder("chkpt_root", chkpt_root)
-        if self.chkpt_root is None and self.run_root is not None:
-            self.chkpt_root = self.run_root / "checkpoints"
-        if self.chkpt_frequency is not None and self.chkpt_root is None:
-            raise ConfigurationError(
-                f"chkpt_frequency={chkpt_frequency} without a folder to save in: pass run_root=..."
-                " or chkpt_root=..."
-            )
+        self.chkpt_root = settings.check_chkpt_root(chkpt_root, self.run_root, chkpt_frequency)
         self.keep_last = settings.check_retention("keep_last", keep_last, self.chkpt_root)
         self.keep_best = settings.check_retention("keep_best", keep_best, self.chkpt_root)
         self.async_checkpoints = settings.check_switch("async_checkpoints", async_checkpoints)
