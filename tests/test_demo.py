@@ -11,6 +11,7 @@ import warnings
 import pytest
 import torch
 
+import helios
 from helios.testing import equal
 from helios.trainer import find_last_checkpoint
 
@@ -46,7 +47,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
 
 def test_header_and_result(whole: tuple[pathlib.Path, str]) -> None:
     folder, output = whole
-    for row in ("ema  helios-ema 0.1.0  installed", "progress  helios-trainer 0.1.0  installed"):
+    ours = f"progress  helios-trainer {helios.__version__}  installed"
+    for row in ("ema  helios-ema 0.1.0  installed", ours):
         assert row in re.sub(r" {2,}", "  ", output)
     accuracy = re.fullmatch(r"test accuracy: (0\.\d{4})", output.splitlines()[-1])
     assert accuracy is not None

@@ -13,7 +13,7 @@ from helios.plugins import (
 )
 from helios.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "PLUGIN_REGISTRY",

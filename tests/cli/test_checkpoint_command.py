@@ -113,6 +113,20 @@ def test_wrong_usage(command: str, tmp_path: pathlib.Path) -> None:
     assert run(command).exit_code == 2
 
 
+def test_folder_without_checkpoints(newest: pathlib.Path) -> None:
+    result = run("migrate", newest.parent.parent)
+    assert result.exit_code == 1
+    assert "there are no checkpoints in" in result.output
+    assert "<chkpt_root>/<save_name>" in result.output
+
+
+def test_show_of_what_a_run_would_skip(newest: pathlib.Path) -> None:
+    torch.save(storage.load(newest), newest)  # the checksum is gone
+    result = run("show", newest)
+    assert result.exit_code == 1
+    assert "has no checksum, so a run would take it for damaged" in result.output
+
+
 def test_migrate_a_file(newest: pathlib.Path) -> None:
     payload = make_format_1(newest)
     before = newest.read_bytes()

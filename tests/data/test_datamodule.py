@@ -11,6 +11,7 @@ from helios.data import (
     DATASET_REGISTRY,
     TRANSFORM_REGISTRY,
     DatasetSplit,
+    ResumableSequentialSampler,
     create_dataset,
     create_transform,
 )
@@ -50,6 +51,25 @@ def test_parameters_are_copied() -> None:
     data._train_dataset = data._create_dataset(numbers(4), params)
     params.batch_size = 1
     assert data.get_train_steps_per_epoch() == 2
+
+
+def test_unknown_parameter_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TinyDataModule()._create_dataset(numbers(4), {"batchsize": 2})
+    assert "has no parameter 'batchsize'. Did you mean 'batch_size'?" in str(caught.value)
+
+
+def test_every_parameter_of_a_dictionary_counts() -> None:
+    sampler = ResumableSequentialSampler(numbers(4), 2)
+    created = TinyDataModule()._create_dataset(numbers(4), {"sampler": sampler})
+    assert isinstance(created.params.sampler, ResumableSequentialSampler)
+
+
+def test_dataset_that_is_not_wrapped() -> None:
+    data = TinyDataModule()
+    data._train_dataset = numbers(4)  # type: ignore[assignment]  # on purpose
+    with pytest.raises(TypeError, match=r"a TensorDataset as one of its datasets: wrap it,"):
+        data.train_dataloader()
 
 
 def test_steps_without_a_training_set() -> None:

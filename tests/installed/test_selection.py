@@ -12,6 +12,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
     "installed": {},
     "blocked": {"block": ["recorder"]},
     "blocked by the environment": {"environ": {BLOCK: "witness, recorder"}},
+    "blocked with its distribution": {"block": ["Sample_Recorder"]},
     "blocked and named": {"block": ["recorder"], "plugins": ["recorder"]},
     "allow-list": {"autoload": ["recorder"]},
     "autoload off": {"autoload": False},
@@ -53,7 +54,11 @@ def ours(outcome: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("attempt", "source"),
-    [("blocked", "Trainer(block=...)"), ("blocked by the environment", BLOCK)],
+    [
+        ("blocked", "Trainer(block=...)"),
+        ("blocked by the environment", BLOCK),
+        ("blocked with its distribution", "Trainer(block=...)"),
+    ],
 )
 def test_blocked(outcomes: dict[str, Any], attempt: str, source: str) -> None:
     outcome = outcomes[attempt]

@@ -87,7 +87,9 @@ def test_contexts_of_plugins_are_inside(make_trainer: Make) -> None:
 
 
 def test_unknown_precision_is_refused(make_trainer: Make) -> None:
-    message = r"precision='bf61' is none: write 'fp32', 'bf16', 'fp16'\. Did you mean 'bf16'\?"
+    message = (
+        r"precision='bf61' is not a precision: write 'fp32', 'bf16', 'fp16'\. Did you mean 'bf16'\?"
+    )
     with pytest.raises(ConfigurationError, match=message):
         make_trainer(precision="bf61")
 

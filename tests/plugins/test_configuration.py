@@ -268,6 +268,23 @@ def test_arguments_in_python_that_do_not_fit(
     assert message in str(caught.value)
 
 
+class Needy(Plugin):
+    def __init__(self, trial: object, metric_name: str) -> None:
+        super().__init__("needy")
+
+    def setup(self) -> None: ...
+
+
+def test_arguments_that_are_missing(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"Needy": Needy})
+    with pytest.raises(ConfigurationError) as caught:
+        make_trainer(plugins=[("Needy", {"metric_name": "accuracy"})])
+    assert "'Needy', named in Trainer(plugins=...), needs arguments (trial)" in str(caught.value)
+    assert "pass an instance" in str(caught.value)
+
+
 class Shade(enum.Enum):
     DARK = "dark"
 

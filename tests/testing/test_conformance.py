@@ -187,10 +187,13 @@ def test_kit_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("create", "message"),
     [
-        (ForgetsAll, r"stopped after \d batches and resumed, .* another weights"),
-        (ForgetsPart, r"stopped after \d batches and resumed, .* another weights"),
-        (DoesNotRestore, r"stopped after \d batches and resumed, .* another plug-in state"),
-        (DrawsOnStart, r"stopped after \d batches and resumed, .* another weights"),
+        (ForgetsAll, r"stopped after \d batches and resumed, .* different state of the model"),
+        (ForgetsPart, r"stopped after \d batches and resumed, .* different state of the model"),
+        (
+            DoesNotRestore,
+            r"stopped after \d batches and resumed, .* different state of the plug-in",
+        ),
+        (DrawsOnStart, r"stopped after \d batches and resumed, .* different state of the model"),
         (Swallows, "swallows the error"),
         (Replaces, "hides the error"),
     ],

@@ -216,6 +216,46 @@ def test_wrong_objects(
         getattr(make_trainer(), run)(model(), data())
 
 
+class TrainingStep(Model):
+    """Written as for another trainer."""
+
+    def setup(self) -> None:  # type: ignore[override]  # on purpose
+        """Nothing."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Would never be called."""
+
+
+class WithoutStep(TrainingStep):
+    def setup(self, fast_init: bool = False) -> None:
+        """Nothing."""
+
+
+def test_model_without_a_training_step(make_trainer: Make) -> None:
+    with pytest.raises(TypeError) as caught:
+        make_trainer().fit(WithoutStep("net"), TinyDataModule())
+    assert "WithoutStep has no train_step, so nothing would be trained" in str(caught.value)
+    assert "write def train_step(self, batch, state)." in str(caught.value)
+    make_trainer().test(WithoutStep("net"), TinyDataModule())  # has nothing to train
+
+
+def test_near_name_of_the_training_step_is_offered(make_trainer: Make) -> None:
+    class Near(WithoutStep):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            """Would never be called."""
+
+    with pytest.raises(TypeError, match=r"Did you mean 'training_step'\?"):
+        make_trainer().fit(Near("net"), TinyDataModule())
+
+
+@pytest.mark.parametrize("run", ["fit", "test"])
+def test_setup_without_fast_init(make_trainer: Make, run: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"setup\(\) takes no fast_init: write def setup\(self, fas"
+    ):
+        getattr(make_trainer(), run)(TrainingStep("net"), TinyDataModule())
+
+
 def test_nothing_to_train(make_trainer: Make) -> None:
     with pytest.raises(ConfigurationError, match=r"total_steps is 0.*Trainer\(total_steps="):
         make_trainer(total_steps=0).fit(TinyModel(), TinyDataModule())

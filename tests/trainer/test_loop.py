@@ -1135,3 +1135,20 @@ def test_registries_are_filled_when_a_run_starts(
     assert "FoundByARun" not in MODEL_REGISTRY
     make_trainer(total_steps=1, src_root=package).fit(TinyModel(), TinyDataModule())
     assert type(create_model("FoundByARun")).__name__ == "FoundByARun"
+
+
+def test_terminal_tells_from_where_a_run_goes_on_and_why_it_stops(
+    make_trainer: Callable[..., Trainer],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = {"chkpt_root": tmp_path, "print_banner": True, "autoload": False}
+    make_trainer(plugins=[StopAfter(2)], **arguments).fit(TinyModel(), TinyDataModule())
+    printed = capsys.readouterr().out
+    assert "restored" not in printed
+    assert printed.endswith("stopped: enough for this test (asked for by StopAfter)\n")
+    make_trainer(**arguments).fit(TinyModel(), TinyDataModule())
+    file = tmp_path / "tiny" / "tiny_epoch_0_iter_2.pth"
+    printed = capsys.readouterr().out
+    assert f"restored {file}: epoch 0, iteration 2\n" in printed
+    assert "stopped" not in printed

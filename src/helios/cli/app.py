@@ -11,6 +11,7 @@ app = typer.Typer(
     help="Helios: a small, exact PyTorch trainer that is extended by pip install.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
 )
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from helios.errors import CheckpointError
+from helios.errors import CheckpointError, DamagedCheckpointError
 from helios.trainer import folder, formats, plain, storage
 
 app = typer.Typer(help="Look into checkpoints, and migrate old ones.", no_args_is_help=True)
@@ -50,8 +50,15 @@ def migrate(
 
     Exits with 1 if one of them is damaged or refused; the others are migrated nevertheless.
     """
-    has_failed = False
-    for file in folder.candidates(path) if path.is_dir() else [path]:
+    files = folder.candidates(path) if path.is_dir() else [path]
+    if not files:
+        typer.echo(
+            f"there are no checkpoints in {path}: name a file, or the folder of a model,"
+            " <chkpt_root>/<save_name>.",
+            err=True,
+        )
+    has_failed = not files
+    for file in files:
         try:
             typer.echo(f"{file}: {_migrate(file, discard_original)}")
         except (CheckpointError, OSError) as error:
@@ -86,6 +93,11 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
     is_sealed = storage.verify(file)
     found = storage.peek(file)
     payload = formats.upgraded(found, file)
+    if not is_sealed and found["format"] > 1:
+        raise DamagedCheckpointError(
+            f"the checkpoint {file} has no checksum, so a run would take it for damaged. If you"
+            " have written it yourself, add one: helios checkpoint migrate"
+        )
     parts = {f"model.{name}": state for name, state in payload["model"].items()}
     parts |= {key: payload[key] for key in ("epoch", "metrics", "datamodule", "rng", "plugins")}
     return {

@@ -51,7 +51,7 @@ def verdict(
         return Verdict("not-allowed", f"not in the allow-list: {selection.autoload_source}")
     if needs:
         return Verdict("needs", needs)
-    return Verdict("candidate", "may be autoloaded")
+    return Verdict("candidate", "may be autoloaded, if its class agrees")
 
 
 def list_installed(as_json: bool) -> bool:

@@ -16,14 +16,13 @@ from typing import Any
 from helios.cli.finding import Finding, Severity, reinstall, ways_around
 from helios.plugins.discovery import (
     GROUP,
+    OURSELVES,
     EntryPointRecord,
     canonical,
     place_of,
     survey,
     unmet_requirements,
 )
-
-OURSELVES = "helios-trainer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +213,8 @@ def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Finding]:
         what = f"there is no module {missing!r}, which its entry point names"
         ways = (reinstall(copy.name, copy.version), remove)
         yield Finding("missing-module", "error", subject, what, where, ways)
-    extras = entry_point.extras
+    # Our own extras are left out on purpose, until somebody asks for what they bring.
+    extras = entry_point.extras if canonical(copy.name) != OURSELVES else []
     for requirement, installed in unmet_requirements(copy.distribution, extras) if extras else ():
         wanted = f"{requirement.name}{requirement.specifier}"
         what = f"needs {wanted}, but {_is_there(requirement.name, installed)}: it is left out"

@@ -72,7 +72,7 @@ def _unknown_names(selection: Selection) -> Iterator[Finding]:
         except HeliosError as error:
             yield Finding.of(error, f"{name!r} in {source}", _ways(name))
     for name, source in selection.blocked.items():
-        if name not in PLUGIN_REGISTRY:
+        if not PLUGIN_REGISTRY.means_something(name):
             near = nearest(name, PLUGIN_REGISTRY.keys())
             yield Finding(
                 "unknown-name",

@@ -11,6 +11,7 @@ app = typer.Typer(
     help="Look at plug-ins. Nothing is imported, except by show and where --import says so."
     " Exit codes: 0 if all is well, 1 for errors, 2 for a call that cannot be understood.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # or [tool.helios] would be taken for markup
 )
 app.command("bisect")(bisect)
 

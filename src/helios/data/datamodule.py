@@ -12,7 +12,7 @@ from helios.core import Registry
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.samplers import ResumableSamplerType
 from helios.data.streaming import StreamPosition
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
@@ -205,9 +205,13 @@ class DataModule(abc.ABC):
         Args:
             dataset: a map-style or an iterable-style dataset.
             params: how to batch it; copied, so one object can serve several datasets.
+
+        Raises:
+            ConfigurationError: there is no such parameter; the message offers the nearest.
         """
         if isinstance(params, dict):
-            params = DataLoaderParams.from_dict(params)
+            _check_keys(params)
+            params = DataLoaderParams(**params)
         return DatasetParams(dataset, copy.deepcopy(params))
 
     def _add_train_phase(
@@ -240,9 +244,25 @@ class DataModule(abc.ABC):
     def _create_dataloader(self, data: DatasetParams | None) -> LoaderAndPosition | None:
         if data is None:
             return None
+        if not isinstance(data, DatasetParams):
+            raise TypeError(
+                f"{type(self).__name__} has assigned a {type(data).__name__} as one of its"
+                " datasets: wrap it, with how to batch it,"
+                " self._create_dataset(dataset, {'batch_size': 32})."
+            )
         params = dataclasses.replace(data.params)
         if params.is_distributed is None:
             params.is_distributed = self._is_distributed
         if params.random_seed is None and self._trainer is not None:
             params.random_seed = self._trainer.random_seed
         return create_dataloader(data.dataset, params)
+
+
+def _check_keys(params: dict[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(DataLoaderParams)]
+    for key in params:
+        if key not in known:
+            raise ConfigurationError(
+                f"DataLoaderParams has no parameter {key!r}.{nearest(key, known)} It has:"
+                f" {', '.join(known)}."
+            )

@@ -118,7 +118,7 @@ class _Activation:
         """Warn of blocked names that mean nothing."""
         known = {canonical(plug_id) for plug_id in self._ids}
         for name, source in self._selection.blocked.items():
-            if name not in PLUGIN_REGISTRY and canonical(name) not in known:
+            if not PLUGIN_REGISTRY.means_something(name) and canonical(name) not in known:
                 warnings.warn(
                     f"{source} blocks {name!r}, but no plug-in of this name is installed."
                     f"{nearest(name, PLUGIN_REGISTRY.keys())}",
@@ -168,6 +168,12 @@ class _Activation:
             if callable(factory):
                 check_arguments(factory, kwargs, lambda key: f"{key} of {name!r} in {source}")
             kwargs = {**self._configured(factory, name, record), **kwargs}
+            if callable(factory) and (needed := missing_arguments(factory, kwargs)):
+                raise ConfigurationError(
+                    f"the plug-in {name!r}, named in {source}, needs arguments"
+                    f" ({', '.join(needed)}): pass an instance, or a pair of its name and a"
+                    " dictionary, in Trainer(plugins=[...])."
+                )
             plugin = create_plugin(name, **kwargs)
         except Exception as error:
             origin = f" ({record.distribution} {record.version})" if record else ""

@@ -147,7 +147,8 @@ def _story(row: Registration, shared: list[str]) -> str:
     origin = origin_of(row.plugin, row.record)
     how = "; ".join(row.claims[claim] for claim in shared if claim != _SAME_ID)
     return (
-        f"  {row.id!r} from {origin}{f': {how}' if how else ''}\n"
+        f"  {row.id!r} from {origin if origin.distribution else 'no distribution'}"
+        f"{f': {how}' if how else ''}\n"
         f"      {origin.source}\n"
         f"      active because {row.reason}"
     )

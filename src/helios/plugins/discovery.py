@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 GROUP = "helios.plugins"
+OURSELVES = "helios-trainer"
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class EntryPointRecord:
             return False
         return not distribution or canonical(distribution) == canonical(self.distribution)
 
+    def is_covered_by(self, name: str) -> bool:
+        """Whether a name means this record, or the distribution that it belongs to."""
+        return self.answers_to(name) or canonical(name) == canonical(self.distribution)
+
     def load(self) -> Any:
         """Import and return what the entry point names.
 
@@ -75,16 +80,26 @@ class EntryPointRecord:
         self, what: str, error: BaseException, kind: type[PluginError] = PluginLoadError
     ) -> PluginError:
         """Return an error for this record that says how to live without it."""
+        if self.missing:
+            needs = ", ".join(self.missing)
+            remedy = f"Install what it needs ({needs}):\n  pip install {self._with_extras!r}\n"
+        else:
+            remedy = ""
         return kind(
             f"the installed plug-in {self.name!r} {what}: {type(error).__name__}: {error}\n"
             f"  distribution: {self.distribution} {self.version}, in {self.location}\n"
             f"  entry point:  {self.name} = {self.value}\n"
-            "Switch it off with one of:\n"
+            f"{remedy}Switch it off with one of:\n"
             f"  Trainer(block=[{self.name!r}])\n"
             f"  HELIOS_BLOCK_PLUGINS={self.name}\n"
-            f"  pip uninstall {self.distribution}\n"
-            'or keep going without whatever fails: Trainer(on_load_error="skip").'
+            + (f"  pip uninstall {self.distribution}\n" if self.distribution != OURSELVES else "")
+            + 'or keep going without whatever fails: Trainer(on_load_error="skip").'
         )
+
+    @property
+    def _with_extras(self) -> str:
+        """What pip is told to install the distribution with the entry point's extras."""
+        return self.distribution + self.value.partition(":")[2].partition(" ")[2].strip()
 
 
 @dataclasses.dataclass(frozen=True)

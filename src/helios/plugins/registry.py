@@ -5,7 +5,7 @@ from typing import Any
 
 from helios.core import Registry
 from helios.errors import AmbiguousPluginError, UnknownNameError, nearest
-from helios.plugins.discovery import EntryPointRecord, canonical, discover
+from helios.plugins.discovery import EntryPointRecord, discover
 
 
 class PluginRegistry(Registry):
@@ -65,10 +65,14 @@ class PluginRegistry(Registry):
         record = self.record(name)
         if record is not None:
             return [record]
-        whole = [r for r in self.records() if canonical(r.distribution) == canonical(name)]
+        whole = [record for record in self.records() if record.is_covered_by(name)]
         if not whole:
             raise self.unknown(name, source)
         return whole
+
+    def means_something(self, name: str) -> bool:
+        """Whether a name is that of a plug-in, or of a distribution that has some."""
+        return name in self or any(record.is_covered_by(name) for record in self.records())
 
     def is_decorated(self, name: str) -> bool:
         """Whether a class of this name was registered in code, which takes precedence."""

@@ -141,7 +141,7 @@ class Selection:
     def blocked_record(self, record: EntryPointRecord) -> str | None:
         """Return where an installed plug-in was blocked, or ``None``."""
         for blocked, source in self.blocked.items():
-            if record.answers_to(blocked):
+            if record.is_covered_by(blocked):
                 return source
         return None
 

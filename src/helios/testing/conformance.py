@@ -47,9 +47,9 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
             for what in whole:
                 if not equal(whole[what], resumed[what]):
                     raise ConformanceError(
-                        f"stopped after {batches} batches and resumed, the run ends with another"
-                        f" {what} than without the stop: keep everything that influences it in"
-                        " state_dict() and load_state_dict()."
+                        f"stopped after {batches} batches and resumed, the run ends with a"
+                        f" different {what} than without the stop: keep everything that influences"
+                        " it in state_dict() and load_state_dict()."
                     )
         _check_failure(create(), trainer_arguments)
 
@@ -125,7 +125,7 @@ def _train(
     model = TinyModel()
     trainer.fit(model, TinyDataModule())
     state: dict[str, Any] = getattr(plugin, "state_dict", dict)()
-    result = {"weights": model.state_dict(), "plug-in state": state}
+    result = {"state of the model": model.state_dict(), "state of the plug-in": state}
     if stop_after is None:
         trainer.test(model, TinyDataModule())
     return result

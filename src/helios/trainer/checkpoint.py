@@ -217,7 +217,7 @@ class Checkpointer:
             self._saved_at = self._position()
             if not run.is_finished():
                 folder.require_space(self.folder, path.stat().st_size)
-        _logger.info("restored %s", path)
+        run.reporter.show_restored(path)
         run.manager.hook.on_checkpoint_loaded(path=path, state=state)
         return True
 

@@ -11,6 +11,8 @@ from helios.plugins import profiling
 from helios.plugins.attribution import call_in_traceback
 
 if TYPE_CHECKING:
+    import pathlib
+
     from helios.trainer.run import Run
 
 _logger = logging.getLogger("helios")
@@ -42,10 +44,18 @@ class Reporter:
         header = f"{versions}\n{trainer.plan.as_text()}"
         self._tell(self._run.model.append_to_banner(header), logging.INFO)
 
+    def show_restored(self, path: "pathlib.Path") -> None:
+        """Say from where a run goes on."""
+        state = self._run.state
+        self._tell(
+            f"restored {path}: epoch {state.global_epoch}, iteration {state.current_iteration}",
+            logging.INFO,
+        )
+
     def show_stop(self) -> None:
         """Say why the run has ended before its time, if it has."""
         for request in self._run.trainer.stop_requests:
-            _logger.info("stopped: %s (asked for by %s)", request.reason, request.author)
+            self._tell(f"stopped: {request.reason} (asked for by {request.author})", logging.INFO)
 
     @contextlib.contextmanager
     def errors(self, expected: list[type[Exception]]) -> Iterator[None]:

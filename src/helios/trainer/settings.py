@@ -180,7 +180,7 @@ def check_precision(name: str) -> str:
     """Return the name of a precision, or refuse one that there is not."""
     if name not in PRECISIONS:
         raise ConfigurationError(
-            f"precision={name!r} is none: write {', '.join(map(repr, PRECISIONS))}."
+            f"precision={name!r} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
             f"{nearest(str(name), PRECISIONS)}"
         )
     return name

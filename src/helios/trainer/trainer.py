@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from helios.core import TrainingState, TrainingUnit
 from helios.data import DataModule
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, nearest
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
 from helios.plugins.activation import activate
@@ -271,6 +271,7 @@ class Trainer:
             Exception: whatever was raised in the run, itself, with a note of where it came from.
         """
         _check_kinds(model, datamodule)
+        _check_step(model)
         if self.total_steps == 0:
             raise ConfigurationError(
                 "total_steps is 0, so there is nothing to train: pass Trainer(total_steps=...)."
@@ -338,3 +339,18 @@ def _check_kinds(model: object, datamodule: object) -> None:
             raise TypeError(
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )
+    taken = inspect.signature(type(model).setup).parameters  # type: ignore[attr-defined]  # a Model by now
+    if "fast_init" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise TypeError(
+            f"{type(model).__name__}.setup() takes no fast_init: write"
+            " def setup(self, fast_init: bool = False)."
+        )
+
+
+def _check_step(model: Model) -> None:
+    if type(model).train_step is Model.train_step:
+        meant = [name for name in vars(type(model)) if name.startswith("train")]
+        raise TypeError(
+            f"{type(model).__name__} has no train_step, so nothing would be trained: write"
+            f" def train_step(self, batch, state).{nearest('train_step', meant)}"
+        )
