@@ -1,5 +1,9 @@
 """What the README says can be copied."""
 
+import ast
+import dataclasses
+import enum
+import inspect
 import os
 import pathlib
 import re
@@ -7,6 +11,10 @@ import subprocess
 import sys
 
 import pytest
+
+import helios
+from helios.core import RunFacts
+from helios.plugins import HOOKS
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +24,36 @@ BIN = pathlib.Path(sys.executable).parent
 def blocks(language: str, text: str = README) -> list[str]:
     """Return the fenced code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def page(name: str) -> str:
+    """Return a page of the documentation."""
+    return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+
+
+def defaults(text: str) -> dict[str, object]:
+    """Return the names and defaults that tables with these two columns show."""
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    return {name: ast.literal_eval(default) for name, default in rows}
+
+
+def signature(function: object) -> dict[str, object]:
+    """Return the names and defaults of arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return {n: d.value if isinstance(d, enum.Enum) else d for n, d in plain.items()}
+
+
+def public(kind: type) -> list[tuple[str, object]]:
+    """Return the methods and properties that a class adds, by name."""
+    return [(name, member) for name, member in vars(kind).items() if not name.startswith("_")]
+
+
+def call(method: object) -> str:
+    """Return how a method is called: its name, its arguments and their defaults."""
+    arguments = list(inspect.signature(method).parameters.values())[1:]
+    bare = [argument.replace(annotation=inspect.Parameter.empty) for argument in arguments]
+    return f"{method.__name__}{inspect.Signature(bare)}"
 
 
 def test_the_example_is_the_demo() -> None:
@@ -41,11 +79,90 @@ def test_the_plug_in_example_runs() -> None:
 def test_the_example_of_the_plug_in_page_conforms(capsys: pytest.CaptureFixture[str]) -> None:
     from helios.testing import check_conformance
 
-    page = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
     namespace: dict[str, object] = {}
-    exec(compile(blocks("python", page)[0], "docs/plugins.md", "exec"), namespace)
+    exec(compile(blocks("python", page("plugins"))[0], "docs/plugins.md", "exec"), namespace)
     check_conformance(lambda: namespace["GradientNorm"](every=2))
-    assert "gradient norm" in capsys.readouterr().out
+    shown = set(
+        re.findall(r"largest gradient norm up to epoch 1: (\d\.\d{3})", capsys.readouterr().out)
+    )
+    assert len(shown) == 1  # cut after one batch, four or eight, or not at all
+    assert float(shown.pop()) > 0
+
+
+def test_the_package_of_the_plug_in_page_is_built_and_tests_itself(tmp_path: pathlib.Path) -> None:
+    source, test = blocks("python", page("plugins"))
+    (project,) = (block for block in blocks("toml", page("plugins")) if "[project]" in block)
+    files = {
+        "pyproject.toml": project,
+        "src/helios_gradient_norm/__init__.py": source,
+        "tests/test_gradient_norm.py": test,
+    }
+    for name, text in files.items():
+        assert name in page("plugins") or name == "pyproject.toml"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
+    subprocess.run([*pip, *options, "."], cwd=tmp_path, check=True)
+    paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    for arguments in (["pytest", "tests"], ["helios.cli", "plugins", "show", "gradient-norm"]):
+        result = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "helios-gradient-norm version 0.1.0" in re.sub(r"\s+", " ", result.stdout)
+
+
+def test_the_example_of_the_training_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    exec(compile(blocks("python", page("training"))[0], "docs/training.md", "exec"), namespace)
+    assert namespace["state"].global_iteration > 8
+    assert namespace["trainer"].model.metrics["best"] < 0.1
+
+
+def test_the_training_page_has_each_argument_of_a_trainer() -> None:
+    described = defaults(page("training").partition("\n## Trainer\n")[2])
+    assert described == signature(helios.Trainer)
+
+
+def test_the_training_page_has_each_field_of_the_loader_parameters() -> None:
+    described = defaults(page("training").partition("| `DataLoaderParams`")[2].partition("##")[0])
+    assert described == signature(helios.DataLoaderParams)
+
+
+def test_the_training_page_has_each_method_of_a_model() -> None:
+    section = page("training").partition("\n## Model\n")[2].partition("\n## DataModule\n")[0]
+    described = re.findall(r"`(\w+\([^`]*\))`", section)
+    for name, member in public(helios.Model):
+        if inspect.isfunction(member):
+            named = "|".join(described)
+            assert call(member) in described, f"{call(member)} is not in {named}"
+        else:
+            assert f"| `{name}` |" in section
+
+
+def test_the_training_page_has_each_counter_of_a_run() -> None:
+    section = page("training").partition("\n### TrainingState\n")[2]
+    described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(described) == sorted(
+        field.name for field in dataclasses.fields(helios.TrainingState)
+    )
+
+
+def test_the_page_of_hooks_explains_each_argument() -> None:
+    section = page("hooks").partition("\n## The arguments\n")[2].partition("\n## ")[0]
+    described = re.findall(r"^- `(\w+)`:", section, re.MULTILINE)
+    assert sorted(described) == sorted({name for hook in HOOKS.values() for name in hook.arguments})
+
+
+def test_the_page_of_hooks_has_what_a_plug_in_finds_on_itself() -> None:
+    described = re.findall(r"^- `self\.(\w+)`:", page("hooks"), re.MULTILINE)
+    assert sorted(described) == sorted(name for name, _ in public(RunFacts))
 
 
 def test_commands_run(tmp_path: pathlib.Path) -> None:
