@@ -224,7 +224,7 @@ def _candidates() -> list[EntryPointRecord]:
 
 
 def _as_json(verdict: Verdict, culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
-    """Return the report for programs; docs/plugins.md describes the keys."""
+    """Return the report for programs; docs/cli.md describes the keys."""
     report = {
         "verdict": verdict,
         "culprits": [
