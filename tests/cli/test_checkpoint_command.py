@@ -47,7 +47,7 @@ def run(*arguments: Any) -> Result:
 
 def make_format_1(path: pathlib.Path) -> dict[str, Any]:
     payload = storage.load(path)
-    for key in ("name", "validation_due", "scalers"):
+    for key in ("name", "validation_due", "stops", "scalers"):
         del payload[key]
     del payload["metrics"]["running_losses"]
     torch.save({**payload, "format": 1}, path)
@@ -137,6 +137,7 @@ def test_migrate_a_file(newest: pathlib.Path) -> None:
     migrated = storage.load(newest)
     assert (migrated.pop("format"), migrated.pop("name")) == (2, newest.stem)
     assert (migrated.pop("validation_due"), migrated.pop("scalers")) == (False, {})
+    assert migrated.pop("stops") == []
     assert migrated["metrics"].pop("running_losses") == {}
     del payload["format"]
     assert equal(migrated, payload)

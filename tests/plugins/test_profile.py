@@ -166,3 +166,12 @@ def test_time_of_what_a_wrapper_wraps_is_not_its_own(monkeypatch: pytest.MonkeyP
 def test_something_else_than_a_switch(make_trainer: MakeTrainer, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"profile_plugins=.*: write True or False"):
         make_trainer(profile_plugins=value)
+
+
+def test_a_report_that_fails_does_not_hide_the_error(
+    make_trainer: MakeTrainer, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tiny" / "plugin-profile-fit.json").mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError):
+        fit(make_trainer, Failing("guilty"), profile_plugins=True, chkpt_root=tmp_path)
+    assert "could not be reported" in caplog.text

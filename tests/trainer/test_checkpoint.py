@@ -181,6 +181,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "epoch",
         "model",
         "validation_due",
+        "stops",
         "scalers",
         "metrics",
         "datamodule",
@@ -192,7 +193,8 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert payload["name"] == path.stem
     assert payload["version"] == helios.__version__
     assert payload["training_state"] == trainer.state.dict()
-    assert payload["epoch"] == {"batches": 6, "samples": 22}
+    seed = trainer.random_seed
+    assert payload["epoch"] == {"batches": 6, "samples": 22, "batch_size": 4, "seed": seed}
     assert equal(payload["model"], model.state_dict())
     assert payload["metrics"]["newest"] == model.metrics
     assert payload["metrics"]["in_flight"]["counts"] == {"loss": 2}

@@ -105,7 +105,7 @@ def test_checkpoints_of_format_1_are_counted(fit: Any, folder: pathlib.Path) -> 
     fit(Improving(0), epochs=3)
     for path in folder.iterdir():
         payload = storage.load(path)
-        for key in ("name", "validation_due", "scalers"):
+        for key in ("name", "validation_due", "stops", "scalers"):
             del payload[key]
         del payload["metrics"]["running_losses"]
         torch.save({**payload, "format": 1}, path)

@@ -414,3 +414,30 @@ def test_time_for_a_test_is_over(make_trainer: Make) -> None:
     model = Slow("testing")
     make_trainer(max_time=LIMIT).test(model, TinyDataModule())
     assert (model.tested, model.metrics) == (1, {})
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
+def test_signal_behind_the_last_batch_of_a_test(make_trainer: Make) -> None:
+    class Ending(TinyModel):
+        def on_testing_batch_end(self, step: int) -> None:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(SystemExit) as caught:
+        make_trainer(plugins=["preemption"]).test(Ending(), TinyDataModule())
+    assert caught.value.code == 128 + signal.SIGUSR1
+
+
+def test_second_ctrl_c_leaves_at_once_whatever_came_between(make_trainer: Make) -> None:
+    seen = []
+
+    class Interrupted(TinyModel):
+        def train_step(self, batch: Any, state: Any) -> torch.Tensor:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                seen.append(number)
+                os.kill(os.getpid(), number)
+            return super().train_step(batch, state)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(plugins=["preemption"]).fit(Interrupted(), TinyDataModule())
+    assert seen == [signal.SIGINT, signal.SIGTERM, signal.SIGINT]

@@ -423,3 +423,20 @@ def test_autoloaded_where_installed() -> None:
     entry = next(entry for entry in trainer.plan.active if entry.id == "ema")
     assert entry.distribution == "helios-ema"
     assert equal(model._seen[-1], reference(model._steps, 0.99))
+
+
+class LeavingValidation(Watched):
+    def valid_step(self, batch: Any, step: int) -> torch.Tensor:
+        self.trainer.interruptible = True
+        self.trainer.request_stop("for this test", urgent=True)
+        return super().valid_step(batch, step)
+
+    def on_training_end(self) -> None:
+        self._last = snapshot(self.net)
+
+
+def test_validation_that_was_left_puts_the_trained_weights_back() -> None:
+    model = LeavingValidation()
+    make_trainer(EMAPlugin(decay=0.5), valid_frequency=1).fit(model, TinyDataModule())
+    assert not equal(model._seen[-1], model._steps[-1])
+    assert equal(model._last, model._steps[-1])

@@ -16,7 +16,7 @@ from helios.data.samplers import (
     ResumableSamplerType,
     ResumableSequentialSampler,
 )
-from helios.data.seeding import SeededBatches, Seeding, as_it_is
+from helios.data.seeding import SeededBatches, Seeding, as_it_is, leave_signals_to_the_trainer
 from helios.data.streaming import StreamBatches, StreamPosition, create_stream_loader
 from helios.errors import ConfigurationError
 
@@ -121,6 +121,7 @@ def create_dataloader(
             f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
             " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
         )
+    sampler.batch_size = params.batch_size  # what its start_iter counts in
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
         collate_fn = as_it_is
@@ -133,6 +134,7 @@ def create_dataloader(
         drop_last=params.drop_last,
         collate_fn=collate_fn,
         prefetch_factor=params.prefetch_factor,
+        worker_init_fn=leave_signals_to_the_trainer,
         # Its own generator: an iterator of the loader must not draw from the training stream.
         generator=torch.Generator().manual_seed(_seed(params)),
     )
@@ -208,5 +210,6 @@ def set_position(
     sampler.start_iter = start_iter
     if isinstance(loader.dataset, SeededBatches):
         loader.dataset.epoch = epoch
-    if loader.generator is not None:  # a loader of the user's own may have none
-        loader.generator.manual_seed(seed + epoch)
+    if loader.generator is None:  # a loader of the user's own: it would draw from our stream
+        loader.generator = torch.Generator()
+    loader.generator.manual_seed(seed + epoch)

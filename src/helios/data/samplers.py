@@ -37,7 +37,7 @@ class ResumableSampler(Sampler[int]):
 
     def __init__(self, data_source: Sized, batch_size: int = 1) -> None:
         self._data_source = data_source
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._epoch = 0
         self.start_iter = 0
         """Batches to skip at the beginning of an iteration; kept until it is changed."""
@@ -51,7 +51,7 @@ class ResumableSampler(Sampler[int]):
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices()[self.start_iter * self._batch_size :])
+        return iter(self.indices()[self.start_iter * self.batch_size :])
 
     def __len__(self) -> int:
         """Return the samples of a whole epoch, whatever is skipped."""
@@ -113,13 +113,13 @@ class ResumableDistributedSampler(DistributedSampler[int]):
         batch_size: int = 1,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self.start_iter = 0
         """Batches to skip at the beginning of an iteration; kept until it is changed."""
 
     def __iter__(self) -> Iterator[int]:
         # PyTorch's sampler yields this process's share; a batch is batch_size samples of it.
-        return iter(list(super().__iter__())[self.start_iter * self._batch_size :])
+        return iter(list(super().__iter__())[self.start_iter * self.batch_size :])
 
 
 ResumableSamplerType = ResumableSampler | ResumableDistributedSampler

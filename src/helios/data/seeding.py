@@ -7,6 +7,7 @@ was found.
 
 import contextlib
 import operator
+import signal
 from collections.abc import Callable, Sized
 from typing import Any, Literal, cast
 
@@ -14,6 +15,24 @@ from torch.utils.data import Dataset, get_worker_info
 
 from helios.core import rng
 from helios.errors import ConfigurationError
+
+_SIGNALS = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGUSR1", "SIGINT"))
+
+
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ignore, in a worker process, the signals that the training process has a handler for.
+
+    Whoever stops a job signals all of its processes. A worker that died of it would end the
+    training process before that has saved a checkpoint; it ends its workers itself.
+
+    Args:
+        worker: the number of the worker.
+    """
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)  # inherited where workers are forked
+        if callable(handler) and handler is not signal.default_int_handler:
+            signal.signal(number, signal.SIG_IGN)
+
 
 Seeding = Literal["sample", "batch", "none"]
 """When the generators are seeded: before each sample, once a batch, or not at all."""

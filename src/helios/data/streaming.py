@@ -16,7 +16,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helios.core import TrainingState, rng
 from helios.core.distributed import get_global_rank
-from helios.data.seeding import Seeding, as_it_is, own_streams
+from helios.data.seeding import (
+    Seeding,
+    as_it_is,
+    leave_signals_to_the_trainer,
+    own_streams,
+)
 from helios.errors import CheckpointError, ConfigurationError
 
 
@@ -95,9 +100,10 @@ class _Reader:
         if state["taken"] == 0 or self._ended:
             return
         with own_streams():  # also without seeding: the training stream was not there yet
+            self._set_epoch()  # before the state, which it may reset
             if "dataset" in state:
                 self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
-            samples = self._begin()
+            samples = self._iterate()
             if "iterator" in state:
                 samples.load_state_dict(state["iterator"])  # type: ignore[attr-defined]  # it has one
             if "dataset" in state or "iterator" in state:
@@ -114,7 +120,9 @@ class _Reader:
     def _take(self) -> list[Any]:
         """Take the samples of a batch; fewer at the end of the stream."""
         seeding = self._stream.seeding
-        iterator = self._begin() if self._samples is None else self._samples
+        if self._samples is None:
+            self._set_epoch()
+        iterator = self._iterate() if self._samples is None else self._samples
         samples: list[Any] = []
         while len(samples) < self._stream.batch_size and not self._ended:
             if seeding == "sample" or (seeding == "batch" and not samples):
@@ -126,13 +134,14 @@ class _Reader:
                 self._ended = True
         return samples
 
-    def _begin(self) -> Iterator[Any]:
-        stream = self._stream
-        if stream.seeding != "none":
+    def _set_epoch(self) -> None:
+        if self._stream.seeding != "none":
             rng.reseed_cpu_rngs(rng.derive_seed(self._seed, 0))
-        if hasattr(stream.dataset, "set_epoch"):
-            stream.dataset.set_epoch(stream.epoch)
-        self._samples = iter(stream.dataset)
+        if hasattr(self._stream.dataset, "set_epoch"):
+            self._stream.dataset.set_epoch(self._stream.epoch)
+
+    def _iterate(self) -> Iterator[Any]:
+        self._samples = iter(self._stream.dataset)
         return self._samples
 
     def _stateful(self, samples: Any) -> dict[str, Any]:
@@ -255,6 +264,7 @@ def create_stream_loader(
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
             pin_memory=pin_memory,
+            worker_init_fn=leave_signals_to_the_trainer,
             generator=torch.Generator(),  # or an iterator would draw from the training stream
         )
     return loader, StreamPosition(loader, stream)

@@ -58,12 +58,14 @@ class Model(RunFacts, abc.ABC):
         super().__init__()
         self._save_name = save_name
         self._metrics: dict[str, Any] = {}
+        self._metrics_at_first: dict[str, Any] | None = None
         self._training_log = MetricBuffer()
         self._evaluation_log = MetricBuffer()
         self._evaluating = False
         self._precision = Precision("fp32", "cpu", self._name_of)
         self._loss_items: dict[str, torch.Tensor | None] = {}
         self._running_losses: dict[str, torch.Tensor] = {}
+        self._optimizers: list[torch.optim.Optimizer] = []
         self._val_scores: dict[str, Any] = {}
         self._test_scores: dict[str, Any] = {}
 
@@ -88,6 +90,13 @@ class Model(RunFacts, abc.ABC):
             if isinstance(part, nn.Module):
                 yield name, part
 
+    def _forget_results(self) -> None:
+        """Begin with the metrics that the model began with; training is not judged by another."""
+        if self._metrics_at_first is None:
+            self._metrics_at_first = dict(self._metrics)
+        self._metrics.clear()
+        self._metrics.update(self._metrics_at_first)
+
     def _begin(self) -> None:
         """Forget what an earlier run, perhaps one that failed, has logged and scaled."""
         self._precision = Precision(self.trainer.precision, self.device.type, self._name_of)
@@ -95,6 +104,7 @@ class Model(RunFacts, abc.ABC):
         self._evaluation_log.clear()
         self._loss_items.clear()
         self._running_losses.clear()
+        self._optimizers.clear()
 
     # The helpers of a step.
 
@@ -161,6 +171,8 @@ class Model(RunFacts, abc.ABC):
             Whether a step was taken; a scheduler that counts steps goes on only then.
         """
         trainer, precision = self.trainer, self._precision
+        if optimizer not in self._optimizers:
+            self._optimizers.append(optimizer)
         with precision.outside:
             if trainer.accumulated_batches > 1:
                 loss = loss / trainer.accumulated_batches
@@ -182,6 +194,18 @@ class Model(RunFacts, abc.ABC):
                 trainer.hooks.on_after_optimizer_step(optimizer=optimizer, state=trainer.state)
             return is_taken
 
+    def _begin_window(self) -> None:
+        """Drop the gradients that earlier steps have left behind; called before a step begins.
+
+        The loss of a generator, for one, reaches its discriminator too. A checkpoint holds no
+        gradients, so a run that went on from it would go on without.
+        """
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad = None
+
     def _name_of(self, optimizer: torch.optim.Optimizer) -> str:
         """Return the name of the attribute that holds an optimizer, or ``""``."""
         named = stateful.stateful_attributes(self)
@@ -200,7 +224,8 @@ class Model(RunFacts, abc.ABC):
             state_dict: the saved state.
             fast_init: restore the networks only, because the model will not be trained.
         """
-        stateful.scatter(self, state_dict, only=nn.Module if fast_init else None)
+        weights = (nn.Module, stateful.ParameterState)
+        stateful.scatter(self, state_dict, only=weights if fast_init else (object,))
 
     def trained_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return what a finished model ships; empty by default. Called by users only."""

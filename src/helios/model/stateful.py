@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from helios.errors import CheckpointError, nearest
@@ -18,6 +19,51 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Restore a state."""
+
+
+class ParameterState:
+    """Gives a parameter that stands outside of all modules the methods of a module.
+
+    Args:
+        parameter: or another tensor that is trained.
+    """
+
+    def __init__(self, parameter: torch.Tensor) -> None:
+        self._parameter = parameter
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values."""
+        return {"value": self._parameter.detach()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the values, in place: optimizers hold the tensor itself."""
+        value = state_dict["value"]
+        if value.shape != self._parameter.shape:
+            raise ValueError(
+                f"the saved tensor has the shape {tuple(value.shape)}, and this one"
+                f" {tuple(self._parameter.shape)}"
+            )
+        with torch.no_grad():
+            self._parameter.copy_(value)
+
+
+class GeneratorState:
+    """Gives a generator of random numbers the methods of a module.
+
+    Args:
+        generator: on any device; its state is in host memory.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        return {"state": self._generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state."""
+        self._generator.set_state(state_dict["state"])
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -46,6 +92,11 @@ def stateful_attributes(owner: object) -> Iterator[tuple[str, Stateful]]:
 def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
     if isinstance(value, nn.Module):
         yield name, unwrap(value)
+    elif isinstance(value, torch.Tensor):
+        if value.requires_grad and value.is_leaf:  # nn.Parameter, and what serves as one
+            yield name, ParameterState(value)
+    elif isinstance(value, torch.Generator):
+        yield name, GeneratorState(value)
     elif isinstance(value, type):
         return
     elif isinstance(value, Stateful):
@@ -81,19 +132,19 @@ def _by_name(owner: object) -> dict[str, Stateful]:
     return parts
 
 
-def scatter(owner: object, states: dict[str, Any], only: type | None = None) -> None:
+def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] = (object,)) -> None:
     """Restore what :func:`gather` returned; nothing is changed if the names do not match.
 
     Args:
         owner: the object whose attributes are restored.
         states: states by dotted name.
-        only: restore attributes of this type and leave the others alone.
+        only: restore attributes of these types and leave the others alone.
 
     Raises:
         CheckpointError: an attribute has no saved state, or a saved state no attribute.
     """
     parts = _by_name(owner)
-    if only is not None:
+    if only != (object,):
         parts = {name: part for name, part in parts.items() if isinstance(part, only)}
         states = {name: state for name, state in states.items() if name in parts}
     label = type(owner).__name__

@@ -89,6 +89,7 @@ class PluginManager(pluggy.PluginManager):
         self.quarantined: dict[str, Quarantine] = {}
         self.callers = HookCallers(self.hook)
         self.frozen = False
+        self._restored: dict[str, Any] = {}
 
     # pluggy's own methods, with our rules.
 
@@ -321,7 +322,7 @@ class PluginManager(pluggy.PluginManager):
                 if row.critical:
                     raise
                 self._quarantine(row, "state_dict", error)
-                continue
+                state = self._restored.get(row.id)  # rather an old state than none
             if state:
                 states[row.id] = state
         return states
@@ -329,6 +330,7 @@ class PluginManager(pluggy.PluginManager):
     def load_state_dict(self, states: Mapping[str, Any]) -> dict[str, Any]:
         """Restore the plug-ins' states; return those of plug-ins that are not registered."""
         absent = dict(states)
+        self._restored = dict(states)
         for row in self._rows.values():
             if row.id in absent:
                 load_state = getattr(row.plugin, "load_state_dict", None)

@@ -3,8 +3,9 @@
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from helios.core import TrainingState
 from helios.plugins.hookspecs import hookimpl
 from helios.plugins.plugin import Plugin
 
@@ -31,6 +32,7 @@ class PreemptionPlugin(Plugin):
         super().__init__("preemption")
         self._previous: dict[signal.Signals, Any] = {}
         self._received: signal.Signals | None = None
+        self._was_interrupted = False
 
     def configure_trainer(self, trainer: "Trainer") -> None:
         """Let a signal in a validation end it at once; there is not much time."""
@@ -50,37 +52,42 @@ class PreemptionPlugin(Plugin):
     @hookimpl(trylast=True)
     def on_training_end(self) -> None:
         """Exit, if a signal has come; the checkpoint is saved by now, and all others are done."""
-        self.teardown()  # a signal that comes now is not for this run
+        self._put_back()  # a signal that comes now is not for this run
         if self._received is not None:
             self.trainer.model.on_training_end()
-            self._leave(self._received)
+            self._leave()
 
-    @hookimpl(trylast=True)
-    def on_testing_batch_end(self, outputs: Any, step: int) -> None:
-        """Exit, if a signal has come; of a test there is nothing to save."""
-        if self._received is not None:
-            self._leave(self._received)
+    def on_exception(self, error: BaseException, state: TrainingState) -> None:
+        """Let an error speak for itself."""
+        self._received = None
 
     def teardown(self) -> None:
-        """Put the previous handlers back."""
+        """Put the previous handlers back; exit, if a signal has ended a test."""
+        self._put_back()
+        self._leave()
+
+    def _put_back(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
     def _catch(self) -> None:
-        self._received = None
+        self._received, self._was_interrupted = None, False
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT == self._received:
+        if number == signal.SIGINT and self._was_interrupted:
             raise KeyboardInterrupt
+        self._was_interrupted = self._was_interrupted or number == signal.SIGINT
         self._received = signal.Signals(number)
         reason = f"received {self._received.name}"
         self.trainer.request_stop(reason, author=self.plug_id, urgent=True)
 
-    def _leave(self, received: signal.Signals) -> NoReturn:
+    def _leave(self) -> None:
+        received, self._received = self._received, None
         if received is signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + received)
+        if received is not None:
+            raise SystemExit(128 + received)

@@ -66,23 +66,28 @@ class Batches:
         assert self._train_loader is not None  # begin_phase() has seen to it
         position, consumed = self._train_loader[1], self._run.state.dataset_iter
         now = self._epoch_size()
-        if any(before[name] != now[name] for name in now):
+        if any(before.get(name, now[name]) != now[name] for name in now):  # older files have fewer
             raise CheckpointError(
                 f"the checkpoint was saved after batch {consumed} of an epoch of"
                 f" {_described(before)}, but the training set now has {_described(now)}, in another"
-                " order: restore the data and the batch size that the run was started with, or"
-                " start a new run."
+                " order: restore the data, the batch size and the random_seed that the run was"
+                " started with, or start a new run."
             )
         if isinstance(position, StreamPosition):
             position.load_state_dict(before["stream"][self._run.trainer.global_rank], consumed)
 
     def _epoch_size(self) -> dict[str, int | None]:
-        """Return how many batches and samples an epoch has; ``None`` where it is a stream."""
+        """Return what the order of the samples depends on; of a stream, ``None``."""
         assert self._train_loader is not None  # begin_phase() has seen to it
         loader, position = self._train_loader
         if isinstance(position, StreamPosition):
             return {"batches": None, "samples": None}
-        return {"batches": len(loader), "samples": len(position)}
+        return {
+            "batches": len(loader),
+            "samples": len(position),
+            "batch_size": loader.batch_size,
+            "seed": self._run.trainer.random_seed,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the counters do not say about the position in the running epoch."""
@@ -143,4 +148,7 @@ class Batches:
 def _described(epoch: dict[str, Any]) -> str:
     if epoch["batches"] is None:
         return "an unknown number of batches (a stream)"
-    return f"{epoch['batches']} batches from {epoch['samples']} samples"
+    text = f"{epoch['batches']} batches from {epoch['samples']} samples"
+    if "seed" not in epoch:
+        return text
+    return f"{text} (batch_size={epoch['batch_size']}, random_seed={epoch['seed']})"

@@ -143,9 +143,10 @@ class Checkpointer:
 
     def _save(self, root: pathlib.Path, generators: dict[str, Any]) -> None:
         state = self._run.state
-        payload = self._kept or self._payload(generators)
+        name = self._name()
+        payload = {**(self._kept or self._payload(generators)), "name": name}
         self._saved_at = self._position()
-        write = functools.partial(self._write, root / (payload["name"] + storage.SUFFIX))
+        write = functools.partial(self._write, root / (name + storage.SUFFIX))
         if self._background is None:
             write(payload, state)
             self.settle()
@@ -193,7 +194,8 @@ class Checkpointer:
         if self.folder is None:
             return False
         run, state = self._run, self._run.state
-        found = folder.load_last_checkpoint(self.folder, run.trainer.map_loc or "cpu")
+        # Into host memory, whatever the device: optimizers and generators keep part of it there.
+        found = folder.load_last_checkpoint(self.folder)
         if found is None:
             return False
         path, payload = found[0], formats.upgraded(found[1], found[0])
@@ -209,10 +211,11 @@ class Checkpointer:
             run.model._training_log.load_state_dict(payload["metrics"]["in_flight"])
             run.model._running_losses.update(payload["metrics"]["running_losses"])
             run.validation_due = payload["validation_due"]
+            for author in payload["stops"]:
+                run.decide_to_stop(author)
             run.model._precision.load_state_dict(payload["scalers"])
             run.datamodule.load_state_dict(payload["datamodule"])
-            # In host memory, whatever the device: generators take their states from there.
-            self._rng = plain.Snapshots().take(payload["rng"][run.trainer.global_rank])
+            self._rng = payload["rng"][run.trainer.global_rank]
             run.batches.restored = payload["epoch"]
             self._saved_at = self._position()
             if not run.is_finished():
@@ -233,11 +236,12 @@ class Checkpointer:
         return {
             "format": formats.FORMAT,
             "version": helios.__version__,
-            "name": self._name(),
+            "name": "",  # filled in when it is saved, which may be later
             "training_state": run.state.dict(),
             "epoch": run.batches.state_dict(),
             "model": run.model.state_dict(),
             "validation_due": run.validation_due,
+            "stops": [stop.author for stop in run.trainer.stop_requests if stop.is_decided],
             "scalers": run.model._precision.state_dict(),
             "metrics": {
                 "in_flight": run.model._training_log.state_dict(),

@@ -16,6 +16,7 @@ _KEYS = {
     "training_state",
     "model",
     "validation_due",
+    "stops",
     "scalers",
     "metrics",
     "datamodule",
@@ -53,7 +54,8 @@ def upgraded(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
 
 
 def _from_format_1(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    added = {"format": 2, "name": path.stem, "validation_due": False, "scalers": {}}
+    added = {"format": 2, "name": path.stem, "validation_due": False}
+    added |= {"stops": [], "scalers": {}}
     if isinstance(payload.get("metrics"), dict):
         added["metrics"] = {"running_losses": {}, **payload["metrics"]}
     return {**payload, **added}

@@ -25,7 +25,9 @@ def train(run: "Run") -> None:
         if not in_epochs:
             complete_step(run)
     # The last batch may be saved while the end of its epoch is still to come.
-    while not run.is_finished() or state.dataset_iter == run.batches.per_epoch:
+    while not run.validation_due and (
+        not run.is_finished() or state.dataset_iter == run.batches.per_epoch
+    ):
         if state.dataset_iter == 0:
             if hooks.on_training_epoch_start is not None:
                 hooks.on_training_epoch_start(state=state)
@@ -126,6 +128,7 @@ def validate(run: "Run") -> bool:
             with run.evaluating():
                 is_complete = _validate_batches(run, batches, cycle)
             if not is_complete:
+                model.train()
                 return False
             run.log_evaluation()
         improved = model.have_metrics_improved()

@@ -86,15 +86,21 @@ class Reporter:
         try:
             yield
         finally:
-            for quarantine in self._run.manager.quarantined.values():
-                self._tell(str(quarantine), logging.WARNING)
-            if self.profile is not None:
-                costs = self.profile.to_dict()
-                self._tell(profiling.as_text(costs), logging.INFO)
-                folder = self._run.checkpoints.folder
-                if folder is not None and folder.is_dir():  # or it could not be made
-                    path = folder / f"plugin-profile-{name}.json"
-                    path.write_text(profiling.as_json(costs), encoding="utf-8")
+            try:
+                self._show_accounts(name)
+            except OSError:  # a full disk, a closed terminal: not to hide how the run has ended
+                _logger.exception("what plug-ins have done and cost could not be reported")
+
+    def _show_accounts(self, name: str) -> None:
+        for quarantine in self._run.manager.quarantined.values():
+            self._tell(str(quarantine), logging.WARNING)
+        if self.profile is not None:
+            costs = self.profile.to_dict()
+            self._tell(profiling.as_text(costs), logging.INFO)
+            folder = self._run.checkpoints.folder
+            if folder is not None and folder.is_dir():  # or it could not be made
+                path = folder / f"plugin-profile-{name}.json"
+                path.write_text(profiling.as_json(costs), encoding="utf-8")
 
     def _tell(self, text: str, level: int) -> None:
         _logger.log(level, "%s", text)
@@ -106,7 +112,7 @@ class Reporter:
         for row in manager.rows.values():
             try:
                 manager.call_one(row, "on_exception", error=error, state=state)
-            except Exception:
+            except (Exception, SystemExit):
                 _logger.exception("on_exception of plug-in %r has failed", row.id)
 
     def _add_note(self, error: BaseException) -> None:

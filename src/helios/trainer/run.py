@@ -102,6 +102,7 @@ class Run:
         report, expected = self.reporter, self.trainer.train_exceptions
         with report.errors(expected), Teardown() as teardown, report.errors(expected):
             self.checkpoints.prepare()
+            self.model._forget_results()
             self._set_up(teardown, fast_init=False)
             teardown.push(self.checkpoints.settle)  # before the plug-ins are torn down
             self.checkpoints.restore()
@@ -190,10 +191,16 @@ class Run:
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
             plug_id = next(r.id for r in self.manager.rows.values() if hook.name in r.hooks)
-            self.trainer.request_stop("should_training_stop", author=plug_id)
+            self.decide_to_stop(plug_id)
         if self.model.should_training_stop():
-            self.trainer.request_stop("should_training_stop", author="the model")
+            self.decide_to_stop("the model")
         return self.is_stop_requested()
+
+    def decide_to_stop(self, author: str) -> None:
+        """End training because of an answer of ``should_training_stop``, now or before a resume."""
+        from helios.trainer.trainer import StopRequest
+
+        self.trainer._stop(StopRequest("should_training_stop", author, is_decided=True))
 
     def is_stop_requested(self) -> bool:
         """Whether anyone wants the run to end, or its time is over."""
@@ -221,6 +228,8 @@ class Run:
         state.global_iteration += 1
         state.running_iter += 1
         accumulate = trainer.accumulation_steps
+        if trainer.is_optimizer_step:  # that of the batch before: this one begins a window
+            self.model._begin_window()
         if accumulate > 1:
             if trainer.train_unit is TrainingUnit.EPOCH:
                 in_window = state.dataset_iter % accumulate

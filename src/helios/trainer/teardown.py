@@ -37,7 +37,8 @@ class Teardown:
             try:
                 self._steps.pop()()
             except BaseException as failure:
-                _logger.error("tearing down has failed", exc_info=failure)
+                if isinstance(failure, Exception):  # an exit or an interrupt is no failure
+                    _logger.error("tearing down has failed", exc_info=failure)
                 failures.append(failure)
         interrupts = [other for other in failures if not isinstance(other, Exception)]
         if interrupts:

@@ -32,11 +32,13 @@ class StopRequest:
         author: the id of the plug-in that asked, or ``"the model"``, ``"the trainer"``, or
             ``"the user"``.
         urgent: a validation is not completed before.
+        is_decided: the answer of ``should_training_stop``, which a resumed run keeps to.
     """
 
     reason: str
     author: str
     urgent: bool = False
+    is_decided: bool = dataclasses.field(default=False, compare=False)
 
 
 class Trainer:
@@ -310,7 +312,9 @@ class Trainer:
         """
         if author is None:
             author = author_in_stack(self.plugin_manager, self._model, sys._getframe(1))
-        request = StopRequest(reason, author, urgent)
+        self._stop(StopRequest(reason, author, urgent))
+
+    def _stop(self, request: StopRequest) -> None:
         if request not in self.stop_requests:
             self.stop_requests.append(request)
 

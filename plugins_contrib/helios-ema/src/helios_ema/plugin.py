@@ -91,7 +91,8 @@ class EMAPlugin(Plugin):
                 average.update_parameters(self._networks[name])
 
     def on_training_end(self) -> None:
-        """Say so if there was nothing to average."""
+        """Put the trained weights back if a validation was left; say so if nothing was averaged."""
+        self._swap_out()
         is_empty = any(average.n_averaged == 0 for average in self._averages.values())
         if is_empty and self.trainer.state.running_iter:
             _logger.warning(
