@@ -18,7 +18,7 @@ from helios import Plugin, Trainer, TrainingState
 from helios.errors import ConfigurationError
 from helios.plugins.preemption import PreemptionPlugin
 from helios.testing import TinyDataModule, TinyModel, equal
-from helios.trainer.trainer import StopRequest
+from helios.trainer import StopRequest
 
 Make = Callable[..., Trainer]
 LIMIT = 1.0  # seconds: more than setting up takes

@@ -344,9 +344,11 @@ class PluginSpec:
     def on_checkpoint_saved(self, path: "Path", state: TrainingState) -> None:
         """Called when a checkpoint is complete and durable; in the process with rank 0.
 
+        With ``async_checkpoints`` that is at the next save, or at the end of training.
+
         Args:
             path: the file.
-            state: the position of the run.
+            state: the position of the run when it was saved.
         """
 
     @hookspec

@@ -17,6 +17,7 @@ from helios.trainer.checkpoint import Checkpointer
 from helios.trainer.launch import launch
 from helios.trainer.process import determinism, log_file
 from helios.trainer.reporting import Reporter
+from helios.trainer.stop import StopRequest
 from helios.trainer.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -198,8 +199,6 @@ class Run:
 
     def decide_to_stop(self, author: str) -> None:
         """End training because of an answer of ``should_training_stop``, now or before a resume."""
-        from helios.trainer.trainer import StopRequest
-
         self.trainer._stop(StopRequest("should_training_stop", author, is_decided=True))
 
     def is_stop_requested(self) -> bool:

@@ -1,7 +1,6 @@
 """The trainer: its arguments, its plug-ins, and the way into a run."""
 
 import contextlib
-import dataclasses
 import datetime
 import inspect
 import pathlib
@@ -21,24 +20,7 @@ from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
 from helios.trainer import settings
 from helios.trainer.run import Fitted, Run
-
-
-@dataclasses.dataclass(frozen=True)
-class StopRequest:
-    """A request to end training.
-
-    Attributes:
-        reason: why, in the words of who asked.
-        author: the id of the plug-in that asked, or ``"the model"``, ``"the trainer"``, or
-            ``"the user"``.
-        urgent: a validation is not completed before.
-        is_decided: the answer of ``should_training_stop``, which a resumed run keeps to.
-    """
-
-    reason: str
-    author: str
-    urgent: bool = False
-    is_decided: bool = dataclasses.field(default=False, compare=False)
+from helios.trainer.stop import StopRequest
 
 
 class Trainer:
