@@ -4,8 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from helios import Trainer
+
+settings.register_profile("helios", deadline=None)  # no test asserts a time
+settings.load_profile("helios")
 
 
 @pytest.fixture(autouse=True)
