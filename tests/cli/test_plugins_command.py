@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from helios.cli.app import app
@@ -57,3 +58,18 @@ def test_environment_is_told(
 def test_without_a_command_help_is_shown() -> None:
     result = CliRunner().invoke(app, ["plugins"])
     assert "list" in result.output
+
+
+def test_help_is_shown_as_it_is_written() -> None:
+    assert "[tool.helios]" in listing("--help")
+
+
+def test_our_own_extras_are_no_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.cli import metadata_checks
+
+    monkeypatch.setattr(
+        metadata_checks, "unmet_requirements", lambda *_: [(Requirement("optuna>=3.6"), None)]
+    )
+    found = {finding.code: finding.subject for finding in metadata_checks.check_metadata()}
+    assert "missing-extra" not in found
+    assert "unmet-requirement" in found  # what everybody needs is looked for nevertheless

@@ -529,3 +529,28 @@ def test_workers_end_with_their_epoch(make_trainer: Make) -> None:
     watcher = Watcher()
     train(make_trainer, Streams(num_workers=2), plugins=[watcher], stop_after=4)
     assert watcher.left == 0
+
+
+class BackAtEachEpoch(WithState):
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self._next = 0
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 7])
+def test_state_is_restored_after_the_epoch_is_set(
+    make_trainer: Make, tmp_path: pathlib.Path, stop_after: int
+) -> None:
+    class Data(TinyDataModule):
+        def setup(self) -> None:
+            self._train_dataset = self._create_dataset(BackAtEachEpoch(), {"batch_size": 4})
+
+    def final(root: pathlib.Path, stop: int | None) -> dict[str, Any]:
+        trainer = make_trainer(chkpt_root=root, plugins=[StopAfter(stop)])
+        model = TinyModel()
+        trainer.fit(model, Data())
+        return model.state_dict()
+
+    whole = final(tmp_path / "whole", None)
+    final(tmp_path / "cut", stop_after)
+    assert equal(whole, final(tmp_path / "cut", None))

@@ -206,3 +206,26 @@ class Wrapping(Observer):
 def test_wrapper_is_part_of_what_it_wraps(make_trainer: MakeTrainer) -> None:
     with pytest.raises(Fault):
         fit(make_trainer, Wrapping(fails_in="on_log"))
+
+
+class Remembering(Observer):
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails, self.restored = fails, None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.fails:
+            raise Fault
+        return {"kept": 1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict
+
+
+def test_state_that_cannot_be_told_is_kept_as_it_was(
+    make_trainer: MakeTrainer, tmp_path: pathlib.Path
+) -> None:
+    last = Remembering(fails=False)
+    for epochs, plugin in enumerate([Remembering(False), Remembering(True), last], start=1):
+        fit(make_trainer, plugin, chkpt_root=tmp_path, total_steps=epochs)
+    assert last.restored == {"kept": 1}

@@ -917,10 +917,11 @@ def test_two_failures_of_teardown_alone(make_trainer: Make) -> None:
     assert set(error.exceptions) == set(late)
 
 
+@pytest.mark.parametrize("kind", [OSError, SystemExit])
 def test_on_exception_that_fails_is_only_logged(
-    make_trainer: Make, caplog: pytest.LogCaptureFixture
+    make_trainer: Make, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
 ) -> None:
-    fail = failing_at(b_on_exception=OSError("in the handler"))
+    fail = failing_at(b_on_exception=kind("in the handler"))
     events, error = run_with_three(make_trainer, fail, FailingModel())
     assert events == ALL_SET_UP + ALL_TOLD + ALL_TORN_DOWN
     assert str(error) == "the model's"

@@ -225,7 +225,7 @@ class Model(RunFacts, abc.ABC):
             fast_init: restore the networks only, because the model will not be trained.
         """
         weights = (nn.Module, stateful.ParameterState)
-        stateful.scatter(self, state_dict, only=weights if fast_init else (object,))
+        stateful.scatter(self, state_dict, only=weights if fast_init else None)
 
     def trained_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return what a finished model ships; empty by default. Called by users only."""

@@ -132,7 +132,7 @@ def _by_name(owner: object) -> dict[str, Stateful]:
     return parts
 
 
-def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] = (object,)) -> None:
+def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] | None = None) -> None:
     """Restore what :func:`gather` returned; nothing is changed if the names do not match.
 
     Args:
@@ -144,7 +144,7 @@ def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] = (obj
         CheckpointError: an attribute has no saved state, or a saved state no attribute.
     """
     parts = _by_name(owner)
-    if only != (object,):
+    if only is not None:
         parts = {name: part for name, part in parts.items() if isinstance(part, only)}
         states = {name: state for name, state in states.items() if name in parts}
     label = type(owner).__name__

@@ -46,20 +46,19 @@ def candidates(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def load_last_checkpoint(
-    root: pathlib.Path | None, map_location: Any = "cpu"
+    root: pathlib.Path | None,
 ) -> tuple[pathlib.Path, dict[str, Any]] | None:
     """Return path and content of the newest checkpoint in a folder that is not damaged.
 
     Args:
         root: the folder; ``None`` is answered with ``None``.
-        map_location: where its tensors go, as for :func:`torch.load`.
 
     Raises:
         CheckpointError: the newest one that is not damaged holds more than plain data.
     """
     for path in candidates(root) if root is not None else []:
         try:
-            return path, storage.load(path, map_location)
+            return path, storage.load(path)
         except DamagedCheckpointError as error:
             _logger.warning("%s It is skipped; an older one is used if there is one.", error)
         except FileNotFoundError:

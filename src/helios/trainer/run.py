@@ -220,6 +220,8 @@ class Run:
     def count_batch(self) -> None:
         """Count a batch, and determine whether it completes an optimizer step.
 
+        The first batch of a step begins without gradients.
+
         In epochs, the last batch completes a step however few batches it has accumulated, so
         that nothing is carried from one epoch to the next.
         """
