@@ -8,6 +8,8 @@ from hypothesis import settings
 
 from helios import Trainer
 
+pytest.register_assert_rewrite("helpers")  # so that its asserts show values, as those of tests do
+
 settings.register_profile("helios", deadline=None)  # no test asserts a time
 settings.load_profile("helios")
 

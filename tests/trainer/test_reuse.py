@@ -1,19 +1,18 @@
-"""``fit`` twice, ``fit`` then ``test``, two trainers, one data module: nothing grows."""
+"""A trainer that runs more than once, also after a failure: nothing grows or stays behind."""
 
 import logging
 import pathlib
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from helpers import Make, UserError
 
-from helios import Trainer
+from helios import Trainer, TrainingState
 from helios.plugins.metrics_file import MetricsFilePlugin
 from helios.plugins.preemption import PreemptionPlugin
-from helios.testing import TinyDataModule, TinyModel
-
-Make = Callable[..., Trainer]
+from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 
 class Phased(TinyDataModule):
@@ -72,3 +71,45 @@ def test_further_runs_leave_nothing_behind(
     first = go()
     assert first["phases"] == 2
     assert [go() for _ in range(3)] == [first] * 3
+
+
+# More than one run.
+
+
+def test_second_fit_begins_anew(make_trainer: Make) -> None:
+    trainer, model = make_trainer(total_steps=1, valid_frequency=1, print_frequency=2), TinyModel()
+    first = trainer.fit(model, TinyDataModule())
+    weights = model.state_dict()["net"]["0.weight"].clone()
+    second = trainer.fit(model, TinyDataModule())
+    assert first is not second
+    assert second is trainer.state
+    assert second.global_iteration == 6
+    assert torch.equal(model.state_dict()["net"]["0.weight"], weights)
+
+
+def test_second_fit_forgets_the_stop(make_trainer: Make) -> None:
+    stop = StopAfter(3)
+    trainer = make_trainer(total_steps=1, plugins=[stop])
+    assert trainer.fit(TinyModel(), TinyDataModule()).global_iteration == 3
+    stop._batches = None
+    assert trainer.fit(TinyModel(), TinyDataModule()).global_iteration == 6
+    assert trainer.stop_requests == []
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_fit_after_a_stop_inside_a_window(make_trainer: Make, stop_after: int) -> None:
+    class Failing(TinyModel):
+        fails = True
+
+        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+            if self.fails and state.global_iteration == stop_after:
+                raise UserError
+
+    trainer, model = make_trainer(total_steps=1, accumulation_steps=4), Failing()
+    with pytest.raises(UserError):
+        trainer.fit(model, TinyDataModule())
+    model.fails = False
+    trainer.fit(model, TinyDataModule())
+    other = TinyModel()
+    make_trainer(total_steps=1, accumulation_steps=4).fit(other, TinyDataModule())
+    assert equal(model.state_dict(), other.state_dict())
