@@ -1,7 +1,8 @@
-"""What is refused: at start, when a name is made, and when a file is not what it should be."""
+"""What is refused: at start, when a name is made, and when a file is no proper checkpoint."""
 
 import os
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,13 +22,6 @@ from helios.errors import CheckpointError, ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
 from helios.trainer import folder as folders
 from helios.trainer import formats, storage
-
-Make = Callable[..., Trainer]
-
-
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "tiny"
 
 
 @pytest.fixture
@@ -212,15 +207,84 @@ def test_file_loads_where_helios_cannot_be_imported(fit: Any, folder: pathlib.Pa
     assert child.stdout.split() == ["2", path.stem, "1"]
 
 
+# Files that are not what they should be.
+
+
+def rewrite(path: pathlib.Path, **changes: Any) -> None:
+    storage.save({**read(path), **changes}, path)
+
+
+def test_future_format_is_refused(fit: Any, folder: pathlib.Path) -> None:
+    fit()
+    (path,) = folder.iterdir()
+    rewrite(path, format=3, version="9.9")
+    with pytest.raises(CheckpointError) as caught:
+        fit()
+    message = str(caught.value)
+    assert str(path) in message
+    assert "Helios 9.9 in format 3" in message
+    assert "reads up to format 2" in message
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["format", "training_state", "model", "metrics", "datamodule", "rng", "plugins", "plan"],
+)
+def test_missing_key_is_refused(fit: Any, folder: pathlib.Path, key: str) -> None:
+    fit()
+    (path,) = folder.iterdir()
+    payload = read(path)
+    del payload[key]
+    storage.save(payload, path)
+    with pytest.raises(CheckpointError) as caught:
+        fit()
+    assert str(path) in str(caught.value)
+    assert f"nothing under {key}" in str(caught.value)
+
+
+def test_file_of_another_program_is_refused(fit: Any, folder: pathlib.Path) -> None:
+    folder.mkdir()
+    torch.save([1, 2], folder / "tiny_epoch_1_iter_1.pth")
+    with pytest.raises(CheckpointError, match="holds a list, not a checkpoint"):
+        fit()
+
+
 # Malice.
 
 
 class Malicious:
+    """Runs code when it is unpickled in the usual way."""
+
     def __init__(self, marker: pathlib.Path) -> None:
         self._marker = marker
 
     def __reduce__(self) -> Any:
         return pathlib.Path.touch, (self._marker,)
+
+
+def test_malicious_file_is_refused(fit: Any, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    fit()
+    (path,) = folder.iterdir()
+    marker = tmp_path / "executed"
+    payload = read(path)
+    torch.save({**payload, "model": Malicious(marker)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        fit()
+    assert str(path) in str(caught.value)
+    assert "Remove it" in str(caught.value)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # it would have been
+    assert marker.exists()
+
+
+def test_bare_pickle_is_not_executed(
+    fit: Any, folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder.mkdir()
+    marker = tmp_path / "executed"
+    (folder / "tiny_epoch_1_iter_1.pth").write_bytes(pickle.dumps(Malicious(marker)))
+    fit()  # not even an archive: damaged, thus skipped
+    assert not marker.exists()
 
 
 def test_malicious_file_with_a_right_checksum_is_refused(

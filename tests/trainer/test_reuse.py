@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make, UserError
+from helpers import (
+    DATA_METHODS,
+    MODEL_METHODS,
+    Failing,
+    FailingPlugin,
+    Make,
+    Named,
+    UserError,
+    overriding,
+)
 
-from helios import Trainer, TrainingState
+from helios import Model, Plugin, Trainer, TrainingState
 from helios.plugins.metrics_file import MetricsFilePlugin
 from helios.plugins.preemption import PreemptionPlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
@@ -113,3 +122,81 @@ def test_fit_after_a_stop_inside_a_window(make_trainer: Make, stop_after: int) -
     other = TinyModel()
     make_trainer(total_steps=1, accumulation_steps=4).fit(other, TinyDataModule())
     assert equal(model.state_dict(), other.state_dict())
+
+
+# After a failure.
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data.prepare_data",
+        "plugin.configure_trainer",
+        "plugin.configure_model",
+        "plugin.setup",
+        "model.setup",
+        "model.train_step",
+        "model.valid_step",
+        "plugin.on_training_end",
+        "plugin.teardown",
+    ],
+)
+def test_trainer_can_be_used_again(make_trainer: Make, place: str) -> None:
+    fail = Failing(place, UserError())
+    trainer = make_trainer(valid_frequency=1, print_frequency=4, plugins=[FailingPlugin(fail)])
+    model = overriding(TinyModel, "model", fail, MODEL_METHODS)()
+    data = overriding(TinyDataModule, "data", fail, DATA_METHODS)()
+    with pytest.raises(UserError):
+        trainer.fit(model, data)
+    trainer.register_plugin(Named("looking"))
+    fail.where = ""
+    state = trainer.fit(model, data)
+    untouched = TinyModel()
+    make_trainer(valid_frequency=1, print_frequency=4).fit(untouched, TinyDataModule())
+    assert state.global_iteration == 12
+    assert torch.equal(model.net[0].weight, untouched.net[0].weight)
+    assert model.metrics == untouched.metrics
+
+
+def test_configuring_is_repeated_where_it_has_failed(make_trainer: Make) -> None:
+    class Configuring(Plugin):
+        def __init__(self) -> None:
+            super().__init__("configuring")
+            self.calls = 0
+
+        def configure_model(self, model: Model) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise UserError
+            model._save_name += "-configured"
+
+        def setup(self) -> None: ...
+
+    trainer, model = make_trainer(plugins=[Configuring()]), TinyModel()
+    with pytest.raises(UserError):
+        trainer.fit(model, TinyDataModule())
+    trainer.fit(model, TinyDataModule())
+    trainer.fit(model, TinyDataModule())
+    assert model.save_name == "tiny-configured"
+
+
+def test_model_of_a_failed_run_is_not_taken_for_a_trained_one(make_trainer: Make) -> None:
+    class Loading(TinyModel):
+        loaded = False
+        fails = False
+
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            if self.fails and not fast_init:
+                raise UserError
+
+        def load_for_testing(self) -> None:
+            self.loaded = True
+
+    trainer, model = make_trainer(total_steps=1), Loading()
+    trainer.fit(model, TinyDataModule())
+    model.fails = True
+    with pytest.raises(UserError):
+        trainer.fit(model, TinyDataModule())
+    trainer.test(model, TinyDataModule())
+    assert model.loaded
