@@ -1,24 +1,21 @@
 """The API page that the project was founded on, item by item: names, arguments, defaults."""
 
 import abc
-import collections
 import dataclasses
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers import OVERRIDES, Make
 
 import helios.plugins as hlp
 import helios.plugins.plugin as page
 from helios import TrainingState
 from helios.core import Registry
 from helios.testing import TinyDataModule, TinyModel
-
-META = torch.device("meta")
 
 
 class Minimal(hlp.Plugin):
@@ -44,28 +41,26 @@ def test_names_are_in_both_modules(name: str) -> None:
 
 # UniquePluginOverrides.
 
-FLAGS = ["training_batch", "validation_batch", "testing_batch", "should_training_stop"]
-
 
 def test_overrides_has_the_four_fields_in_order() -> None:
     fields = dataclasses.fields(hlp.UniquePluginOverrides)
     assert [(field.name, field.type, field.default) for field in fields] == [
-        (flag, bool, False) for flag in FLAGS
+        (flag, bool, False) for flag in OVERRIDES
     ]
 
 
 def test_overrides_are_false_by_default() -> None:
     overrides = hlp.UniquePluginOverrides()
-    assert [getattr(overrides, flag) for flag in FLAGS] == [False] * 4
+    assert [getattr(overrides, flag) for flag in OVERRIDES] == [False] * 4
 
 
-@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("flag", OVERRIDES)
 def test_overrides_can_be_passed_and_assigned(flag: str) -> None:
     passed = hlp.UniquePluginOverrides(**{flag: True})
     assigned = hlp.UniquePluginOverrides()
     setattr(assigned, flag, True)
     assert passed == assigned != hlp.UniquePluginOverrides()
-    assert [name for name in FLAGS if getattr(passed, name)] == [flag]
+    assert [name for name in OVERRIDES if getattr(passed, name)] == [flag]
 
 
 # PLUGIN_REGISTRY.
@@ -261,9 +256,7 @@ class Watching(Minimal):
 
 
 @pytest.mark.parametrize("run", ["fit", "test"])
-def test_properties_are_set_by_the_trainer_before_setup(
-    make_trainer: Callable[..., Any], run: str
-) -> None:
+def test_properties_are_set_by_the_trainer_before_setup(make_trainer: Make, run: str) -> None:
     plugin = Watching()
     plugin.unique_overrides.training_batch = True
     before = plugin.unique_overrides
@@ -349,7 +342,7 @@ class Overriding(Minimal):
 
 
 def test_overridden_configure_methods_are_called_by_position(
-    make_trainer: Callable[..., Any],
+    make_trainer: Make,
 ) -> None:
     plugin, trainer, model = Overriding(), make_trainer(), TinyModel()
     plugin.configure_trainer(trainer)
@@ -359,7 +352,7 @@ def test_overridden_configure_methods_are_called_by_position(
 
 
 def test_overridden_configure_methods_are_called_by_keyword(
-    make_trainer: Callable[..., Any],
+    make_trainer: Make,
 ) -> None:
     plugin, trainer, model = Overriding(), make_trainer(), TinyModel()
     plugin.configure_trainer(trainer=trainer)
@@ -377,7 +370,7 @@ def test_private_names() -> None:
     assert plugin._overrides is plugin.unique_overrides
 
 
-def test_register_in_trainer(make_trainer: Callable[..., Any]) -> None:
+def test_register_in_trainer(make_trainer: Make) -> None:
     trainer, plugin = make_trainer(), Minimal("mine")
     plugin._register_in_trainer(trainer)
     assert trainer.plugins["mine"] is plugin
@@ -387,7 +380,7 @@ def test_register_in_trainer(make_trainer: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["train", "test"])
-def test_append_exceptions(make_trainer: Callable[..., Any], kind: str) -> None:
+def test_append_exceptions(make_trainer: Make, kind: str) -> None:
     trainer, plugin = make_trainer(), Minimal()
     append = getattr(plugin, f"_append_{kind}_exceptions")
     append(ValueError, trainer)
@@ -396,271 +389,3 @@ def test_append_exceptions(make_trainer: Callable[..., Any], kind: str) -> None:
     listed = {"train": trainer.train_exceptions, "test": trainer.test_exceptions}
     assert listed.pop(kind) == [ValueError, KeyError, OSError, ValueError]
     assert list(listed.values()) == [[]]
-
-
-# CUDAPlugin. Most machines that run these tests have no CUDA device. What is mocked is that
-# hardware, by torch.cuda.is_available() alone while the plug-in is constructed; it then moves to
-# the device "meta", which shows that it moves.
-
-
-def make_cuda(monkeypatch: pytest.MonkeyPatch, kind: type[hlp.CUDAPlugin]) -> hlp.CUDAPlugin:
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: True)
-        return kind()
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> hlp.CUDAPlugin:
-    """A CUDA plug-in on the mock of a GPU."""
-    plugin = make_cuda(monkeypatch, hlp.CUDAPlugin)
-    plugin.device = META
-    return plugin
-
-
-def test_cuda_plugin_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="CUDA"):
-        hlp.CUDAPlugin()
-
-
-def test_cuda_plugin_on_the_page(cuda: hlp.CUDAPlugin) -> None:
-    assert issubclass(hlp.CUDAPlugin, hlp.Plugin)
-    assert hlp.CUDAPlugin.plugin_id == "cuda"
-    assert cuda._plug_id == "cuda"
-    assert cuda.setup() is None  # type: ignore[func-returns-value]
-    assert not inspect.signature(hlp.CUDAPlugin).parameters
-    overrides = cuda.unique_overrides
-    assert [getattr(overrides, flag) for flag in FLAGS] == [True, True, True, False]
-
-
-def test_cuda_plugin_registers_itself_under_cuda(
-    cuda: hlp.CUDAPlugin, make_trainer: Callable[..., Any]
-) -> None:
-    trainer = make_trainer()
-    cuda.configure_trainer(trainer)
-    assert dict(trainer.plugins) == {"cuda": cuda}
-
-
-def test_cuda_plugin_registers_itself_by_keyword(
-    cuda: hlp.CUDAPlugin, make_trainer: Callable[..., Any]
-) -> None:
-    trainer = make_trainer()
-    cuda.configure_trainer(trainer=trainer)
-    assert dict(trainer.plugins) == {"cuda": cuda}
-
-
-def test_cuda_plugin_is_not_autoloaded() -> None:
-    assert hlp.CUDAPlugin.autoload is False
-
-
-class Pair(NamedTuple):
-    left: Any
-    right: Any
-
-
-class Movable:
-    """Not a container that anybody knows, but it can move."""
-
-    def __init__(self, device: Any = "nowhere") -> None:
-        self.device = device
-
-    def to(self, device: torch.device) -> "Movable":
-        return Movable(device)
-
-
-class NotMovable:
-    to = "an attribute that is no method"
-
-    def __repr__(self) -> str:  # the same in every process, as the id of a test
-        return "NotMovable()"
-
-
-class Names(list[Any]):
-    """A list of one's own."""
-
-
-def tensor() -> torch.Tensor:
-    return torch.zeros(2)
-
-
-def move(plugin: hlp.CUDAPlugin, batch: Any) -> Any:
-    return plugin.process_training_batch(batch=batch, state=STATE)
-
-
-@pytest.mark.parametrize("method", ["training", "validation", "testing"])
-def test_cuda_plugin_moves_a_tensor_in_each_phase(cuda: hlp.CUDAPlugin, method: str) -> None:
-    process = getattr(cuda, f"process_{method}_batch")
-    second = STATE if method == "training" else 0
-    original = tensor()
-    assert process(original, second).device == META
-    assert original.device.type == "cpu"
-
-
-def test_cuda_plugin_returns_a_tensor_that_is_there_already(cuda: hlp.CUDAPlugin) -> None:
-    batch = torch.zeros(2, device=META)
-    assert move(cuda, batch) is batch
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        [tensor(), "name", 3, None, tensor()],
-        Names([tensor(), "name", 3, None, tensor()]),
-    ],
-    ids=["list", "subclass of list"],
-)
-def test_cuda_plugin_moves_a_list_in_place(cuda: hlp.CUDAPlugin, batch: list[Any]) -> None:
-    assert move(cuda, batch) is batch
-    assert [batch[0].device, batch[4].device] == [META, META]
-    assert batch[1:4] == ["name", 3, None]
-
-
-@pytest.mark.parametrize("kind", [dict, collections.OrderedDict])
-def test_cuda_plugin_moves_a_dictionary_in_place(
-    cuda: hlp.CUDAPlugin, kind: type[dict[str, Any]]
-) -> None:
-    batch = kind({"image": tensor(), "name": "cat", "label": tensor(), "none": None})
-    assert move(cuda, batch) is batch
-    assert list(batch) == ["image", "name", "label", "none"]
-    assert [batch["image"].device, batch["label"].device] == [META, META]
-    assert (batch["name"], batch["none"]) == ("cat", None)
-
-
-def test_cuda_plugin_moves_a_tuple(cuda: hlp.CUDAPlugin) -> None:
-    moved = move(cuda, (tensor(), "name", tensor()))
-    assert type(moved) is tuple
-    assert [moved[0].device, moved[1], moved[2].device] == [META, "name", META]
-
-
-def test_cuda_plugin_keeps_a_named_tuple(cuda: hlp.CUDAPlugin) -> None:
-    moved = move(cuda, Pair(left=tensor(), right="name"))
-    assert type(moved) is Pair
-    assert moved.left.device == META
-    assert moved.right == "name"
-
-
-def test_cuda_plugin_moves_what_is_nested(cuda: hlp.CUDAPlugin) -> None:
-    inner = {"deep": [tensor()]}
-    batch = [Pair(left=(tensor(), inner), right=[[tensor()]]), "name"]
-    moved = move(cuda, batch)
-    assert moved is batch
-    assert moved[0].left[1] is inner
-    assert inner["deep"][0].device == META
-    assert moved[0].left[0].device == META
-    assert moved[0].right[0][0].device == META
-
-
-def test_cuda_plugin_moves_whatever_has_a_to_method(cuda: hlp.CUDAPlugin) -> None:
-    assert move(cuda, Movable()).device == META
-    moved = move(cuda, {"custom": Movable(), "packed": [Movable()]})
-    assert moved["custom"].device == META
-    assert moved["packed"][0].device == META
-
-
-def test_cuda_plugin_moves_a_packed_sequence_as_a_whole(cuda: hlp.CUDAPlugin) -> None:
-    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
-    moved = move(cuda, [packed])[0]
-    assert isinstance(moved, torch.nn.utils.rnn.PackedSequence)
-    assert moved.data.device == META
-
-
-def test_cuda_plugin_passes_other_elements_on(cuda: hlp.CUDAPlugin) -> None:
-    others = ["text", 1, 2.5, None, {1, 2}, NotMovable(), b"bytes", object()]
-    batch = [tensor(), *others]
-    moved = move(cuda, batch)
-    assert all(after is before for after, before in zip(moved[1:], others, strict=True))
-
-
-NOTHING_TO_MOVE = [
-    None,
-    3,
-    "text",
-    [],
-    {},
-    (),
-    ["text", 1],
-    {"name": "cat"},
-    [[None]],
-    NotMovable(),
-]
-
-
-@pytest.mark.parametrize("batch", NOTHING_TO_MOVE, ids=repr)
-@pytest.mark.parametrize("phase", ["training", "validation", "testing"])
-def test_cuda_plugin_refuses_a_batch_with_nothing_to_move(
-    cuda: hlp.CUDAPlugin, phase: str, batch: Any
-) -> None:
-    process = getattr(cuda, f"process_{phase}_batch")
-    with pytest.raises(RuntimeError) as caught:
-        process(batch, STATE if phase == "training" else 0)
-    message = str(caught.value)
-    assert f"type {type(batch).__name__}" in message
-    assert "_move_collection_to_device" in message
-
-
-class InPlace(hlp.CUDAPlugin):
-    """The example of the page, word for word: it changes the batch and returns nothing."""
-
-    def _move_collection_to_device(self, batch: Any) -> Any:
-        # Suppose our batch is a list:
-        for i in range(len(batch)):
-            batch[i] = batch[i].to(self.device)
-
-
-class Replacing(hlp.CUDAPlugin):
-    def _move_collection_to_device(self, batch: Any) -> Any:
-        return {"wrapped": batch["inner"].to(self.device)}
-
-
-@pytest.mark.parametrize("phase", ["training", "validation", "testing"])
-def test_cuda_plugin_subclass_that_changes_the_batch_in_place(
-    monkeypatch: pytest.MonkeyPatch, phase: str
-) -> None:
-    plugin = make_cuda(monkeypatch, InPlace)
-    plugin.device = META
-    batch = [tensor(), tensor()]
-    moved = getattr(plugin, f"process_{phase}_batch")(batch, STATE if phase == "training" else 0)
-    assert moved is batch
-    assert [element.device for element in batch] == [META, META]
-
-
-def test_cuda_plugin_subclass_that_returns_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin = make_cuda(monkeypatch, Replacing)
-    plugin.device = META
-    moved = move(plugin, {"inner": tensor()})
-    assert list(moved) == ["wrapped"]
-    assert moved["wrapped"].device == META
-
-
-class Counting(hlp.CUDAPlugin):
-    def __init__(self) -> None:
-        super().__init__()
-        self.moved = 0
-
-    def _move_collection_to_device(self, batch: Any) -> Any:
-        self.moved += 1
-        return super()._move_collection_to_device(batch)
-
-
-def test_cuda_plugin_is_given_its_device_and_every_batch_by_the_trainer(
-    monkeypatch: pytest.MonkeyPatch, make_trainer: Callable[..., Any]
-) -> None:
-    plugin = make_cuda(monkeypatch, Counting)
-    trainer = make_trainer(total_steps=1, valid_frequency=1)
-    plugin.configure_trainer(trainer)
-    model, data = TinyModel(), TinyDataModule(train_size=10, batch_size=4, valid_size=8)
-    trainer.fit(model, data)
-    assert plugin.device == torch.device("cpu")
-    assert plugin.moved == 3 + 3  # 10 by 4, and 8 by 3
-    trainer.test(model, data)
-    assert plugin.moved == 3 + 3 + 3
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a real CUDA device")
-def test_cuda_plugin_on_a_real_device(make_trainer: Callable[..., Any]) -> None:
-    plugin = hlp.CUDAPlugin()
-    trainer = make_trainer(total_steps=1, valid_frequency=1, use_cpu=False, plugins=[plugin])
-    model = TinyModel()
-    trainer.fit(model, TinyDataModule())
-    assert plugin.device == torch.device("cuda", 0)
-    assert {parameter.device for parameter in model.net.parameters()} == {plugin.device}

@@ -157,7 +157,7 @@ def test_registries_are_filled_when_a_run_starts(
 
 
 def test_terminal_tells_from_where_a_run_goes_on_and_why_it_stops(
-    make_trainer: Callable[..., Trainer],
+    make_trainer: Make,
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
