@@ -8,7 +8,8 @@ from hypothesis import settings
 
 from helios import Trainer
 
-pytest.register_assert_rewrite("helpers")  # so that its asserts show values, as those of tests do
+# Their asserts show values when they fail, as those of tests do.
+pytest.register_assert_rewrite("helpers", "transcript")
 
 settings.register_profile("helios", deadline=None)  # no test asserts a time
 settings.load_profile("helios")

@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests: one thread, and runs that save checkpoints."""
+"""Fixtures of the trainer's tests: one thread, runs that save checkpoints, transcripts."""
 
 import pathlib
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Make
+from transcript import EveryMethod, Everything, Three, Transcript
 
 from helios import Model, Trainer
 from helios.testing import TinyDataModule, TinyModel
@@ -40,3 +41,16 @@ def fit(make_trainer: Make, tmp_path: pathlib.Path) -> Callable[..., Any]:
         return model, trainer  # type: ignore[return-value]  # TinyModel, or a subclass
 
     return run
+
+
+@pytest.fixture
+def parts(make_trainer: Make) -> Callable[..., tuple[Any, ...]]:
+    """Make a trainer, a model and data that write into one new transcript."""
+
+    def make(**arguments: Any) -> tuple[Any, ...]:
+        transcript = Transcript()
+        trainer = make_trainer(plugins=[Everything(transcript.of("plugin"))], **arguments)
+        model, data = EveryMethod(transcript.of("model")), Three(transcript.of("data"))
+        return trainer, model, data, transcript
+
+    return make
