@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-import torch
-from torch.utils.data import TensorDataset
+from helpers import numbers
 
 from helios import DataLoaderParams, DataModule, Trainer
 from helios.data import (
@@ -17,10 +16,6 @@ from helios.data import (
 )
 from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
-
-
-def numbers(count: int) -> TensorDataset:
-    return TensorDataset(torch.arange(count))
 
 
 class Phases(DataModule):

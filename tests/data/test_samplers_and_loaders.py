@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import numbers
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset
 
 from helios.data import (
     COLLATE_FN_REGISTRY,
@@ -24,10 +25,6 @@ from helios.data.loader import set_position
 from helios.errors import ConfigurationError
 
 KINDS = ("random", "sequential", "distributed")
-
-
-def numbers(count: int) -> TensorDataset:
-    return TensorDataset(torch.arange(count))
 
 
 def sampler_of(kind: str, count: int, batch_size: int) -> Any:

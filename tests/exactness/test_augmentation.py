@@ -3,15 +3,16 @@
 import pathlib
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import Make, ReadAhead
 from torch.utils.data import Dataset
 
-from helios import DataLoaderParams, Trainer, hookimpl
+from helios import DataLoaderParams, Trainer
 from helios.core import rng
 from helios.data import ResumableDistributedSampler, ResumableSampler, create_dataloader
 from helios.data.loader import set_position
@@ -301,9 +302,6 @@ class Witness(TinyModel):
         return super().valid_step(batch, step)
 
 
-Make = Callable[..., Trainer]
-
-
 def train(
     make_trainer: Make, seen: list[Any], stop_after: int | None = None, **arguments: Any
 ) -> tuple[Witness, dict[str, Any]]:
@@ -320,19 +318,6 @@ def train(
     model = Witness(seen)
     trainer.fit(model, data)
     return model, {"seen": seen, "model": model.state_dict(), "rng": rng.get_rng_state_dict()}
-
-
-class ReadAhead:
-    """Fetches two batches more than are consumed, as a plug-in that copies them to a GPU does."""
-
-    @hookimpl
-    def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterator[Any]:
-        fetched = []
-        for batch in batches:
-            fetched.append(batch)
-            if len(fetched) > 2:
-                yield fetched.pop(0)
-        yield from fetched
 
 
 @pytest.fixture(scope="module")

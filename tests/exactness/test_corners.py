@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,7 +20,6 @@ from helios.data import ResumableRandomSampler
 from helios.errors import CheckpointError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
-Make = Callable[..., Trainer]
 BATCHES = 6  # an epoch of TinyDataModule
 
 

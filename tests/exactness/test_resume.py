@@ -13,21 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Make
+from killing import draw
 from torch.utils.data import Dataset
 
-from helios import Plugin, Trainer, TrainingState
+from helios import Plugin, TrainingState
 from helios.core import rng
 from helios.plugins.metrics_file import MetricsFilePlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 BATCHES = 6  # an epoch of TinyDataModule
 EPOCHS = 3
-
-
-def draw() -> float:
-    """Take a number from every generator that a run saves."""
-    drawn = torch.rand(()).item() + random.random() + np.random.rand()
-    return drawn + rng.get_default_numpy_rng().random()
 
 
 class NoisyModel(TinyModel):
@@ -73,7 +69,6 @@ class Follower(Plugin):
         self._average, self._log = state_dict["average"], list(state_dict["log"])
 
 
-Make = Callable[..., Trainer]
 ALL = {"model", "plug-in", "rng", "counters", "newest metrics", "metrics file", "samples", "data"}
 
 

@@ -3,15 +3,16 @@
 import copy
 import pathlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import Make, ReadAhead
 from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
-from helios import DataLoaderParams, Plugin, Trainer, hookimpl
+from helios import DataLoaderParams, Plugin
 from helios.core import TrainingState, rng
 from helios.data import StreamPosition, create_dataloader
 from helios.errors import CheckpointError
@@ -23,8 +24,6 @@ SIZE = 22
 GENERATOR = torch.Generator().manual_seed(1)
 FEATURES = torch.randn(SIZE, 4, generator=GENERATOR)
 LABELS = (FEATURES.sum(dim=1) > 0).long()
-
-Make = Callable[..., Trainer]
 
 
 def draw() -> float:
@@ -292,19 +291,6 @@ def test_unseeded_stream_draws_from_the_training_stream(
     whole = train(make_trainer, data())
     assert not equal(whole["seen"], train(make_trainer, Streams(WithState))["seen"])
     assert equal(cut_and_resumed(make_trainer, tmp_path, data, stop_after), whole)
-
-
-class ReadAhead:
-    """Fetches two batches more than are consumed, as a plug-in that copies them to a GPU does."""
-
-    @hookimpl
-    def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterator[Any]:
-        fetched = []
-        for batch in batches:
-            fetched.append(batch)
-            if len(fetched) > 2:
-                yield fetched.pop(0)
-        yield from fetched
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 5, 6, 8])

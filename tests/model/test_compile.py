@@ -3,17 +3,16 @@
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 from torch import nn
 
-from helios import Plugin, Trainer
+from helios import Plugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
-Make = Callable[..., Trainer]
 COMPILER = os.environ.get("CXX", "g++")
 
 pytestmark = [

@@ -1,17 +1,15 @@
 """The model's helpers and defaults, apart from what the loops prove."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 from torch import nn
 
-from helios import Model, Plugin, Trainer, TrainingState
+from helios import Model, Plugin, TrainingState
 from helios.model import MODEL_REGISTRY, create_model
 from helios.testing import TinyDataModule, TinyModel
-
-Make = Callable[..., Trainer]
 
 
 class Wrapped(nn.Module):

@@ -1,18 +1,18 @@
 """Computing in 16 bits, compared with what is written by hand in PyTorch."""
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 from torch import nn
 
-from helios import Plugin, Trainer, TrainingState
+from helios import Plugin, TrainingState
 from helios.errors import ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
-Make = Callable[..., Trainer]
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

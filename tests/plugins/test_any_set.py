@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from helpers import OVERRIDES
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from helios.errors import (
 from helios.plugins import PluginManager
 
 IDS = "abcdef"
-OVERRIDES = ("training_batch", "validation_batch", "testing_batch", "should_training_stop")
 IMPLEMENTATIONS: dict[str, tuple[str, Any]] = {
     "training_batch": ("process_training_batch", lambda self, batch: batch),
     "validation_batch": ("process_validation_batch", lambda self, batch: batch),

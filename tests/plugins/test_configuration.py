@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from helpers import Make
 
-from helios import PLUGIN_REGISTRY, Plugin, Trainer
+from helios import PLUGIN_REGISTRY, Plugin
 from helios.errors import ConfigurationError, InvalidPluginError, PluginProblems, UnknownNameError
 from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
 from helios.plugins.configuration import Configuration, read_configuration
@@ -18,8 +19,6 @@ from helios.plugins.selection import Selection
 
 if TYPE_CHECKING:
     from nowhere import Imagined
-
-MakeTrainer = Callable[..., Trainer]
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def test_the_nearest_file_with_the_table_counts(
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    project: Any, make_trainer: MakeTrainer, text: str, message: str
+    project: Any, make_trainer: Make, text: str, message: str
 ) -> None:
     project(text)
     with pytest.raises(ConfigurationError, match=message):
@@ -172,7 +171,7 @@ def test_autoloading_is_narrowed(argument: Any, file: Any, off: bool, expected: 
 
 
 def test_the_header_names_the_file(
-    project: Any, tmp_path: pathlib.Path, make_trainer: MakeTrainer
+    project: Any, tmp_path: pathlib.Path, make_trainer: Make
 ) -> None:
     from helios.testing import TinyDataModule, TinyModel
 
@@ -188,9 +187,7 @@ def test_the_header_names_the_file(
 
 
 @pytest.mark.usefixtures("registered")
-def test_arguments_of_the_file_are_used_and_planned(
-    project: Any, make_trainer: MakeTrainer
-) -> None:
+def test_arguments_of_the_file_are_used_and_planned(project: Any, make_trainer: Make) -> None:
     project(
         "[tool.helios.plugins.Sized]\nsize = 3\nrate = 1\nbetas = [0.5, 1]\n"
         'folder = "somewhere"\nnames = ["a"]\n'
@@ -204,7 +201,7 @@ def test_arguments_of_the_file_are_used_and_planned(
 
 
 @pytest.mark.usefixtures("registered")
-def test_arguments_in_python_win_one_by_one(project: Any, make_trainer: MakeTrainer) -> None:
+def test_arguments_in_python_win_one_by_one(project: Any, make_trainer: Make) -> None:
     project("[tool.helios.plugins.sized]\nsize = 3\nrate = 0.1\n")
     trainer = make_trainer(plugins=[("Sized", {"size": 4})])
     assert trainer.plugins["sized"].given[:2] == (4, 0.1)
@@ -212,7 +209,7 @@ def test_arguments_in_python_win_one_by_one(project: Any, make_trainer: MakeTrai
 
 @pytest.mark.usefixtures("registered")
 def test_arguments_for_an_instance_are_reported_as_unused(
-    project: Any, make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+    project: Any, make_trainer: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     project("[tool.helios.plugins.sized]\nsize = 3\n")
     assert make_trainer(plugins=[Sized()]).plugins["sized"].given[0] == 1
@@ -220,7 +217,7 @@ def test_arguments_for_an_instance_are_reported_as_unused(
     assert "is not used: 'sized' was passed as an instance" in caplog.text
 
 
-def test_arguments_for_nobody_are_refused(project: Any, make_trainer: MakeTrainer) -> None:
+def test_arguments_for_nobody_are_refused(project: Any, make_trainer: Make) -> None:
     project("[tool.helios.plugins.progres]\nsize = 3\n")
     with pytest.raises(UnknownNameError) as caught:
         make_trainer()
@@ -243,7 +240,7 @@ def test_arguments_for_nobody_are_refused(project: Any, make_trainer: MakeTraine
     ],
 )
 def test_arguments_that_do_not_fit(
-    project: Any, tmp_path: pathlib.Path, make_trainer: MakeTrainer, line: str, message: str
+    project: Any, tmp_path: pathlib.Path, make_trainer: Make, line: str, message: str
 ) -> None:
     project(f"[tool.helios.plugins.Sized]\n{line}\n")
     with pytest.raises(ConfigurationError) as caught:
@@ -261,7 +258,7 @@ def test_arguments_that_do_not_fit(
     ],
 )
 def test_arguments_in_python_that_do_not_fit(
-    make_trainer: MakeTrainer, arguments: dict[str, Any], message: str
+    make_trainer: Make, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         make_trainer(plugins=[("Sized", arguments)])
@@ -275,9 +272,7 @@ class Needy(Plugin):
     def setup(self) -> None: ...
 
 
-def test_arguments_that_are_missing(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_that_are_missing(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"Needy": Needy})
     with pytest.raises(ConfigurationError) as caught:
         make_trainer(plugins=[("Needy", {"metric_name": "accuracy"})])
@@ -319,7 +314,7 @@ def test_open_arguments_are_open() -> None:
 
 
 def test_something_that_takes_no_arguments(
-    project: Any, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    project: Any, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import helios
 
@@ -332,7 +327,7 @@ def test_something_that_takes_no_arguments(
         make_trainer(plugins=[("thing", {"size": 1})])
 
 
-def test_everything_wrong_is_reported_at_once(project: Any, make_trainer: MakeTrainer) -> None:
+def test_everything_wrong_is_reported_at_once(project: Any, make_trainer: Make) -> None:
     project("[tool.helios.plugins.nobody]\nsize = 3\n")
     with pytest.raises(PluginProblems) as caught:
         make_trainer(plugins=["nothing", ("progress", {"size": 1}), 3])

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import Make
 
-from helios import Plugin, Trainer, hookimpl
+from helios import Plugin, hookimpl
 from helios.plugins import HOOKS
 from helios.plugins.hookspecs import Deprecation, HookInfo, deprecated, hookspec
-
-MakeTrainer = Callable[..., Trainer]
 
 
 class Logging(Plugin):
@@ -67,7 +66,7 @@ def test_nothing_is_deprecated_today() -> None:
 
 @pytest.mark.parametrize("plugin", [Logging(), Object()], ids=["plug-in", "object"])
 def test_deprecated_hook(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, plugin: object
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, plugin: object
 ) -> None:
     announce(monkeypatch, None)
     (message,) = warned(lambda: make_trainer(plugins=[plugin]))
@@ -77,7 +76,7 @@ def test_deprecated_hook(
     assert "test_evolution.py:" in message
 
 
-def test_deprecated_argument(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deprecated_argument(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     announce(monkeypatch, "state")
     assert warned(lambda: make_trainer(plugins=[Logging()])) == []
     (message,) = warned(lambda: make_trainer(plugins=[LoggingWithState()]))
@@ -86,7 +85,7 @@ def test_deprecated_argument(make_trainer: MakeTrainer, monkeypatch: pytest.Monk
 
 
 def test_one_warning_for_each_plugin_however_often_it_is_checked(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from helios.testing import TinyDataModule, TinyModel
 

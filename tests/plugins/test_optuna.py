@@ -4,11 +4,11 @@ import logging
 import math
 import pathlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 
 from helios import PLUGIN_REGISTRY, Plugin, Trainer, create_plugin
 from helios.errors import ConfigurationError, UnknownNameError
@@ -20,7 +20,6 @@ from helios.plugins.optuna import OptunaPlugin  # noqa: E402 - needs Optuna
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-MakeTrainer = Callable[..., Trainer]
 States = optuna.trial.TrialState
 
 
@@ -99,9 +98,7 @@ def test_plugin_takes_keyword_arguments_and_has_two_names(trial: Any) -> None:
         assert plugin.trial is trial
 
 
-def test_configure_trainer_registers_and_expects_pruning(
-    make_trainer: MakeTrainer, trial: Any
-) -> None:
+def test_configure_trainer_registers_and_expects_pruning(make_trainer: Make, trial: Any) -> None:
     trainer, plugin = make_trainer(), OptunaPlugin(trial, "score")
     plugin.configure_trainer(trainer)
     assert dict(trainer.plugins) == {"optuna": plugin}
@@ -151,7 +148,7 @@ def test_suggest_of_a_bad_kind(trial: Any, kind: str, hint: str) -> None:
 # The name of the model.
 
 
-def test_save_name_is_extended_once(make_trainer: MakeTrainer) -> None:
+def test_save_name_is_extended_once(make_trainer: Make) -> None:
     study = optuna.create_study()
     study.ask()
     plugin, model = OptunaPlugin(study.ask(), "score"), TinyModel()
@@ -164,7 +161,7 @@ def test_save_name_is_extended_once(make_trainer: MakeTrainer) -> None:
     assert model.save_name == "tiny_trial-1"
 
 
-def test_save_name_is_extended_by_the_trainer(make_trainer: MakeTrainer, trial: Any) -> None:
+def test_save_name_is_extended_by_the_trainer(make_trainer: Make, trial: Any) -> None:
     trainer = make_trainer(plugins=[OptunaPlugin(trial, "score")])
     for name in ("one", "two"):
         model = TinyModel(name)
@@ -172,7 +169,7 @@ def test_save_name_is_extended_by_the_trainer(make_trainer: MakeTrainer, trial: 
         assert model.save_name == f"{name}_trial-0"
 
 
-def test_each_trial_extends_the_name_of_its_own_model(make_trainer: MakeTrainer) -> None:
+def test_each_trial_extends_the_name_of_its_own_model(make_trainer: Make) -> None:
     study = optuna.create_study()
     names = []
     for _ in range(3):
@@ -204,7 +201,7 @@ def test_retried_trial_keeps_the_number_of_its_first_attempt(storage: str | None
 
 
 def test_metrics_are_reported_in_the_cycle_in_which_they_were_computed(
-    make_trainer: MakeTrainer, trial: Any
+    make_trainer: Make, trial: Any
 ) -> None:
     trainer = make_trainer(plugins=[OptunaPlugin(trial, "score")], total_steps=3, valid_frequency=1)
     trainer.fit(Scoring(), TinyDataModule())
@@ -212,7 +209,7 @@ def test_metrics_are_reported_in_the_cycle_in_which_they_were_computed(
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
-def test_logged_metrics_are_reported(make_trainer: MakeTrainer, trial: Any, unit: str) -> None:
+def test_logged_metrics_are_reported(make_trainer: Make, trial: Any, unit: str) -> None:
     seen = []
 
     class Recording(TinyModel):
@@ -232,7 +229,7 @@ def test_logged_metrics_are_reported(make_trainer: MakeTrainer, trial: Any, unit
 
 
 def test_the_metrics_of_the_model_that_is_trained_are_reported(
-    make_trainer: MakeTrainer,
+    make_trainer: Make,
 ) -> None:
     class Other(Scoring):
         def on_validation_end(self, validation_cycle: int) -> None:
@@ -249,7 +246,7 @@ def test_the_metrics_of_the_model_that_is_trained_are_reported(
     assert stored(plugin.trial).intermediate_values == {0: 10.0}
 
 
-def test_metric_that_is_missing(make_trainer: MakeTrainer, trial: Any) -> None:
+def test_metric_that_is_missing(make_trainer: Make, trial: Any) -> None:
     trainer = make_trainer(plugins=[OptunaPlugin(trial, "acuracy")], valid_frequency=1)
     with pytest.raises(UnknownNameError) as caught:
         trainer.fit(TinyModel(), TinyDataModule())
@@ -261,7 +258,7 @@ def test_metric_that_is_missing(make_trainer: MakeTrainer, trial: Any) -> None:
     assert "plug-in 'optuna'" in "".join(caught.value.__notes__)
 
 
-def test_without_validation_nothing_is_reported_or_asked(make_trainer: MakeTrainer) -> None:
+def test_without_validation_nothing_is_reported_or_asked(make_trainer: Make) -> None:
     pruner = Pruner(0)
     trial = optuna.create_study(pruner=pruner).ask()
     make_trainer(plugins=[OptunaPlugin(trial, "missing")]).fit(TinyModel(), TinyDataModule())
@@ -270,7 +267,7 @@ def test_without_validation_nothing_is_reported_or_asked(make_trainer: MakeTrain
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
-def test_pruner_is_asked_once_per_validation(make_trainer: MakeTrainer, unit: str) -> None:
+def test_pruner_is_asked_once_per_validation(make_trainer: Make, unit: str) -> None:
     pruner = Pruner()
     trial = optuna.create_study(pruner=pruner).ask()
     trainer = make_trainer(
@@ -286,7 +283,7 @@ def test_pruner_is_asked_once_per_validation(make_trainer: MakeTrainer, unit: st
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_pruned_run_ends_with_trial_pruned(
-    make_trainer: MakeTrainer,
+    make_trainer: Make,
     storage: str | None,
     unit: str,
     caplog: pytest.LogCaptureFixture,
@@ -314,14 +311,14 @@ def test_pruned_run_ends_with_trial_pruned(
     assert caplog.records == []
 
 
-def test_trial_pruned_rises_out_of_fit(make_trainer: MakeTrainer) -> None:
+def test_trial_pruned_rises_out_of_fit(make_trainer: Make) -> None:
     trial = optuna.create_study(pruner=Pruner(0)).ask()
     trainer = make_trainer(plugins=[OptunaPlugin(trial, "score")], valid_frequency=1)
     with pytest.raises(optuna.TrialPruned, match="cycle 0"):
         trainer.fit(Scoring(), TinyDataModule())
 
 
-def test_others_end_their_training_before_a_pruned_run_fails(make_trainer: MakeTrainer) -> None:
+def test_others_end_their_training_before_a_pruned_run_fails(make_trainer: Make) -> None:
     ended = []
 
     class Ending(Bystander):
@@ -335,7 +332,7 @@ def test_others_end_their_training_before_a_pruned_run_fails(make_trainer: MakeT
     assert ended == ["before", "after"]
 
 
-def test_mixed_study(make_trainer: MakeTrainer, storage: str | None) -> None:
+def test_mixed_study(make_trainer: Make, storage: str | None) -> None:
     """Odd trials are pruned; the others are complete and have a value."""
 
     class OddTrials(Pruner):
@@ -360,7 +357,7 @@ def test_mixed_study(make_trainer: MakeTrainer, storage: str | None) -> None:
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
-def test_complete_run_is_not_marked_as_pruned(make_trainer: MakeTrainer, unit: str) -> None:
+def test_complete_run_is_not_marked_as_pruned(make_trainer: Make, unit: str) -> None:
     """Where all the training is done, there is nothing left to prune."""
     trial = optuna.create_study(pruner=Pruner(1)).ask()
     plugin = OptunaPlugin(trial, "score")
@@ -372,7 +369,7 @@ def test_complete_run_is_not_marked_as_pruned(make_trainer: MakeTrainer, unit: s
 
 
 def test_run_that_someone_else_stops_is_not_marked_as_pruned(
-    make_trainer: MakeTrainer, trial: Any
+    make_trainer: Make, trial: Any
 ) -> None:
     class Impatient(Scoring):
         def should_training_stop(self) -> bool:
@@ -385,7 +382,7 @@ def test_run_that_someone_else_stops_is_not_marked_as_pruned(
     assert stored(trial).user_attrs == {}
 
 
-def test_run_that_fails_is_not_pruned(make_trainer: MakeTrainer) -> None:
+def test_run_that_fails_is_not_pruned(make_trainer: Make) -> None:
     class Failing(Scoring):
         def on_training_epoch_end(self, current_epoch: int) -> None:
             raise OSError("disk")
@@ -399,7 +396,7 @@ def test_run_that_fails_is_not_pruned(make_trainer: MakeTrainer) -> None:
 # check_pruned.
 
 
-def test_check_pruned(make_trainer: MakeTrainer, storage: str | None) -> None:
+def test_check_pruned(make_trainer: Make, storage: str | None) -> None:
     trial = optuna.create_study(storage=storage, pruner=Pruner(1)).ask()
     plugin = OptunaPlugin(trial, "score")
     plugin.check_pruned()
@@ -412,7 +409,7 @@ def test_check_pruned(make_trainer: MakeTrainer, storage: str | None) -> None:
         OptunaPlugin(trial, "score").check_pruned()  # as in the parent of spawned processes
 
 
-def test_next_run_of_a_plugin_is_not_pruned_by_the_last(make_trainer: MakeTrainer) -> None:
+def test_next_run_of_a_plugin_is_not_pruned_by_the_last(make_trainer: Make) -> None:
     study = optuna.create_study(pruner=Pruner(0))
     plugin = OptunaPlugin(study.ask(), "score")
     trainer = make_trainer(plugins=[plugin], total_steps=2, valid_frequency=1)
@@ -447,7 +444,7 @@ def test_distributed_run_with_a_database(tmp_path: pathlib.Path) -> None:
 
 
 def test_parameters_are_saved_with_the_run(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path, trial: Any
+    make_trainer: Make, tmp_path: pathlib.Path, trial: Any
 ) -> None:
     plugin = OptunaPlugin(trial, "score")
     plugin.suggest("categorical", "kind", choices=["a", None, 3])
@@ -459,7 +456,7 @@ def test_parameters_are_saved_with_the_run(
 
 
 def test_trials_do_not_go_on_from_each_others_checkpoints(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path
+    make_trainer: Make, tmp_path: pathlib.Path
 ) -> None:
     study = optuna.create_study()
     batches = []
@@ -476,7 +473,7 @@ def test_trials_do_not_go_on_from_each_others_checkpoints(
 
 
 def test_trial_goes_on_from_its_own_checkpoint(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path, trial: Any
+    make_trainer: Make, tmp_path: pathlib.Path, trial: Any
 ) -> None:
     batches = []
     for steps in (1, 3):

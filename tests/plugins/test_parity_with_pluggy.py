@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pluggy
 import pytest
+from helpers import Fault
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +20,6 @@ ARGUMENTS = {
     "process_training_batch": {"batch": 10, "state": "the state"},
     "should_training_stop": {},
 }
-
-
-class Fault(Exception):
-    """Raised by an implementation; says by which."""
 
 
 class Drawn(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 
-from helios import Plugin, Trainer
+from helios import Plugin
 from helios.errors import ConfigurationError, UnknownNameError
 from helios.plugins import PluginPlan
 from helios.plugins.plan import Inactive, PlanEntry, origin_of
@@ -20,8 +21,6 @@ from helios.plugins.selection import (
     Selection,
 )
 from helios.testing import TinyDataModule, TinyModel
-
-MakeTrainer = Callable[..., Trainer]
 
 EMA = PlanEntry("ema", "helios-ema", "1.2", "installed", ("setup", "on_log"), ())
 MIXUP = PlanEntry(
@@ -64,7 +63,7 @@ def test_text_of_one_and_of_none() -> None:
 
 
 def test_header_of_a_run_holds_the_plan(
-    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(print_banner=True)
     trainer.fit(TinyModel(), TinyDataModule())
@@ -177,7 +176,7 @@ class Quiet(Named):
     process_testing_batch = Plugin.process_testing_batch  # the default, thus no implementation
 
 
-def test_plan_is_fixed_at_launch(make_trainer: MakeTrainer) -> None:
+def test_plan_is_fixed_at_launch(make_trainer: Make) -> None:
     trainer = make_trainer(plugins=[Quiet("b"), Named("a")])
     assert trainer.plan == EMPTY
     trainer.fit(TinyModel(), TinyDataModule())
@@ -191,7 +190,7 @@ def test_plan_is_fixed_at_launch(make_trainer: MakeTrainer) -> None:
         trainer.plan.active = ()  # type: ignore[misc]
 
 
-def test_plans_of_equal_trainers_have_equal_digests(make_trainer: MakeTrainer) -> None:
+def test_plans_of_equal_trainers_have_equal_digests(make_trainer: Make) -> None:
     digests = []
     for names in ("ab", "ab", "ba"):
         trainer = make_trainer(plugins=[Named(names[0]), Quiet(names[1])])
@@ -209,7 +208,7 @@ def test_origin_of_an_instance_is_its_distribution_however_it_was_installed() ->
     assert origin.implementation == "helios.plugins.metrics_file:MetricsFilePlugin"
 
 
-def test_plan_says_what_is_installed_but_not_active(make_trainer: MakeTrainer) -> None:
+def test_plan_says_what_is_installed_but_not_active(make_trainer: Make) -> None:
     trainer = make_trainer(block=["progress"])
     trainer.fit(TinyModel(), TinyDataModule())
     reasons = {inactive.name: inactive.reason for inactive in trainer.plan.inactive}
@@ -320,7 +319,7 @@ def test_environment_leaves_autoloading_on(value: str) -> None:
 
 
 def test_the_environment_of_the_process_is_read(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PLUGINS_VARIABLE, "metrics-file, progress")
     monkeypatch.setenv(BLOCK_VARIABLE, "metrics-file")
@@ -331,7 +330,7 @@ def test_the_environment_of_the_process_is_read(
 
 
 def test_unknown_name_says_where_it_was_written(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UnknownNameError) as caught:
         make_trainer(plugins=["progres"])
@@ -346,18 +345,18 @@ def test_unknown_name_says_where_it_was_written(
 
 
 @pytest.mark.parametrize("request_", [("progress",), ("progress", 3), (3, {}), ()], ids=repr)
-def test_malformed_pair(make_trainer: MakeTrainer, request_: Any) -> None:
+def test_malformed_pair(make_trainer: Make, request_: Any) -> None:
     with pytest.raises(ConfigurationError, match=r'\("ema", \{"decay": 0\.99\}\)'):
         make_trainer(plugins=[request_])
 
 
-def test_block_of_something_unknown_is_a_warning(make_trainer: MakeTrainer) -> None:
+def test_block_of_something_unknown_is_a_warning(make_trainer: Make) -> None:
     with pytest.warns(UserWarning, match="'progres'.*Did you mean 'progress'"):
         make_trainer(block=["progres"])
 
 
 def test_order_is_that_of_the_arguments_then_the_environment(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PLUGINS_VARIABLE, "preemption")
     trainer = make_trainer(plugins=[Named("b"), "progress", Quiet("a")])
@@ -367,6 +366,6 @@ def test_order_is_that_of_the_arguments_then_the_environment(
 @pytest.mark.parametrize(
     "spelling", ["metrics-file", "Metrics_File", "helios-trainer:metrics.file"]
 )
-def test_names_are_canonical_everywhere(make_trainer: MakeTrainer, spelling: str) -> None:
+def test_names_are_canonical_everywhere(make_trainer: Make, spelling: str) -> None:
     assert list(make_trainer(plugins=[spelling]).plugins) == ["metrics-file"]
     assert list(make_trainer(plugins=["metrics-file"], block=[spelling]).plugins) == []

@@ -2,18 +2,17 @@
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import pluggy
 import pytest
+from helpers import Make
 
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import ConfigurationError
 from helios.plugins import profiling
 from helios.testing import TinyDataModule, TinyModel, equal
 
-MakeTrainer = Callable[..., Trainer]
 BATCHES = 12  # two epochs of TinyDataModule
 
 
@@ -41,14 +40,14 @@ class Around(Plugin):
         return (yield)
 
 
-def fit(make_trainer: MakeTrainer, *plugins: object, **arguments: Any) -> tuple[Trainer, Any]:
+def fit(make_trainer: Make, *plugins: object, **arguments: Any) -> tuple[Trainer, Any]:
     trainer = make_trainer(plugins=plugins, valid_frequency=1, **arguments)
     model = TinyModel()
     trainer.fit(model, TinyDataModule())
     return trainer, model.state_dict()
 
 
-def test_json_beside_the_checkpoints(make_trainer: MakeTrainer, tmp_path: pathlib.Path) -> None:
+def test_json_beside_the_checkpoints(make_trainer: Make, tmp_path: pathlib.Path) -> None:
     trainer, _ = fit(
         make_trainer,
         Counting(),
@@ -86,7 +85,7 @@ def test_json_beside_the_checkpoints(make_trainer: MakeTrainer, tmp_path: pathli
     assert {cost["hook"] for cost in tested["hooks"]} == {"setup"}
 
 
-def test_table_at_the_end(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_at_the_end(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     fit(make_trainer, Counting(), profile_plugins=True, print_banner=True)
     table = capsys.readouterr().out.partition("time in plug-ins, of ")[2].splitlines()
     assert table[1].split() == ["plug-in", "hook", "calls", "total", "s", "mean", "us", "share"]
@@ -95,13 +94,13 @@ def test_table_at_the_end(make_trainer: MakeTrainer, capsys: pytest.CaptureFixtu
     assert all(line.split()[-1].endswith("%") for line in table[2:])
 
 
-def test_a_profiled_run_is_the_same_run(make_trainer: MakeTrainer) -> None:
+def test_a_profiled_run_is_the_same_run(make_trainer: Make) -> None:
     _, expected = fit(make_trainer, Counting(), Around())
     _, weights = fit(make_trainer, Counting(), Around(), profile_plugins=True)
     assert equal(weights, expected)
 
 
-def test_without_it_the_plugins_own_functions_are_called(make_trainer: MakeTrainer) -> None:
+def test_without_it_the_plugins_own_functions_are_called(make_trainer: Make) -> None:
     counting = Counting()
     trainer, _ = fit(make_trainer, counting, Around())
     functions = [i.function for i in trainer.hooks.on_training_batch_end.get_hookimpls()]
@@ -123,7 +122,7 @@ class FailingAround(Counting):
 
 @pytest.mark.parametrize("kind", [Failing, FailingAround])
 def test_a_failed_run_is_profiled_and_attributed(
-    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], kind: type[Counting]
+    make_trainer: Make, capsys: pytest.CaptureFixture[str], kind: type[Counting]
 ) -> None:
     plugins = [Around(), kind("guilty"), Counting("innocent")]
     with pytest.raises(ZeroDivisionError) as caught:
@@ -163,13 +162,13 @@ def test_time_of_what_a_wrapper_wraps_is_not_its_own(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
-def test_something_else_than_a_switch(make_trainer: MakeTrainer, value: Any) -> None:
+def test_something_else_than_a_switch(make_trainer: Make, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"profile_plugins=.*: write True or False"):
         make_trainer(profile_plugins=value)
 
 
 def test_a_report_that_fails_does_not_hide_the_error(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    make_trainer: Make, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "tiny" / "plugin-profile-fit.json").mkdir(parents=True)
     with pytest.raises(ZeroDivisionError):

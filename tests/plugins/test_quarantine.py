@@ -2,20 +2,14 @@
 
 import logging
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import Fault, Make
 
 from helios import Plugin, Trainer, hookimpl
 from helios.plugins import HOOKS
 from helios.testing import TinyDataModule, TinyModel, equal
-
-MakeTrainer = Callable[..., Trainer]
-
-
-class Fault(Exception):
-    pass
 
 
 class Observer(Plugin):
@@ -70,7 +64,7 @@ class Other(Plugin):
         self.calls.append("teardown")
 
 
-def fit(make_trainer: MakeTrainer, *plugins: Plugin, **arguments: Any) -> tuple[Trainer, Any]:
+def fit(make_trainer: Make, *plugins: Plugin, **arguments: Any) -> tuple[Trainer, Any]:
     options = {"valid_frequency": 1, "print_frequency": 2, **arguments}
     trainer = make_trainer(plugins=plugins, **options)
     model = TinyModel()
@@ -89,7 +83,7 @@ CALLED_IN_FIT = [
 
 @pytest.mark.parametrize("hook", CALLED_IN_FIT)
 def test_failing_observer_is_off_for_the_rest_of_the_run(
-    make_trainer: MakeTrainer,
+    make_trainer: Make,
     tmp_path: pathlib.Path,
     caplog: pytest.LogCaptureFixture,
     hook: str,
@@ -115,7 +109,7 @@ def test_failing_observer_is_off_for_the_rest_of_the_run(
 
 
 def test_the_end_of_the_run_reports_it(
-    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(make_trainer, Observer(fails_in="on_log"), print_banner=True)
     last = capsys.readouterr().out.splitlines()[-1]
@@ -126,14 +120,14 @@ def test_the_end_of_the_run_reports_it(
 
 
 def test_hooks_that_nobody_else_implements_cost_nothing_any_more(
-    make_trainer: MakeTrainer,
+    make_trainer: Make,
 ) -> None:
     trainer, _ = fit(make_trainer, Observer(fails_in="on_training_start"), Other())
     assert trainer.hooks.on_before_optimizer_step is None
     assert trainer.hooks.on_training_batch_end is not None
 
 
-def test_the_next_run_tries_again(make_trainer: MakeTrainer) -> None:
+def test_the_next_run_tries_again(make_trainer: Make) -> None:
     observer = Observer(fails_in="on_training_start")
     trainer, _ = fit(make_trainer, observer)
     observer.fails_in = ""
@@ -143,7 +137,7 @@ def test_the_next_run_tries_again(make_trainer: MakeTrainer) -> None:
 
 
 def test_failing_teardown_is_logged_only(
-    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+    make_trainer: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(make_trainer, Observer(fails_in="teardown"))
     assert "has failed in teardown" in caplog.text
@@ -155,7 +149,7 @@ class Critical(Observer):
 
 @pytest.mark.parametrize("hook", ["setup", "on_log", "on_training_batch_end", "state_dict"])
 def test_critical_plugin_ends_the_run(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path, hook: str
+    make_trainer: Make, tmp_path: pathlib.Path, hook: str
 ) -> None:
     with pytest.raises(Fault, match=f"in {hook}"):
         fit(make_trainer, Critical(fails_in=hook), run_root=tmp_path)
@@ -169,7 +163,7 @@ class Processing(Observer):
         return batch
 
 
-def test_hooks_of_kind_one_always_raise(make_trainer: MakeTrainer) -> None:
+def test_hooks_of_kind_one_always_raise(make_trainer: Make) -> None:
     with pytest.raises(Fault) as caught:
         fit(make_trainer, Processing(fails_in="process_training_batch"))
     assert "process_training_batch of plug-in 'observer'" in caught.value.__notes__[-1]
@@ -180,7 +174,7 @@ class Interrupting(Observer):
         raise KeyboardInterrupt
 
 
-def test_interrupts_pass(make_trainer: MakeTrainer) -> None:
+def test_interrupts_pass(make_trainer: Make) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(make_trainer, Interrupting())
 
@@ -190,7 +184,7 @@ class Expecting(Observer):
         self._append_train_exceptions(Fault, trainer)
 
 
-def test_expected_exceptions_pass(make_trainer: MakeTrainer) -> None:
+def test_expected_exceptions_pass(make_trainer: Make) -> None:
     with pytest.raises(Fault):
         fit(make_trainer, Expecting(fails_in="on_log"))
 
@@ -203,7 +197,7 @@ class Wrapping(Observer):
         return result
 
 
-def test_wrapper_is_part_of_what_it_wraps(make_trainer: MakeTrainer) -> None:
+def test_wrapper_is_part_of_what_it_wraps(make_trainer: Make) -> None:
     with pytest.raises(Fault):
         fit(make_trainer, Wrapping(fails_in="on_log"))
 
@@ -223,7 +217,7 @@ class Remembering(Observer):
 
 
 def test_state_that_cannot_be_told_is_kept_as_it_was(
-    make_trainer: MakeTrainer, tmp_path: pathlib.Path
+    make_trainer: Make, tmp_path: pathlib.Path
 ) -> None:
     last = Remembering(fails=False)
     for epochs, plugin in enumerate([Remembering(False), Remembering(True), last], start=1):

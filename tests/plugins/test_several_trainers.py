@@ -1,17 +1,15 @@
 """Several trainers in one process do not know of one another, whatever thread they live in."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers import Make
 
 from helios import PLUGIN_REGISTRY, Plugin, Trainer
 from helios.errors import FrozenPlanError
 from helios.testing import TinyDataModule, TinyModel
-
-MakeTrainer = Callable[..., Trainer]
 
 
 class Named(Plugin):
@@ -26,7 +24,7 @@ class Named(Plugin):
         return batch
 
 
-def test_what_one_trainer_does_another_does_not_see(make_trainer: MakeTrainer) -> None:
+def test_what_one_trainer_does_another_does_not_see(make_trainer: Make) -> None:
     one, other = make_trainer(plugins=[Named("one")]), make_trainer(plugins=[Named("other")])
     one.fit(TinyModel(), TinyDataModule())
     assert list(one.plugins) == ["one"]
@@ -41,7 +39,7 @@ def test_what_one_trainer_does_another_does_not_see(make_trainer: MakeTrainer) -
 class Nesting(Plugin):
     """Trains another model, with another trainer, inside a hook."""
 
-    def __init__(self, make_trainer: MakeTrainer) -> None:
+    def __init__(self, make_trainer: Make) -> None:
         super().__init__("nesting")
         self._make_trainer = make_trainer
         self.inner: Trainer | None = None
@@ -60,7 +58,7 @@ class Inert(Plugin):
     def setup(self) -> None: ...
 
 
-def test_trainer_inside_a_hook(make_trainer: MakeTrainer) -> None:
+def test_trainer_inside_a_hook(make_trainer: Make) -> None:
     nesting, outer = Nesting(make_trainer), Named("outer")
     trainer = make_trainer(plugins=[nesting, outer], valid_frequency=2)
     hooks = trainer.fit(TinyModel(), TinyDataModule())
@@ -73,9 +71,7 @@ def test_trainer_inside_a_hook(make_trainer: MakeTrainer) -> None:
     assert trainer.hooks is not nesting.inner.hooks
 
 
-def test_threads_that_make_trainers(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_make_trainers(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
     together = threading.Barrier(8)
 
@@ -102,7 +98,7 @@ def test_threads_that_make_trainers(
 
 
 def test_a_decorated_class_is_known_to_all_but_active_in_none(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", dict(PLUGIN_REGISTRY._objects))
     first = make_trainer()

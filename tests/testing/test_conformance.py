@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 
-from helios import Plugin, Trainer, TrainingState, hookimpl
+from helios import Plugin, TrainingState, hookimpl
 from helios.errors import InvalidPluginError
 from helios.plugins.metrics_file import MetricsFilePlugin
 from helios.plugins.progress import ProgressPlugin
@@ -20,8 +21,6 @@ from helios.testing import (
     check_conformance,
     equal,
 )
-
-Make = Callable[..., Trainer]
 
 
 class Good(Plugin):

@@ -10,23 +10,17 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import tqdm.std
+from helpers import Make, UserError
 
-from helios import Plugin, Trainer, TrainingState
+from helios import Plugin, TrainingState
 from helios.plugins.metrics_file import MetricsFilePlugin
 from helios.plugins.preemption import PreemptionPlugin
 from helios.plugins.progress import ProgressPlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
-
-Make = Callable[..., Trainer]
-
-
-class UserError(Exception):
-    """What user code raises."""
 
 
 class FailingModel(TinyModel):

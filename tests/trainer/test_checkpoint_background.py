@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 from torch import nn
 
-from helios import Plugin, Trainer, TrainingState
+from helios import Plugin, TrainingState
 from helios.errors import CheckpointError, ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 from helios.trainer import plain, storage
 from helios.trainer.background import Background
-
-Make = Callable[..., Trainer]
 
 
 @pytest.fixture(autouse=True)

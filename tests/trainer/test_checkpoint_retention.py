@@ -9,18 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 
 from helios import Trainer
 from helios.errors import ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel
 from helios.trainer import find_last_checkpoint, storage
-
-Make = Callable[..., Trainer]
-
-
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "tiny"
 
 
 class Improving(TinyModel):

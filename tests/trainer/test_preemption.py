@@ -8,11 +8,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import Make
 
 from helios import Plugin, Trainer, TrainingState
 from helios.errors import ConfigurationError
@@ -20,7 +20,6 @@ from helios.plugins.preemption import PreemptionPlugin
 from helios.testing import TinyDataModule, TinyModel, equal
 from helios.trainer import StopRequest
 
-Make = Callable[..., Trainer]
 LIMIT = 1.0  # seconds: more than setting up takes
 
 CHILD = """
