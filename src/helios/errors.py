@@ -33,6 +33,10 @@ class UnknownNameError(HeliosError, KeyError):
     """A name is not in a registry, or is not a plug-in that is installed or registered."""
 
 
+class NoRunError(HeliosError, RuntimeError):
+    """A model asked for what it has only while a trainer runs it."""
+
+
 class CheckpointError(HeliosError, RuntimeError):
     """A checkpoint is damaged, too new, or does not fit what it is loaded into."""
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from helios.checkpoints import folder, migrations, plain, storage
 from helios.errors import CheckpointError, DamagedCheckpointError
-from helios.trainer import folder, formats, plain, storage
 
 app = typer.Typer(help="Look into checkpoints, and migrate old ones.", no_args_is_help=True)
 
@@ -72,9 +72,9 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
     """Migrate a file, and return what was done."""
     is_sealed = storage.verify(file)
     payload = storage.peek(file)
-    migrated = formats.upgraded(payload, file)
+    migrated = migrations.migrate(payload, file)
     if is_sealed and migrated is payload:
-        return f"has format {formats.FORMAT} already"
+        return f"has format {migrations.FORMAT} already"
     original = file.with_name(file.name + ".original")
     os.link(file, original)  # fails where there is one already
     try:
@@ -86,13 +86,13 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
         original.unlink()
     if migrated is payload:
         return "checksum added"
-    return f"migrated from format {payload['format']} to {formats.FORMAT}"
+    return f"migrated from format {payload['format']} to {migrations.FORMAT}"
 
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
     is_sealed = storage.verify(file)
     found = storage.peek(file)
-    payload = formats.upgraded(found, file)
+    payload = migrations.migrate(found, file)
     if not is_sealed and found["format"] > 1:
         raise DamagedCheckpointError(
             f"the checkpoint {file} has no checksum, so a run would take it for damaged. If you"

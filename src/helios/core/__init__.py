@@ -1,7 +1,8 @@
-"""The ground floor: registries, random numbers, distributed facts, the training state."""
+"""The ground floor: registries, random numbers, the training state, and the place of a process."""
 
 from helios.core.cuda import DisableCuDNNBenchmarkContext, requires_cuda_support
-from helios.core.facts import RunFacts
+from helios.core.group import Alone, Group
+from helios.core.place import NOWHERE, Place, Placed
 from helios.core.registry import Registry, update_all_registries
 from helios.core.state import TrainingState, TrainingUnit
 from helios.core.utils import (
@@ -13,11 +14,15 @@ from helios.core.utils import (
 )
 
 __all__ = [
+    "NOWHERE",
+    "Alone",
     "AverageTimer",
     "ChdirContext",
     "DisableCuDNNBenchmarkContext",
+    "Group",
+    "Place",
+    "Placed",
     "Registry",
-    "RunFacts",
     "TrainingState",
     "TrainingUnit",
     "convert_to_list",

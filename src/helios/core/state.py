@@ -1,7 +1,8 @@
-"""Where a run stands: the counters that hooks receive and checkpoints keep."""
+"""The position of a run: the counters that hooks receive and checkpoints keep."""
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any, Self
 
 from helios.errors import ConfigurationError
@@ -55,3 +56,13 @@ class TrainingState:
     def dict(self) -> dict[str, Any]:
         """Return the counters by name."""
         return dataclasses.asdict(self)
+
+    def load_dict(self, counters: Mapping[str, Any]) -> None:
+        """Set the counters to what :meth:`dict` returned, except those of one process."""
+        for name, value in counters.items():
+            setattr(self, name, value)
+        self.running_iter = 0
+
+    def units(self, unit: TrainingUnit) -> int:
+        """Return how many training units are complete."""
+        return self.global_epoch if unit is TrainingUnit.EPOCH else self.current_iteration

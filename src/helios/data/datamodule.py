@@ -62,10 +62,17 @@ class DatasetSplit(enum.Enum):
 
 @dataclasses.dataclass
 class DatasetParams:
-    """A dataset and how it is batched; made by :meth:`DataModule._create_dataset`."""
+    """A dataset and how it is batched; made by :meth:`DataModule._create_dataset`.
+
+    Attributes:
+        dataset: a map-style or an iterable-style dataset.
+        params: how to batch it.
+        is_of_run: whether the ``setup()`` of a run made it; the next run makes it anew.
+    """
 
     dataset: Dataset[Any]
     params: DataLoaderParams
+    is_of_run: bool = False
 
 
 class DataModule(abc.ABC):
@@ -89,7 +96,6 @@ class DataModule(abc.ABC):
         self._is_distributed = False
         self._trainer: Trainer | None = None
         self._train_phases: list[DatasetParams] = []
-        self._phases_before_setup: list[DatasetParams] | None = None
         self._phase = 0
         self._valid_dataset: DatasetParams | None = None
         self._test_dataset: DatasetParams | None = None
@@ -105,13 +111,16 @@ class DataModule(abc.ABC):
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` before the trainer has set it."""
+        """The trainer; an ``AssertionError`` outside of a run."""
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
     @trainer.setter
-    def trainer(self, value: "Trainer") -> None:
+    def trainer(self, value: "Trainer | None") -> None:
         self._trainer = value
+        if value is not None:  # the setup() of the coming run adds its phases anew
+            self._train_phases = [phase for phase in self._train_phases if not phase.is_of_run]
+            self._phase = 0
 
     def prepare_data(self) -> None:  # noqa: B027 - optional
         """Download or convert data. Called once, in the parent process, before anything else."""
@@ -212,7 +221,7 @@ class DataModule(abc.ABC):
         if isinstance(params, dict):
             _check_keys(params)
             params = DataLoaderParams(**params)
-        return DatasetParams(dataset, copy.deepcopy(params))
+        return DatasetParams(dataset, copy.deepcopy(params), is_of_run=self._trainer is not None)
 
     def _add_train_phase(
         self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
@@ -231,15 +240,6 @@ class DataModule(abc.ABC):
     ) -> None:
         """Set the test set."""
         self._test_dataset = self._create_dataset(dataset, params)
-
-    def _begin(self, trainer: "Trainer", is_distributed: bool) -> None:
-        """Set the facts of the coming run, and forget the phases that the last one added."""
-        self._trainer = trainer
-        self._is_distributed = is_distributed
-        if self._phases_before_setup is None:
-            self._phases_before_setup = list(self._train_phases)
-        self._train_phases = list(self._phases_before_setup)
-        self._phase = 0
 
     def _create_dataloader(self, data: DatasetParams | None) -> LoaderAndPosition | None:
         if data is None:

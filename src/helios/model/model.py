@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from helios.core import Registry, RunFacts, TrainingState
+from helios.core import Placed, Registry, TrainingState
+from helios.errors import NoRunError
 from helios.model import stateful
-from helios.model.metrics import MetricBuffer
-from helios.model.precision import Precision
+from helios.model.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from helios.trainer import Trainer
 
 MODEL_REGISTRY = Registry("model")
 """The registry of models; empty at first."""
@@ -30,7 +32,7 @@ def create_model(type_name: str, *args: Any, **kwargs: Any) -> "Model":
     return model
 
 
-class Model(RunFacts, abc.ABC):
+class Model(Placed, abc.ABC):
     """Base class of models: write :meth:`setup` and :meth:`train_step`; the rest is optional.
 
     Attributes that do not begin with an underscore and have a state (modules, optimizers,
@@ -57,15 +59,12 @@ class Model(RunFacts, abc.ABC):
     def __init__(self, save_name: str) -> None:
         super().__init__()
         self._save_name = save_name
-        self._metrics: dict[str, Any] = {}
-        self._metrics_at_first: dict[str, Any] | None = None
-        self._training_log = MetricBuffer()
-        self._evaluation_log = MetricBuffer()
-        self._evaluating = False
-        self._precision = Precision("fp32", "cpu", self._name_of)
+        self._trainer: Trainer | None = None
+        self._session: Session | None = None
+        self._own_metrics: dict[str, Any] = {}
+        self._metrics = self._own_metrics
         self._loss_items: dict[str, torch.Tensor | None] = {}
         self._running_losses: dict[str, torch.Tensor] = {}
-        self._optimizers: list[torch.optim.Optimizer] = []
         self._val_scores: dict[str, Any] = {}
         self._test_scores: dict[str, Any] = {}
 
@@ -73,6 +72,10 @@ class Model(RunFacts, abc.ABC):
     def save_name(self) -> str:
         """The name of the model in checkpoints."""
         return self._save_name
+
+    def rename(self, save_name: str) -> None:
+        """Give the model another name in checkpoints, before a run saves or restores one."""
+        self._save_name = save_name
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -84,27 +87,51 @@ class Model(RunFacts, abc.ABC):
         """
         return self._metrics
 
+    @property
+    def session(self) -> Session:
+        """Everything that the running ``fit`` or ``test`` lends to the model.
+
+        The trainer sets it before ``setup()``, and takes it back at the end.
+
+        Raises:
+            NoRunError: no trainer runs the model.
+        """
+        if self._session is None:
+            raise NoRunError(
+                f"{type(self).__name__} is not running: prepare(), log() and optimize() work"
+                " from setup() on, while a trainer's fit() or test() runs the model."
+            )
+        return self._session
+
+    @session.setter
+    def session(self, session: Session | None) -> None:
+        if not isinstance(session, Session | None):
+            raise TypeError(
+                f"{type(self).__name__}.session is what a run lends to a model: give your own"
+                " attribute another name."
+            )
+        self._session = session
+        if session is not None:
+            self._loss_items = {}
+            self._running_losses = session.running_losses
+        if session is not None and session.is_training:
+            self._metrics = dict(self._own_metrics)  # training is not judged by an earlier run
+
     def networks(self) -> "Iterator[tuple[str, nn.Module]]":
         """Iterate over pairs of attribute name and network, unwrapped."""
         for name, part in stateful.stateful_attributes(self):
             if isinstance(part, nn.Module):
                 yield name, part
 
-    def _forget_results(self) -> None:
-        """Begin with the metrics that the model began with; training is not judged by another."""
-        if self._metrics_at_first is None:
-            self._metrics_at_first = dict(self._metrics)
-        self._metrics.clear()
-        self._metrics.update(self._metrics_at_first)
+    @property
+    def trainer(self) -> "Trainer":
+        """The trainer; an ``AssertionError`` outside of a run."""
+        assert self._trainer is not None, "trainer is known once fit() or test() has started"
+        return self._trainer
 
-    def _begin(self) -> None:
-        """Forget what an earlier run, perhaps one that failed, has logged and scaled."""
-        self._precision = Precision(self.trainer.precision, self.device.type, self._name_of)
-        self._training_log.clear()
-        self._evaluation_log.clear()
-        self._loss_items.clear()
-        self._running_losses.clear()
-        self._optimizers.clear()
+    @trainer.setter
+    def trainer(self, value: "Trainer | None") -> None:
+        self._trainer = value
 
     # The helpers of a step.
 
@@ -118,19 +145,7 @@ class Model(RunFacts, abc.ABC):
         Returns:
             What to train: ``module``, or a wrapper around it.
         """
-        prepare_module = self.trainer.hooks.prepare_module
-        prepared: nn.Module
-        if prepare_module is not None:
-            prepared = prepare_module(module=module)
-        else:
-            prepared = module.to(self.device)
-        if compile:
-            # Not module.compile(), which skips PyTorch's own classes, such as Sequential. And not
-            # dynamic: which code a shape gets would depend on the shapes that came before it, and
-            # a resumed run comes by others.
-            compiled: Any = torch.compile(prepared, dynamic=False)
-            prepared = compiled
-        return prepared
+        return self.session.prepare(module, self.device, compile=compile)
 
     def log(self, name: str, value: torch.Tensor | float) -> None:
         """Log a value; loggers receive the mean since they were last called.
@@ -143,10 +158,7 @@ class Model(RunFacts, abc.ABC):
             name: what the value is.
             value: a number, or a tensor with one element.
         """
-        if self._evaluating:
-            self._evaluation_log.add(name, value)
-        elif self.trainer.print_frequency is not None:
-            self._training_log.add(name, value)
+        self.session.log(name, value)
 
     def optimize(
         self,
@@ -170,46 +182,7 @@ class Model(RunFacts, abc.ABC):
         Returns:
             Whether a step was taken; a scheduler that counts steps goes on only then.
         """
-        trainer, precision = self.trainer, self._precision
-        if optimizer not in self._optimizers:
-            self._optimizers.append(optimizer)
-        with precision.outside:
-            if trainer.accumulated_batches > 1:
-                loss = loss / trainer.accumulated_batches
-            scaler = precision.scaler(optimizer)
-            if scaler is not None:
-                loss = scaler.scale(loss)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            if not trainer.is_optimizer_step:
-                return False
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            if trainer.hooks.on_before_optimizer_step is not None:
-                trainer.hooks.on_before_optimizer_step(optimizer=optimizer, state=trainer.state)
-            if clip_value is not None or clip_norm is not None:
-                _clip(optimizer, clip_norm, clip_value)
-            is_taken = precision.step(optimizer)
-            optimizer.zero_grad()
-            if is_taken and trainer.hooks.on_after_optimizer_step is not None:
-                trainer.hooks.on_after_optimizer_step(optimizer=optimizer, state=trainer.state)
-            return is_taken
-
-    def _begin_window(self) -> None:
-        """Drop the gradients that earlier steps have left behind; called before a step begins.
-
-        The loss of a generator, for one, reaches its discriminator too. A checkpoint holds no
-        gradients, so a run that went on from it would go on without.
-        """
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad = None
-
-    def _name_of(self, optimizer: torch.optim.Optimizer) -> str:
-        """Return the name of the attribute that holds an optimizer, or ``""``."""
-        named = stateful.stateful_attributes(self)
-        return next((name for name, part in named if part is optimizer), "")
+        return self.session.optimize(loss, optimizer, clip_norm, clip_value)
 
     # State.
 
@@ -339,13 +312,3 @@ class Model(RunFacts, abc.ABC):
 
     def on_testing_end(self) -> None:
         """Called after the last test batch."""
-
-
-def _clip(
-    optimizer: torch.optim.Optimizer, clip_norm: float | None, clip_value: float | None
-) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if clip_value is not None:
-        nn.utils.clip_grad_value_(parameters, clip_value)
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, clip_norm)

@@ -111,6 +111,11 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
             yield from _stateful_in(f"{name}.{label}", item)
 
 
+def name_of(owner: object, part: object) -> str:
+    """Return the dotted name of a stateful object among the attributes of another, or ``""``."""
+    return next((name for name, other in stateful_attributes(owner) if other is part), "")
+
+
 def gather(owner: object) -> dict[str, Any]:
     """Return the states of all stateful attributes by dotted name.
 

@@ -4,7 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helios.errors import (
     AmbiguousPluginError,
@@ -26,13 +26,10 @@ from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin, create_plugin
 from helios.plugins.selection import Allowed, PluginRequest, Selection
 from helios.plugins.table import Registration
 
-if TYPE_CHECKING:
-    from helios.trainer import Trainer
-
 _logger = logging.getLogger(__name__)
 
 
-def activate(selection: Selection, trainer: "Trainer", manager: PluginManager) -> None:
+def activate(selection: Selection, trainer: Any, manager: PluginManager) -> None:
     """Register what a selection asks for: explicit plug-ins first, in the order given.
 
     Everything is looked at before anything is registered, so that all that is wrong is reported.
@@ -61,7 +58,7 @@ class _Activation:
         manager: registers.
     """
 
-    def __init__(self, selection: Selection, trainer: "Trainer", manager: PluginManager) -> None:
+    def __init__(self, selection: Selection, trainer: Any, manager: PluginManager) -> None:
         self._selection = selection
         self._trainer = trainer
         self._manager = manager
@@ -292,7 +289,7 @@ def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
 
 
 def _reason_not_to_build(
-    loaded: Any, record: EntryPointRecord, trainer: "Trainer", arguments: Mapping[str, Any]
+    loaded: Any, record: EntryPointRecord, trainer: Any, arguments: Mapping[str, Any]
 ) -> str | None:
     if inspect.isclass(loaded) and issubclass(loaded, Plugin):
         if not loaded.autoload:

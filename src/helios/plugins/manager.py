@@ -6,7 +6,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
@@ -18,7 +18,8 @@ from helios.errors import (
     nearest,
     raise_all,
 )
-from helios.plugins import validation
+from helios.plugins import configure, validation
+from helios.plugins.callers import HookCallers, Quarantine
 from helios.plugins.conflicts import settle
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, is_wrapper
@@ -30,47 +31,6 @@ from helios.plugins.profiling import PluginProfile
 from helios.plugins.table import Registration, check_key
 
 _logger = logging.getLogger(__name__)
-
-
-class HookCallers:
-    """One attribute a hook: pluggy's caller, or ``None`` where nobody implements it.
-
-    Asking ``is not None`` is some thirty times cheaper than a call that nobody answers.
-    """
-
-    def __init__(self, relay: pluggy.HookRelay) -> None:
-        self.bind(relay)
-
-    def bind(self, relay: pluggy.HookRelay) -> None:
-        """Look again who implements what."""
-        for name in HOOKS:
-            caller = getattr(relay, name)
-            setattr(self, name, caller if caller.get_hookimpls() else None)
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> pluggy.HookCaller | None: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Quarantine:
-    """Why a plug-in is not called any more.
-
-    Attributes:
-        plugin: its id.
-        hook: the hook, or ``state_dict``, that has failed.
-        error: what was raised.
-    """
-
-    plugin: str
-    hook: str
-    error: Exception
-
-    def __str__(self) -> str:
-        return (
-            f"plug-in {self.plugin!r} has failed in {self.hook}, and was off for the rest of the"
-            f" run: {type(self.error).__name__}: {self.error}"
-        )
 
 
 class PluginManager(pluggy.PluginManager):
@@ -239,6 +199,7 @@ class PluginManager(pluggy.PluginManager):
         self.recheck()
         self.arrange()
         self.quarantined = {}
+        self._restored = {}
         self._guard(expected or [], profile)
         self.frozen = True
         rows = list(self._rows.values())
@@ -294,16 +255,17 @@ class PluginManager(pluggy.PluginManager):
         """Call ``configure_trainer`` or ``configure_model`` where it has not been applied yet.
 
         Ordinary methods of ``Plugin`` subclasses see to that themselves, since users may call
-        them by hand; for all others the target remembers.
+        them by hand; for all others it is remembered here.
         """
-        applied = target.__dict__.setdefault("_configured_by", [])
         others = [
             p for p in self.get_plugins() if not hasattr(getattr(p, hook, None), "applies_once")
         ]
-        done = [p for p in others if any(who is p and what == hook for who, what in applied)]
+        done = [plugin for plugin in others if configure.contains(target, plugin, hook)]
         caller = self.subset_hook_caller(hook, remove_plugins=done)
         caller(**{HOOKS[hook].arguments[0]: target})
-        applied.extend((plugin, hook) for plugin in others if plugin not in done)
+        for plugin in others:
+            if plugin not in done:
+                configure.add(target, plugin, hook)
 
     def call_one(self, row: Registration, hook: str, **arguments: Any) -> None:
         """Call the implementation of a hook by one plug-in, if it has one."""
@@ -348,6 +310,10 @@ class PluginManager(pluggy.PluginManager):
         row = self._rows[plug_id]
         origin = origin_of(row.plugin, row.record)
         return f"{row.id!r} ({origin}, {origin.source})"
+
+    def claimant(self, hook: str) -> str:
+        """Return the id of the plug-in that implements a hook which only one may implement."""
+        return next(row.id for row in self._rows.values() if hook in row.hooks)
 
     def find(self, plugin: object, name: str | None) -> Registration:
         """Return the row of a plug-in, given itself or its id.

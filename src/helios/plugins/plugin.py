@@ -2,15 +2,13 @@
 
 import abc
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from helios.core import RunFacts, TrainingState, convert_to_list, requires_cuda_support
+from helios.core import Placed, TrainingState, convert_to_list, requires_cuda_support
 from helios.errors import InvalidPluginError
+from helios.plugins import configure
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.registry import PluginRegistry
 
@@ -81,34 +79,7 @@ class UniquePluginOverrides:
     should_training_stop: bool = False
 
 
-def _once_per_target(method: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """Let a ``configure_*`` method act once per trainer or model, whoever calls it.
-
-    Users may call it by hand, and the trainer calls it in each ``fit`` and ``test``.
-    """
-
-    @functools.wraps(method)
-    def configure(self: Any, *positional: Any, **by_name: Any) -> None:
-        (target,) = (*positional, *by_name.values())
-        applied = target.__dict__.setdefault("_configured_by", [])
-        if not any(who is self and what == method.__qualname__ for who, what in applied):
-            method(self, target)
-            applied.append((self, method.__qualname__))
-
-    configure.applies_once = True  # type: ignore[attr-defined]  # the manager need not remember
-    return configure
-
-
-def _takes_a_target(method: object) -> bool:
-    """Whether a ``configure_*`` method is an ordinary one, with a target."""
-    return (
-        inspect.isfunction(method)
-        and not inspect.isgeneratorfunction(method)
-        and len(inspect.signature(method).parameters) == 2
-    )
-
-
-class Plugin(RunFacts, PluginSpec, abc.ABC):
+class Plugin(Placed, PluginSpec, abc.ABC):
     """Base class for plug-ins that extend the functionality of the trainer.
 
     Override the hooks that you need, with the argument names of
@@ -139,16 +110,19 @@ class Plugin(RunFacts, PluginSpec, abc.ABC):
     that only one plug-in may implement end the run in any case.
     """
 
+    _plug_id = ""  # of a subclass that does not call __init__
+
     def __init__(self, plug_id: str) -> None:
         super().__init__()
         self._plug_id = plug_id
         self._overrides = UniquePluginOverrides()
+        self._trainer: Trainer | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("configure_trainer", "configure_model"):
-            if _takes_a_target(vars(cls).get(name)):
-                setattr(cls, name, _once_per_target(vars(cls)[name]))
+        for name in configure.HOOKS_WITH_TARGET:
+            if configure.takes_a_target(vars(cls).get(name)):
+                setattr(cls, name, configure.once_per_target(vars(cls)[name]))
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:
@@ -159,6 +133,16 @@ class Plugin(RunFacts, PluginSpec, abc.ABC):
     def plug_id(self) -> str:
         """The string with which the plug-in is registered."""
         return self._plug_id
+
+    @property
+    def trainer(self) -> "Trainer":
+        """The trainer; an ``AssertionError`` outside of a run."""
+        assert self._trainer is not None, "trainer is known once fit() or test() has started"
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, value: "Trainer | None") -> None:
+        self._trainer = value
 
     @property
     def unique_overrides(self) -> UniquePluginOverrides:

@@ -3,14 +3,9 @@
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helios.core import TrainingState
-from helios.plugins.hookspecs import hookimpl
 from helios.plugins.plugin import Plugin
-
-if TYPE_CHECKING:
-    from helios.trainer import Trainer
 
 
 class PreemptionPlugin(Plugin):
@@ -31,10 +26,9 @@ class PreemptionPlugin(Plugin):
     def __init__(self) -> None:
         super().__init__("preemption")
         self._previous: dict[signal.Signals, Any] = {}
-        self._received: signal.Signals | None = None
         self._was_interrupted = False
 
-    def configure_trainer(self, trainer: "Trainer") -> None:
+    def configure_trainer(self, trainer: Any) -> None:
         """Let a signal in a validation end it at once; there is not much time."""
         trainer.interruptible = True
 
@@ -49,29 +43,20 @@ class PreemptionPlugin(Plugin):
         """Catch the signals."""
         self._catch()
 
-    @hookimpl(trylast=True)
     def on_training_end(self) -> None:
-        """Exit, if a signal has come; the checkpoint is saved by now, and all others are done."""
-        self._put_back()  # a signal that comes now is not for this run
-        if self._received is not None:
-            self.trainer.model.on_training_end()
-            self._leave()
-
-    def on_exception(self, error: BaseException, state: TrainingState) -> None:
-        """Let an error speak for itself."""
-        self._received = None
+        """Put the previous handlers back: a signal that comes now is not for this run."""
+        self._put_back()
 
     def teardown(self) -> None:
-        """Put the previous handlers back; exit, if a signal has ended a test."""
+        """Put the previous handlers back."""
         self._put_back()
-        self._leave()
 
     def _put_back(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
     def _catch(self) -> None:
-        self._received, self._was_interrupted = None, False
+        self._was_interrupted = False
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -81,13 +66,7 @@ class PreemptionPlugin(Plugin):
         if number == signal.SIGINT and self._was_interrupted:
             raise KeyboardInterrupt
         self._was_interrupted = self._was_interrupted or number == signal.SIGINT
-        self._received = signal.Signals(number)
-        reason = f"received {self._received.name}"
+        reason = f"received {signal.Signals(number).name}"
         self.trainer.request_stop(reason, author=self.plug_id, urgent=True)
-
-    def _leave(self) -> None:
-        received, self._received = self._received, None
-        if received is signal.SIGINT:
-            raise KeyboardInterrupt
-        if received is not None:
-            raise SystemExit(128 + received)
+        is_interrupt = number == signal.SIGINT
+        self.trainer.raise_at_end(KeyboardInterrupt() if is_interrupt else SystemExit(128 + number))

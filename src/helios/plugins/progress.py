@@ -8,8 +8,6 @@ from helios.plugins.plugin import Plugin
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-    from helios.trainer import Trainer
-
 
 class ProgressPlugin(Plugin):
     """Shows how far training, validation and testing have come.
@@ -24,9 +22,9 @@ class ProgressPlugin(Plugin):
         self._evaluation: tqdm[Any] | None = None
 
     @classmethod
-    def applies_to(cls, trainer: "Trainer") -> bool:
+    def applies_to(cls, trainer: Any) -> bool:
         """Whether the trainer was asked for progress bars."""
-        return trainer.enable_progress_bar
+        return bool(trainer.enable_progress_bar)
 
     def setup(self) -> None:
         """Nothing is shown before something has begun."""

@@ -117,8 +117,7 @@ def identify(plugin: object, name: str | None) -> str:
             f"{plugin.__name__} is a class: register an instance, {plugin.__name__}(...)."
         )
     if isinstance(plugin, Plugin):
-        plug_id = getattr(plugin, "_plug_id", None)
-        if not isinstance(plug_id, str) or not plug_id:
+        if not isinstance(plugin.plug_id, str) or not plugin.plug_id:
             raise InvalidPluginError(
                 f"{type(plugin).__name__} has no id ({source_of(plugin)}): call"
                 ' super().__init__("some-id") in its __init__.'

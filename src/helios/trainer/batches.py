@@ -2,39 +2,57 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from helios.core import TrainingUnit
-from helios.data import StreamPosition
+from helios.core import Group, Place, TrainingState
+from helios.data import DataModule, StreamPosition
 from helios.data.datamodule import LoaderAndPosition
 from helios.data.loader import set_position
 from helios.errors import CheckpointError, ConfigurationError
-
-if TYPE_CHECKING:
-    from helios.trainer.run import Run
+from helios.model.window import Window
 
 
 class Batches:
     """Hands out what the loops go through.
 
     Args:
-        run: whose position counts.
+        datamodule: makes the loaders.
+        state: the position of the run.
+        window: the accumulation window.
+        wrap: the hook ``wrap_batches``, if a plug-in implements it.
+        seed: the seed of the run.
+        place: the place of this process.
+        group: the processes of the run.
 
     Attributes:
         per_epoch: how many batches an epoch has; infinite until the end of a stream is in sight.
-        restored: what a checkpoint has kept of :meth:`state_dict`, until training goes on from it.
     """
 
-    def __init__(self, run: "Run") -> None:
-        self._run = run
+    def __init__(
+        self,
+        datamodule: DataModule,
+        state: TrainingState,
+        window: Window,
+        wrap: Callable[..., Any] | None,
+        seed: int,
+        place: Place,
+        group: Group,
+    ) -> None:
+        self._datamodule = datamodule
+        self._state = state
+        self._window = window
+        self._wrap = wrap
+        self._seed = seed
+        self._place = place
+        self._group = group
         self._train_loader: LoaderAndPosition | None = None
+        self._restored: dict[str, Any] | None = None
         self.per_epoch: int | float = 0
-        self.restored: dict[str, Any] | None = None
 
     def advance_phase(self) -> None:
         """Go on to the next training set, if there is one."""
-        if self._run.datamodule.advance_train_phase():
+        if self._datamodule.advance_train_phase():
             self.begin_phase()
 
     def begin_phase(self) -> None:
@@ -44,10 +62,10 @@ class Batches:
             ConfigurationError: there is no training set, or it has no whole batch.
             CheckpointError: the run is to go on behind the end of the training set.
         """
-        self._train_loader = self._run.datamodule.train_dataloader()
+        self._train_loader = self._datamodule.train_dataloader()
         if self._train_loader is None:
             raise ConfigurationError(
-                f"{type(self._run.datamodule).__name__} has no training set: assign"
+                f"{type(self._datamodule).__name__} has no training set: assign"
                 " self._train_dataset = self._create_dataset(...) in its setup()."
             )
         loader, position = self._train_loader
@@ -58,13 +76,13 @@ class Batches:
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
                 " lower batch_size."
             )
-        before, self.restored = self.restored, None
-        if before is not None and self._run.state.dataset_iter > 0:
-            self._go_on_inside_epoch(before)
+        before, self._restored = self._restored, None
+        if before is not None and self._state.dataset_iter > 0:
+            self._resume_inside_epoch(before)
 
-    def _go_on_inside_epoch(self, before: dict[str, Any]) -> None:
+    def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has seen to it
-        position, consumed = self._train_loader[1], self._run.state.dataset_iter
+        position, consumed = self._train_loader[1], self._state.dataset_iter
         now = self._epoch_size()
         if any(before.get(name, now[name]) != now[name] for name in now):  # older files have fewer
             raise CheckpointError(
@@ -74,7 +92,7 @@ class Batches:
                 " started with, or start a new run."
             )
         if isinstance(position, StreamPosition):
-            position.load_state_dict(before["stream"][self._run.trainer.global_rank], consumed)
+            position.load_state_dict(before["stream"][self._place.rank], consumed)
 
     def _epoch_size(self) -> dict[str, int | None]:
         """Return what the order of the samples depends on; of a stream, ``None``."""
@@ -86,7 +104,7 @@ class Batches:
             "batches": len(loader),
             "samples": len(position),
             "batch_size": loader.batch_size,
-            "seed": self._run.trainer.random_seed,
+            "seed": self._seed,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,21 +112,22 @@ class Batches:
         assert self._train_loader is not None  # begin_phase() has seen to it
         position = self._train_loader[1]
         if isinstance(position, StreamPosition):
-            return {
-                **self._epoch_size(),
-                "stream": [position.state_dict(self._run.state.dataset_iter)],
-            }
+            stream = position.state_dict(self._state.dataset_iter)
+            return {**self._epoch_size(), "stream": self._group.gather(stream)}
         return self._epoch_size()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what :meth:`state_dict` returned until the loader is created."""
+        self._restored = state_dict
 
     def training(self) -> Iterable[Any]:
         """Return the batches of the running epoch that have not been consumed."""
         assert self._train_loader is not None  # begin_phase() has seen to it
         loader, position = self._train_loader
-        state = self._run.state
+        state = self._state
         if isinstance(position, StreamPosition):
             return self._in_windows(self._wrapped(position.read(state), "training"))
-        seed = self._run.trainer.random_seed
-        set_position(loader, position, seed, state.global_epoch, state.dataset_iter)
+        set_position(loader, position, self._seed, state.global_epoch, state.dataset_iter)
         return self._wrapped(loader, "training")
 
     def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -117,9 +136,8 @@ class Batches:
         In epochs, the last step may be of fewer batches, which must be known when it begins; with
         it, the length of the epoch is.
         """
-        iterator, state = iter(batches), self._run.state
-        in_epochs = self._run.trainer.train_unit is TrainingUnit.EPOCH
-        accumulate = self._run.trainer.accumulation_steps if in_epochs else 1
+        iterator, state = iter(batches), self._state
+        accumulate = self._window.read_ahead
         self.per_epoch = math.inf
         while math.isinf(self.per_epoch):
             wanted = accumulate - state.dataset_iter % accumulate
@@ -130,18 +148,18 @@ class Batches:
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
-        loader = self._run.datamodule.valid_dataloader()
+        loader = self._datamodule.valid_dataloader()
         return None if loader is None else self._wrapped(loader[0], "validation")
 
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
-        loader = self._run.datamodule.test_dataloader()
+        loader = self._datamodule.test_dataloader()
         return None if loader is None else self._wrapped(loader[0], "testing")
 
     def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
-        if self._run.hooks.wrap_batches is None:
+        if self._wrap is None:
             return batches
-        wrapped: Iterable[Any] = self._run.hooks.wrap_batches(batches=batches, phase=phase)
+        wrapped: Iterable[Any] = self._wrap(batches=batches, phase=phase)
         return wrapped
 
 

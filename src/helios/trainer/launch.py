@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, InvalidPluginError
+from helios.trainer.job import Outcome
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 
-def launch(trainer: "Trainer", target: Callable[[], Any]) -> Any:
-    """Do the work of a run: where a plug-in's ``launch`` hook wants it, or here.
+def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
+    """Do the work of a run: where the ``launch`` hook of a plug-in wants it, or here.
 
     Args:
         trainer: its plan is frozen.
@@ -19,9 +20,17 @@ def launch(trainer: "Trainer", target: Callable[[], Any]) -> Any:
 
     Raises:
         ConfigurationError: several processes were started, which this release does not support.
+        InvalidPluginError: a ``launch`` hook did not return what ``target`` returned.
     """
     if trainer.hooks.launch is not None:
-        return trainer.hooks.launch(trainer=trainer, target=target)
+        outcome = trainer.hooks.launch(trainer=trainer, target=target)
+        if not isinstance(outcome, Outcome):
+            launcher = trainer.plugin_manager.describe(trainer.plugin_manager.claimant("launch"))
+            raise InvalidPluginError(
+                f"plug-in {launcher} returned {outcome!r} from launch: return what target()"
+                " returned in the process with global rank 0."
+            )
+        return outcome
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigurationError(

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def train(run: "Run") -> None:
     """Train until the last step, early stopping, or a request to stop."""
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
-    in_epochs = trainer.train_unit is TrainingUnit.EPOCH
-    if run.validation_due:  # a stop has left it
-        run.validation_due = False  # at the end of an epoch it will be due again
+    control, in_epochs = run.control, trainer.train_unit is TrainingUnit.EPOCH
+    if control.validation_due:  # a stop has left it
+        control.validation_due = False  # at the end of an epoch it will be due again
         if not in_epochs:
             complete_step(run)
     # The last batch may be saved while the end of its epoch is still to come.
-    while not run.validation_due and (
-        not run.is_finished() or state.dataset_iter == run.batches.per_epoch
+    while not control.validation_due and (
+        not control.is_finished() or state.dataset_iter == run.batches.per_epoch
     ):
         if state.dataset_iter == 0:
             if hooks.on_training_epoch_start is not None:
@@ -36,8 +36,10 @@ def train(run: "Run") -> None:
         if not train_epoch(run):
             break
 
-        run.validation_due = in_epochs and is_due(trainer.valid_frequency, state.global_epoch + 1)
-        if run.validation_due and not validate(run):
+        control.validation_due = in_epochs and is_due(
+            trainer.valid_frequency, state.global_epoch + 1
+        )
+        if control.validation_due and not validate(run):
             break
         if hooks.on_training_epoch_end is not None:
             hooks.on_training_epoch_end(state=state)
@@ -65,20 +67,20 @@ def train_epoch(run: "Run") -> bool:
     for batch in run.batches.training():
         train_batch(run, batch)
         run.should_stop()
-        if not trainer.is_optimizer_step:
+        if not run.window.is_complete:
             continue
         if in_iterations:
             complete_step(run)
-        if run.is_finished():
-            return state.dataset_iter == run.batches.per_epoch and not run.validation_due
+        if run.control.is_finished():
+            return state.dataset_iter == run.batches.per_epoch and not run.control.validation_due
     return True
 
 
 def complete_step(run: "Run") -> None:
     """Validate and save after an optimizer step, where the frequencies count steps."""
     trainer, state = run.trainer, run.state
-    run.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
-    if run.validation_due and not validate(run):
+    run.control.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
+    if run.control.validation_due and not validate(run):
         return
     if is_due(trainer.chkpt_frequency, state.current_iteration):
         run.checkpoints.save()
@@ -87,7 +89,9 @@ def complete_step(run: "Run") -> None:
 def train_batch(run: "Run", batch: Any) -> None:
     """Train on one batch."""
     model, hooks, state = run.model, run.hooks, run.state
-    run.count_batch()
+    if run.window.is_complete:  # that of the batch before: this one begins a window
+        run.session.begin_window()
+    run.window.add_batch(state, run.batches.per_epoch)
     if hooks.process_training_batch is not None:
         batch = hooks.process_training_batch(batch=batch, state=state)
         require_batch(run, batch, "process_training_batch")
@@ -98,12 +102,13 @@ def train_batch(run: "Run", batch: Any) -> None:
         outputs = model.train_step(batch, state)
     if hooks.on_training_batch_end is not None:
         hooks.on_training_batch_end(outputs=outputs, state=state)
-    should_log = run.trainer.is_optimizer_step and is_due(
+    should_log = run.window.is_complete and is_due(
         run.trainer.print_frequency, state.current_iteration
     )
     model.on_training_batch_end(state, should_log=should_log)
     state.dataset_iter += 1
-    run.record_time()
+    run.timer.record()
+    state.average_iter_time = run.timer.get_average_time()
     if should_log:
         run.log_training()
 
@@ -121,11 +126,12 @@ def validate(run: "Run") -> bool:
     cycle = state.validation_cycles
     if run.must_leave():
         return False
-    run.checkpoints.keep()
+    if run.control.interruptible:
+        run.checkpoints.keep()
     with preserved_rng_state():
         batches = run.batches.validation()
         if batches is not None:
-            with run.evaluating():
+            with run.session.evaluating():
                 is_complete = _validate_batches(run, batches, cycle)
             if not is_complete:
                 model.train()
@@ -134,7 +140,7 @@ def validate(run: "Run") -> bool:
         improved = model.have_metrics_improved()
     state.early_stop_count = 0 if improved else state.early_stop_count + 1
     state.validation_cycles += 1
-    run.validation_due = False
+    run.control.validation_due = False
     run.checkpoints.discard()
     run.should_stop()
     return True
@@ -170,7 +176,7 @@ def test(run: "Run") -> None:
     """Go through the test set once; a request to stop leaves it, without results."""
     batches = run.batches.testing()
     if batches is not None:
-        with run.evaluating():
+        with run.session.evaluating():
             is_complete = _test_batches(run, batches)
         if is_complete:
             run.log_evaluation()
@@ -193,7 +199,7 @@ def _test_batches(run: "Run", batches: Any) -> bool:
             if hooks.on_testing_batch_end is not None:
                 hooks.on_testing_batch_end(outputs=outputs, step=step)
             model.on_testing_batch_end(step)
-            if run.is_stop_requested():
+            if run.control.is_stop_requested():
                 return False
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
@@ -209,8 +215,7 @@ def is_due(frequency: int | None, count: int) -> bool:
 def require_batch(run: "Run", batch: Any, hook: str) -> None:
     """Refuse a hook that forgot to return the batch."""
     if batch is None:
-        row = next(row for row in run.manager.rows.values() if hook in row.hooks)
+        plugin = run.manager.describe(run.manager.claimant(hook))
         raise InvalidPluginError(
-            f"plug-in {run.manager.describe(row.id)} returned None from {hook}: return the batch,"
-            " changed or not."
+            f"plug-in {plugin} returned None from {hook}: return the batch, changed or not."
         )

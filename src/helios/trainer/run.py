@@ -1,281 +1,234 @@
-"""One ``fit`` or ``test`` in one process: what is set up, in which order, and torn down again."""
+"""What happens in each process of a run: set up, restore, loop, tear down."""
 
 import contextlib
 import functools
-import logging
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from helios.core import AverageTimer, TrainingState, TrainingUnit, rng, update_all_registries
-from helios.data import DataModule
-from helios.model import Model
-from helios.plugins.profiling import PluginProfile
-from helios.trainer import loops
+from helios.core import NOWHERE, Alone, AverageTimer, Place, rng, update_all_registries
+from helios.model import stateful
+from helios.model.precision import Precision
+from helios.model.session import Session
+from helios.trainer import loops, parts
 from helios.trainer.batches import Batches
-from helios.trainer.checkpoint import Checkpointer
-from helios.trainer.launch import launch
+from helios.trainer.checkpointer import Checkpointer
+from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file
-from helios.trainer.reporting import Reporter
-from helios.trainer.stop import StopRequest
 from helios.trainer.teardown import Teardown
 
-if TYPE_CHECKING:
-    from helios.trainer import Trainer
 
-_logger = logging.getLogger("helios")
-
-
-class Fitted(NamedTuple):
-    """What a trainer without a folder for checkpoints has just trained.
-
-    Testing sets model and plug-ins up anew, which must not cost the weights.
-    """
-
-    model: Model
-    model_state: dict[str, Any]
-    plugin_states: dict[str, Any]
+def work(job: Job) -> Outcome:
+    """Do the whole work of one process; the ``target`` of launchers."""
+    run = Run(job)
+    # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
+    errors = functools.partial(job.reporter.errors, job.expected)
+    with run.lending(), errors(), Teardown() as teardown, errors():
+        loop = run.fit if job.purpose == "fit" else run.test
+        trained = loop(teardown)
+        if job.control.final_error is not None:
+            raise job.control.final_error
+        job.reporter.doing = f"tearing down the {'training' if job.purpose == 'fit' else 'test'} of"
+    return job.outcome(trained)
 
 
 class Run:
-    """What the loops work with.
+    """One ``fit`` or ``test`` in one process, and everything that lives as long as it.
 
-    Args:
-        trainer: the trainer, between runs.
-        model: what is trained or tested.
-        datamodule: where the batches come from.
+    The loops see all of it; nobody else is given a ``Run``.
     """
 
-    def __init__(self, trainer: "Trainer", model: Model, datamodule: DataModule) -> None:
+    def __init__(self, job: Job) -> None:
+        trainer = job.trainer
+        assert job.saves is not None, "the job was prepared"
+        self.job = job
         self.trainer = trainer
-        self.model = model
-        self.datamodule = datamodule
+        self.model = job.model
+        self.state = job.state
+        self.window = job.window
+        self.control = job.control
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
-        self.state = trainer.state
-        self.batches = Batches(self)
-        self.reporter = Reporter(self)
-        self.validation_due = False
-        """Whether the validation that belongs to this moment is still to be completed."""
-        self._timer = AverageTimer()
-        limit = trainer.max_time
-        self._deadline = None if limit is None else time.monotonic() + limit
-
-    # The two runs.
-
-    def fit(self) -> TrainingState:
-        """Train, in this process or wherever the launcher starts others."""
-        with self.reporter.accounts("fit"), self.reporter.errors(self.trainer.train_exceptions):
-            self._prepare()
-            launch(self.trainer, self._fit_here)
-        return self.state
-
-    def test(self) -> None:
-        """Test, in this process or wherever the launcher starts others."""
-        with self.reporter.accounts("test"), self.reporter.errors(self.trainer.test_exceptions):
-            self._prepare()
-            launch(self.trainer, self._test_here)
-
-    def _prepare(self) -> None:
-        """Do what comes before launch, in the parent process."""
-        trainer = self.trainer
-        self.datamodule.prepare_data()
-        known = -1
-        while known != len(self.manager.rows):  # a plug-in may bring others along
-            known = len(self.manager.rows)
-            self.manager.arrange()
-            self.manager.configure("configure_trainer", trainer)
-        self.manager.configure("configure_model", self.model)
-        # Not before: plug-ins may give the model another name for its checkpoints.
-        self.checkpoints = Checkpointer(self)
-        if trainer.profile_plugins:
-            self.reporter.profile = PluginProfile()
-        trainer.plan = self.manager.freeze(
-            trainer.train_exceptions + trainer.test_exceptions,
-            self.reporter.profile,
-            str(trainer.configuration.path or ""),
+        self.place = Place(trainer.device)
+        self.group = Alone()
+        self.group.require_same("the plan of the plug-ins", job.plan.digest)
+        self.session = Session(
+            self.place,
+            self.hooks,
+            self.state,
+            self.window,
+            Precision(
+                trainer.precision,
+                self.place.device.type,
+                functools.partial(stateful.name_of, self.model),
+            ),
+            is_training=job.purpose == "fit",
+            keeps_training_values=trainer.print_frequency is not None,
         )
-        self.hooks = trainer.hooks = self.manager.callers
+        self.batches = Batches(
+            job.datamodule,
+            self.state,
+            self.window,
+            self.hooks.wrap_batches,
+            trainer.random_seed,
+            self.place,
+            self.group,
+        )
+        self.generators = parts.Generators()
+        self.plugin_states = parts.PluginStates(self.manager)
+        self.checkpoints = Checkpointer(
+            job.saves,
+            self._parts(),
+            self.model,
+            self.state,
+            job.plan,
+            self.place,
+            self.group,
+            lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
+        )
+        self.timer = AverageTimer()
 
-    def _fit_here(self) -> TrainingState:
-        self.trainer._fitted = None
-        # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
-        report, expected = self.reporter, self.trainer.train_exceptions
-        with report.errors(expected), Teardown() as teardown, report.errors(expected):
-            self.checkpoints.prepare()
-            self.model._forget_results()
-            self._set_up(teardown, fast_init=False)
-            teardown.push(self.checkpoints.settle)  # before the plug-ins are torn down
-            self.checkpoints.restore()
-            self.batches.begin_phase()
-            self.manager.hook.on_training_start()
-            self.model.on_training_start()
-            self.model.train()
-            self.checkpoints.restore_rng()  # after all that draws whenever a process starts
-            report.doing = "training"
-            self._timer.start()
-            loops.train(self)
-            self.checkpoints.finish()
-            report.doing = "ending the training of"
-            report.show_stop()
-            self.manager.hook.on_training_end()
-            self.model.on_training_end()
-            if self.trainer.chkpt_root is None:
-                states = self.model.state_dict(), self.manager.state_dict()
-                self.trainer._fitted = Fitted(self.model, *states)
-            report.doing = "tearing down the training of"
-        return self.state
+    def _parts(self) -> list[parts.Part]:
+        if self.job.purpose == "test":
+            return parts.parts_of_test(
+                state=self.state,
+                model=self.model,
+                session=self.session,
+                plugins=self.plugin_states,
+            )
+        return parts.parts_of_training(
+            state=self.state,
+            model=self.model,
+            session=self.session,
+            datamodule=self.job.datamodule,
+            batches=self.batches,
+            control=self.control,
+            plugins=self.plugin_states,
+            generators=self.generators,
+        )
 
-    def _test_here(self) -> None:
-        report, expected = self.reporter, self.trainer.test_exceptions
-        with report.errors(expected), Teardown() as teardown, report.errors(expected):
-            fitted = self.trainer._fitted
-            self._set_up(teardown, fast_init=True)
-            if not self.checkpoints.restore(for_testing=True):
-                if fitted is None or fitted.model is not self.model:
-                    self.model.load_for_testing()
-                else:
-                    self.model.load_state_dict(fitted.model_state, fast_init=True)
-                    self.manager.load_state_dict(fitted.plugin_states)
-            report.doing = "testing"
-            loops.test(self)
-            report.show_stop()
-            report.doing = "tearing down the test of"
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[None]:
+        """Tell the user's objects where they run, and lend the model a session, until the end."""
+        job = self.job
+        targets = [*(row.plugin for row in self.manager.rows.values()), self.model, job.datamodule]
+        facts = {**self.place.facts(), "trainer": self.trainer}
+        try:
+            for target in targets:
+                _tell(target, facts)
+            self.model.session = self.session
+            yield
+        finally:
+            self.model.session = None
+            for target in targets:
+                _tell(target, {**NOWHERE, "trainer": None})
 
-    def _set_up(self, teardown: "Teardown", *, fast_init: bool) -> None:
-        trainer = self.trainer
+    def fit(self, teardown: Teardown) -> Trained | None:
+        """Train; return the states of model and plug-ins if no checkpoint holds them."""
+        report, model = self.job.reporter, self.model
+        teardown.push(self.checkpoints.close)
+        self.checkpoints.open()
+        self._set_up(teardown, fast_init=False)
+        teardown.push(self.checkpoints.flush)  # before the plug-ins are torn down
+        path = self.checkpoints.restore(compare_plans=True)
+        if path is not None:
+            if not self.control.is_finished():
+                self.checkpoints.require_space(path)
+            report.show_restored(path)
+            self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
+        self.batches.begin_phase()
+        self.manager.hook.on_training_start()
+        model.on_training_start()
+        model.train()
+        self.generators.restore()  # after all that draws whenever a process starts
+        report.doing = "training"
+        self.timer.start()
+        loops.train(self)
+        self.checkpoints.finish()
+        report.doing = "ending the training of"
+        report.show_stops(self.control.requests)
+        self.manager.hook.on_training_end()
+        model.on_training_end()
+        if self.trainer.chkpt_root is not None:
+            return None
+        return Trained(model.state_dict(), self.manager.state_dict())
+
+    def test(self, teardown: Teardown) -> None:
+        """Test the newest checkpoint, the states just trained, or what the model loads itself."""
+        report, trained = self.job.reporter, self.job.trained
+        self._set_up(teardown, fast_init=True)
+        path = self.checkpoints.restore(compare_plans=False)
+        if path is not None:
+            report.show_restored(path)
+            self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
+        elif trained is None:
+            self.model.load_for_testing()
+        else:
+            self.model.load_state_dict(trained.model, fast_init=True)
+            self.manager.load_state_dict(trained.plugins)
+        report.doing = "testing"
+        loops.test(self)
+        report.show_stops(self.control.requests)
+
+    def _set_up(self, teardown: Teardown, *, fast_init: bool) -> None:
+        trainer, job = self.trainer, self.job
         teardown.enter(determinism(trainer.enable_cudnn_benchmark, trainer.enable_deterministic))
         rng.seed_rngs(trainer.random_seed)
         if trainer.run_root is not None:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
-            (trainer.run_root / "plan.json").write_text(trainer.plan.to_json(), encoding="utf-8")
-        self.reporter.show_header()
+            (trainer.run_root / "plan.json").write_text(job.plan.to_json(), encoding="utf-8")
+        job.reporter.show_header(self.place, job.plan)
         if trainer.src_root is not None:
             update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
         for row in self.manager.rows.values():
-            self._place(row.plugin)
             self.manager.call_one(row, "setup")
             if row.id not in self.manager.quarantined:
                 teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
-        self.datamodule._begin(trainer, trainer.is_distributed)
-        self.datamodule.setup()
-        teardown.push(self.datamodule.teardown)
-        self._place(self.model)
-        self.model._begin()
+        job.datamodule.setup()
+        teardown.push(job.datamodule.teardown)
         self.model.setup(fast_init=fast_init)
-
-    def _place(self, target: Any) -> None:
-        """Tell a model or plug-in where it runs; modules and other objects may do without."""
-        for name in ("is_distributed", "map_loc", "device", "rank"):
-            if hasattr(type(target), name):
-                setattr(target, name, getattr(self.trainer, name))
-        if hasattr(type(target), "trainer"):
-            target.trainer = self.trainer
 
     # What the loops ask for.
 
-    def is_finished(self) -> bool:
-        """Whether training has reached its end, was stopped early, or was asked to stop."""
-        trainer, state = self.trainer, self.state
-        cycles = trainer.early_stop_cycles
-        is_stale = cycles is not None and state.early_stop_count >= cycles
-        return (
-            trainer.is_complete or (is_stale and state.validation_cycles > 0) or self.is_stopped()
-        )
-
-    def is_stopped(self) -> bool:
-        """Whether a stop was asked for, and no accumulated gradients would be lost by it."""
-        return bool(self.trainer.stop_requests) and self.trainer.is_optimizer_step
-
-    def should_stop(self) -> bool:
-        """Ask the plug-in that may stop training, then the model; note who wants to."""
+    def should_stop(self) -> None:
+        """Ask the plug-in that may stop training, then the model, and look at the clock."""
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
-            plug_id = next(r.id for r in self.manager.rows.values() if hook.name in r.hooks)
-            self.decide_to_stop(plug_id)
+            self.control.decide(self.manager.claimant("should_training_stop"))
         if self.model.should_training_stop():
-            self.decide_to_stop("the model")
-        return self.is_stop_requested()
-
-    def decide_to_stop(self, author: str) -> None:
-        """End training because of an answer of ``should_training_stop``, now or before a resume."""
-        self.trainer._stop(StopRequest("should_training_stop", author, is_decided=True))
-
-    def is_stop_requested(self) -> bool:
-        """Whether anyone wants the run to end, or its time is over."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            reason = f"max_time={self.trainer.max_time:g} seconds are over"
-            self.trainer.request_stop(reason, author="the trainer", urgent=True)
-        return bool(self.trainer.stop_requests)
+            self.control.decide("the model")
+        self.control.is_stop_requested()
 
     def must_leave(self) -> bool:
-        """Whether a validation is to be left at once, to be repeated by a resumed run."""
-        trainer = self.trainer
-        return (
-            trainer.interruptible
-            and self.is_stop_requested()
-            and any(request.urgent for request in trainer.stop_requests)
-        )
-
-    def count_batch(self) -> None:
-        """Count a batch, and determine whether it completes an optimizer step.
-
-        The first batch of a step begins without gradients.
-
-        In epochs, the last batch completes a step however few batches it has accumulated, so
-        that nothing is carried from one epoch to the next.
-        """
-        trainer, state = self.trainer, self.state
-        state.global_iteration += 1
-        state.running_iter += 1
-        accumulate = trainer.accumulation_steps
-        if trainer.is_optimizer_step:  # that of the batch before: this one begins a window
-            self.model._begin_window()
-        if accumulate > 1:
-            if trainer.train_unit is TrainingUnit.EPOCH:
-                in_window = state.dataset_iter % accumulate
-                left = self.batches.per_epoch - (state.dataset_iter - in_window)
-                trainer.accumulated_batches = int(min(accumulate, left))
-                trainer.is_optimizer_step = in_window + 1 == trainer.accumulated_batches
-            else:
-                trainer.is_optimizer_step = state.global_iteration % accumulate == 0
-                trainer.accumulated_batches = accumulate
-        state.current_iteration += trainer.is_optimizer_step
-
-    def record_time(self) -> None:
-        """Note how long the batch took."""
-        self._timer.record()
-        self.state.average_iter_time = self._timer.get_average_time()
+        """Whether to leave a validation at once, to be repeated by a resumed run."""
+        return self.control.must_leave(self.group)
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
         """Return what is entered around a step of the model."""
-        autocast = self.model._precision.autocast
+        autocast = self.session.precision.autocast
         if self.hooks.step_context is None:
             return autocast
         return _StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Keep what the model logs apart from what it logs while training."""
-        self.model._evaluating = True
-        try:
-            yield
-        finally:
-            self.model._evaluating = False
-
     def log_training(self) -> None:
         """Read what the model has logged since the last time, and hand it out."""
-        self._hand_out(self.model._training_log.read())
+        self._hand_out(self.session.training_log.read())
 
     def log_evaluation(self) -> None:
         """Read what the model has logged while evaluating, and hand it out."""
-        results = self.model._evaluation_log.read()
+        results = self.session.evaluation_log.read()
         self.model.metrics.update(results)
         self._hand_out(results)
 
     def _hand_out(self, metrics: dict[str, float]) -> None:
         if metrics and self.hooks.on_log is not None:
             self.hooks.on_log(metrics=metrics, state=self.state)
+
+
+def _tell(target: object, facts: dict[str, Any]) -> None:
+    """Set the properties that a model, datamodule or plug-in has; others may do without."""
+    for name, value in facts.items():
+        if hasattr(type(target), name):
+            setattr(target, name, value)
 
 
 class _StepContexts(contextlib.ExitStack):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import inspect
 import pathlib
 import sys
@@ -15,12 +16,16 @@ from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
 from helios.plugins.activation import activate
 from helios.plugins.attribution import author_in_stack
+from helios.plugins.callers import HookCallers
 from helios.plugins.configuration import read_configuration
 from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
 from helios.trainer import settings
-from helios.trainer.run import Fitted, Run
-from helios.trainer.stop import StopRequest
+from helios.trainer.control import StopRequest
+from helios.trainer.job import Job, Outcome, Trained
+from helios.trainer.launch import launch
+from helios.trainer.preparation import prepare
+from helios.trainer.run import work
 
 
 class Trainer:
@@ -142,19 +147,14 @@ class Trainer:
         self.train_exceptions: list[type[Exception]] = []
         self.test_exceptions: list[type[Exception]] = []
         self.queue: Any = None
-        self.state = TrainingState()
+        self._job: Job | None = None
+        self._outcome = Outcome()
         self._model: Model | None = None
-        self._is_running = False
-        self.stop_requests: list[StopRequest] = []
-        self.is_optimizer_step = True
-        self.accumulated_batches = 1
-        self._fitted: Fitted | None = None
+        self._trained: tuple[Model, Trained] | None = None
 
         self.resume_plugins = settings.check_policy(resume_plugins)
         self.profile_plugins = settings.check_switch("profile_plugins", profile_plugins)
         self.plugin_manager = PluginManager()
-        self.hooks = self.plugin_manager.callers
-        self.plan = PluginPlan((), ())
         self.configuration = read_configuration()
         selection = Selection.gather(
             plugins, autoload, block, on_load_error, configured=self.configuration
@@ -170,11 +170,39 @@ class Trainer:
         return self._model
 
     @property
+    def state(self) -> TrainingState:
+        """The position of the running or last run."""
+        return self._job.state if self._job else self._outcome.state
+
+    @property
+    def plan(self) -> PluginPlan:
+        """The plan of the running or last run; empty before the first."""
+        return self._job.plan if self._job else self._outcome.plan
+
+    @property
+    def stop_requests(self) -> list[StopRequest]:
+        """The requests to stop the running or last run, in the order in which they came."""
+        return self._job.control.requests if self._job else self._outcome.stop_requests
+
+    @property
+    def hooks(self) -> HookCallers:
+        """The bound hooks: ``None`` for each that no active plug-in implements."""
+        return self.plugin_manager.callers
+
+    @property
+    def is_optimizer_step(self) -> bool:
+        """Whether the running batch completes an optimizer step."""
+        return self._job is None or self._job.window.is_complete
+
+    @property
+    def accumulated_batches(self) -> int:
+        """How many batches the running optimizer step accumulates."""
+        return self._job.window.size if self._job else 1
+
+    @property
     def is_complete(self) -> bool:
         """Whether training has taken all of its ``total_steps``."""
-        in_epochs = self.train_unit is TrainingUnit.EPOCH
-        done = self.state.global_epoch if in_epochs else self.state.current_iteration
-        return done >= self.total_steps
+        return self.state.units(self.train_unit) >= self.total_steps
 
     @property
     def is_distributed(self) -> bool:
@@ -260,11 +288,13 @@ class Trainer:
             raise ConfigurationError(
                 "total_steps is 0, so there is nothing to train: pass Trainer(total_steps=...)."
             )
-        with self._running(model):
-            self.state = TrainingState()
-            self.stop_requests = []
-            self.is_optimizer_step, self.accumulated_batches = True, 1
-            return Run(self, model, datamodule).fit()
+        job = Job.create("fit", self, model, datamodule, TrainingState())
+        with self._running(job):
+            self._trained = None
+            self._outcome = self._run(job)
+        if self._outcome.trained is not None:
+            self._trained = model, self._outcome.trained
+        return self.state
 
     def test(self, model: Model, datamodule: DataModule) -> None:
         """Test a model: the newest checkpoint's, or the one just trained, or what it loads itself.
@@ -277,9 +307,11 @@ class Trainer:
             Exception: whatever was raised in the run, itself, with a note of where it came from.
         """
         _check_kinds(model, datamodule)
-        with self._running(model):
-            self.stop_requests = []
-            Run(self, model, datamodule).test()
+        known = self._trained
+        trained = known[1] if known is not None and known[0] is model else None
+        job = Job.create("test", self, model, datamodule, self.state, trained)
+        with self._running(job):
+            self._outcome = self._run(job)
 
     def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
         """Ask for training to end when the running optimizer step is complete.
@@ -294,24 +326,44 @@ class Trainer:
         """
         if author is None:
             author = author_in_stack(self.plugin_manager, self._model, sys._getframe(1))
-        self._stop(StopRequest(reason, author, urgent))
+        if self._job is not None:
+            self._job.control.request(StopRequest(reason, author, urgent))
 
-    def _stop(self, request: StopRequest) -> None:
-        if request not in self.stop_requests:
-            self.stop_requests.append(request)
+    def raise_at_end(self, error: BaseException) -> None:
+        """Let ``fit`` or ``test`` raise an error when the run has ended in good order.
+
+        By then the last checkpoint is saved, and the plug-ins and the model have been told of the
+        end. The first error counts. May be called from any hook, or from a signal handler.
+
+        Args:
+            error: what to raise, for example ``SystemExit(143)``.
+        """
+        if self._job is not None and self._job.control.final_error is None:
+            self._job.control.final_error = error
+
+    def _run(self, job: Job) -> Outcome:
+        """Run a job, in this process or in those that the launcher starts."""
+        with job.reporter.accounts(job.purpose), job.reporter.errors(job.expected):
+            prepare(job)
+            outcome = launch(self, functools.partial(work, job))
+        job.model.metrics.update(outcome.metrics)  # where another process has trained
+        return outcome
 
     @contextlib.contextmanager
-    def _running(self, model: Model) -> Iterator[None]:
-        if self._is_running:
+    def _running(self, job: Job) -> Iterator[None]:
+        if self._job is not None:
             raise ConfigurationError(
                 "this trainer is in the middle of a run: start another one with its own Trainer."
             )
-        self._is_running = True
-        self._model = model
+        self._job, self._model = job, job.model
         try:
             yield
+        except BaseException:
+            self._outcome = job.outcome()
+            raise
         finally:
-            self._is_running = self.plugin_manager.frozen = False
+            self._job = None
+            self.plugin_manager.frozen = False
 
 
 def _check_kinds(model: object, datamodule: object) -> None:
@@ -321,7 +373,7 @@ def _check_kinds(model: object, datamodule: object) -> None:
                 f"fit() and test() take a Model and a DataModule, in this order; got"
                 f" {type(value).__name__} where a {kind.__name__} belongs."
             )
-        if not hasattr(value, "_trainer"):
+        if not hasattr(value, "is_distributed"):  # a property of both, set in __init__
             raise TypeError(
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )

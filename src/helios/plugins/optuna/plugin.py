@@ -4,14 +4,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from helios.errors import ConfigurationError, UnknownNameError, nearest
-from helios.plugins.hookspecs import hookimpl
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
 
 if TYPE_CHECKING:
     import optuna
 
     from helios.model import Model
-    from helios.trainer import Trainer
 
 # Optuna itself is imported where it is used: whoever has a trial has imported it already, and a
 # trainer that only looks at this class, to see that it is not autoloaded, need not.
@@ -73,7 +71,7 @@ class OptunaPlugin(Plugin):
             )
         return getattr(self.trial, f"suggest_{type_name}")(name, **kwargs)
 
-    def configure_trainer(self, trainer: "Trainer") -> None:
+    def configure_trainer(self, trainer: Any) -> None:
         """Register the plug-in, and let pruning pass as something to be expected."""
         import optuna
 
@@ -85,7 +83,7 @@ class OptunaPlugin(Plugin):
 
         A retried trial uses the number of its first attempt, so that it finds the checkpoints.
         """
-        model._save_name = f"{model.save_name}_trial-{self._number()}"
+        model.rename(f"{model.save_name}_trial-{self._number()}")
 
     def setup(self) -> None:
         """Check that the processes of a distributed run can share the trial.
@@ -142,20 +140,15 @@ class OptunaPlugin(Plugin):
                 self._pruned_cycle = cycle
         return self._pruned_cycle is not None
 
-    @hookimpl(trylast=True)
     def on_training_end(self) -> None:
         """Tell the study that the trial was pruned, when everyone else has finished.
 
-        A run that was complete anyway is not pruned.
-
-        Raises:
-            optuna.TrialPruned: the pruner has stopped the run.
+        A run that was complete anyway is not pruned. ``fit`` raises ``optuna.TrialPruned``.
         """
         if self._pruned_cycle is not None and not self.trainer.is_complete:
             self.trial.set_user_attr(_PRUNED, True)
             self.trial.set_user_attr(_LAST_CYCLE, self._pruned_cycle)
-            self.trainer.model.on_training_end()
-            self.check_pruned()
+            self.trainer.raise_at_end(self._pruned())
 
     def check_pruned(self) -> None:
         """Raise if the trial has been pruned.
@@ -163,11 +156,14 @@ class OptunaPlugin(Plugin):
         Raises:
             optuna.TrialPruned: it has.
         """
+        if self.trial.user_attrs.get(_PRUNED, False):
+            raise self._pruned()
+
+    def _pruned(self) -> "optuna.TrialPruned":
         import optuna
 
-        if self.trial.user_attrs.get(_PRUNED, False):
-            cycle = self.trial.user_attrs.get(_LAST_CYCLE)
-            raise optuna.TrialPruned(f"pruned after validation cycle {cycle}")
+        cycle = self.trial.user_attrs.get(_LAST_CYCLE)
+        return optuna.TrialPruned(f"pruned after validation cycle {cycle}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parameters of the trial."""

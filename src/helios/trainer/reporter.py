@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helios.plugins import profiling
+from helios.core import Place, TrainingState
+from helios.model import Model
+from helios.plugins import PluginManager, PluginPlan, profiling
 from helios.plugins.attribution import call_in_traceback
+from helios.trainer.control import StopRequest
 
 if TYPE_CHECKING:
     import pathlib
-
-    from helios.trainer.run import Run
 
 _logger = logging.getLogger("helios")
 
@@ -22,39 +23,48 @@ class Reporter:
     """Speaks for a run: in the log, on the terminal, in notes on errors, and to plug-ins.
 
     Args:
-        run: what is reported on.
+        manager: the plug-ins.
+        model: the model.
+        state: the position of the run.
+        prints: whether to write on the terminal, besides the log.
 
     Attributes:
         doing: what the run is doing with the model, for messages.
         profile: what plug-ins cost, if that is measured.
+        profile_folder: the folder for the profile, if there is one.
     """
 
-    def __init__(self, run: "Run") -> None:
-        self._run = run
+    def __init__(
+        self, manager: PluginManager, model: Model, state: TrainingState, prints: bool
+    ) -> None:
+        self._manager = manager
+        self._model = model
+        self._state = state
+        self._prints = prints
         self._failure: BaseException | None = None
         self.doing = "setting up"
         self.profile: profiling.PluginProfile | None = None
+        self.profile_folder: pathlib.Path | None = None
 
-    def show_header(self) -> None:
+    def show_header(self, place: Place, plan: PluginPlan) -> None:
         """Show what is going to run, and on what."""
         import helios
 
-        trainer = self._run.trainer
-        versions = f"Helios {helios.__version__} on {trainer.device}, torch {torch.__version__}"
-        header = f"{versions}\n{trainer.plan.as_text()}"
-        self._tell(self._run.model.append_to_banner(header), logging.INFO)
+        versions = f"Helios {helios.__version__} on {place.device}, torch {torch.__version__}"
+        header = f"{versions}\n{plan.as_text()}"
+        self._tell(self._model.append_to_banner(header), logging.INFO)
 
     def show_restored(self, path: "pathlib.Path") -> None:
         """Say from where a run goes on."""
-        state = self._run.state
+        state = self._state
         self._tell(
             f"restored {path}: epoch {state.global_epoch}, iteration {state.current_iteration}",
             logging.INFO,
         )
 
-    def show_stop(self) -> None:
+    def show_stops(self, requests: list[StopRequest]) -> None:
         """Say why the run has ended before its time, if it has."""
-        for request in self._run.trainer.stop_requests:
+        for request in requests:
             self._tell(f"stopped: {request.reason} (asked for by {request.author})", logging.INFO)
 
     @contextlib.contextmanager
@@ -92,23 +102,23 @@ class Reporter:
                 _logger.exception("what plug-ins have done and cost could not be reported")
 
     def _show_accounts(self, name: str) -> None:
-        for quarantine in self._run.manager.quarantined.values():
+        for quarantine in self._manager.quarantined.values():
             self._tell(str(quarantine), logging.WARNING)
         if self.profile is not None:
             costs = self.profile.to_dict()
             self._tell(profiling.as_text(costs), logging.INFO)
-            folder = self._run.checkpoints.folder
+            folder = self.profile_folder
             if folder is not None and folder.is_dir():  # or it could not be made
                 path = folder / f"plugin-profile-{name}.json"
                 path.write_text(profiling.as_json(costs), encoding="utf-8")
 
     def _tell(self, text: str, level: int) -> None:
         _logger.log(level, "%s", text)
-        if self._run.trainer.print_banner:
+        if self._prints:
             print(text, flush=True)
 
     def _tell_plugins(self, error: BaseException) -> None:
-        manager, state = self._run.manager, self._run.state
+        manager, state = self._manager, self._state
         for row in manager.rows.values():
             try:
                 manager.call_one(row, "on_exception", error=error, state=state)
@@ -116,14 +126,14 @@ class Reporter:
                 _logger.exception("on_exception of plug-in %r has failed", row.id)
 
     def _add_note(self, error: BaseException) -> None:
-        run, state = self._run, self._run.state
-        where = f"Helios was {self.doing} {run.model.save_name!r}"
+        state = self._state
+        where = f"Helios was {self.doing} {self._model.save_name!r}"
         if state.global_iteration:
             where += (
                 f": epoch {state.global_epoch}, batch {state.dataset_iter} of it,"
                 f" iteration {state.current_iteration}"
             )
-        call = call_in_traceback(run.manager, error)
+        call = call_in_traceback(self._manager, error)
         if call is not None:
-            where += f"; raised in {call.hook} of plug-in {run.manager.describe(call.plug_id)}"
+            where += f"; raised in {call.hook} of plug-in {self._manager.describe(call.plug_id)}"
         error.add_note(where)

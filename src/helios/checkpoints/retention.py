@@ -3,8 +3,9 @@
 import logging
 import pathlib
 
+from helios.checkpoints import folder, storage
+from helios.checkpoints.naming import Position, format_name
 from helios.errors import CheckpointError
-from helios.trainer import folder, storage
 
 _logger = logging.getLogger(__name__)
 
@@ -60,17 +61,13 @@ class Retention:
     def _read_is_best(self, path: pathlib.Path) -> bool | None:
         payload = storage.peek(path)
         state = payload["training_state"]
-        name = chkpt_name(self._save_name, state["global_epoch"], state["current_iteration"])
+        position = Position(state["global_epoch"], state["current_iteration"])
+        name = format_name(self._save_name, position)
         saved_as = payload.get("name", name)  # format 1 did not note it
         if not path.stem.startswith(name) or path.stem != saved_as:
             return None
         is_best: bool = state["validation_cycles"] > 0 and state["early_stop_count"] == 0
         return is_best
-
-
-def chkpt_name(save_name: str, epoch: int, iteration: int) -> str:
-    """Return the name of a checkpoint, without suffix and without what the model appends."""
-    return f"{save_name}_epoch_{epoch}_iter_{iteration}"
 
 
 def _delete(path: pathlib.Path) -> None:

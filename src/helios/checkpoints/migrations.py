@@ -26,7 +26,7 @@ _KEYS = {
 }
 
 
-def upgraded(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
     Args:
@@ -42,8 +42,8 @@ def upgraded(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} was written by Helios {payload.get('version')} in format {number};"
             f" this release reads up to format {FORMAT}. Install that release or a newer one."
         )
-    while number in _UPGRADES:
-        payload = _UPGRADES[number](payload, path)
+    while number in _MIGRATIONS:
+        payload = _MIGRATIONS[number](payload, path)
         number = payload["format"]
     if missing := _KEYS - payload.keys():
         raise CheckpointError(
@@ -61,4 +61,6 @@ def _from_format_1(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any
     return {**payload, **added}
 
 
-_UPGRADES: dict[Any, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {1: _from_format_1}
+_MIGRATIONS: dict[Any, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {
+    1: _from_format_1
+}

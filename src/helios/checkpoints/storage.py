@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
+from helios.checkpoints import plain
+from helios.checkpoints.naming import TEMPORARY
 from helios.core import safe_torch_load
 from helios.errors import CheckpointError, DamagedCheckpointError
-from helios.trainer import plain
 
-SUFFIX = ".pth"
-TEMPORARY = ".tmp"
-"""Is appended to the name of a file while it is being written."""
 _SEAL = b"\nhelios sha256 "
 """Stands behind the archive that PyTorch has written, followed by the checksum of the archive."""
 _SEAL_SIZE = len(_SEAL) + 64

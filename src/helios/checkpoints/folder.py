@@ -1,42 +1,24 @@
 """A folder of checkpoints: which is the newest good one, and whether another one can be saved."""
 
 import logging
+import os
 import pathlib
-import re
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
+from helios.checkpoints import storage
+from helios.checkpoints.lock import FolderLock
+from helios.checkpoints.naming import SUFFIX, TEMPORARY, parse_name
 from helios.errors import CheckpointError, ConfigurationError, DamagedCheckpointError
-from helios.trainer import storage
-
-_POSITION = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: the last one, whatever precedes it
 
 _logger = logging.getLogger(__name__)
-
-
-class Position(NamedTuple):
-    """Where a run stood when it saved a checkpoint; the larger, the newer.
-
-    Attributes:
-        epoch: epochs completed.
-        iteration: optimizer steps taken.
-    """
-
-    epoch: int
-    iteration: int
-
-
-def position(name: str) -> Position | None:
-    """Return the position that the name of a checkpoint tells; ``None`` if it is another file."""
-    found = _POSITION.match(name)
-    return None if found is None else Position(int(found[1]), int(found[2]))
 
 
 def candidates(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the checkpoints in a folder, the newest first, by epoch and then by iteration."""
     found = []
-    for path in folder.glob(f"*{storage.SUFFIX}"):
-        where = position(path.stem)
+    for path in folder.glob(f"*{SUFFIX}"):
+        where = parse_name(path.stem)
         try:
             if where is not None and path.is_file():
                 found.append((where, path.stat().st_mtime_ns, path))
@@ -72,13 +54,17 @@ def find_last_checkpoint(root: pathlib.Path | None) -> pathlib.Path | None:
     return found[0] if found else None
 
 
-def prepare(folder: pathlib.Path) -> None:
-    """Create a folder, make sure that files can be created in it, and tidy up.
+def claim(folder: pathlib.Path) -> FolderLock:
+    """Create a folder, make sure that files can be created in it, lock it, and tidy up.
+
+    Returns:
+        The lock, to be released when the run has ended.
 
     Raises:
-        ConfigurationError: it cannot be created or written.
+        ConfigurationError: the folder cannot be created or written, or another run uses it.
     """
-    probe = folder / f"writable{storage.SUFFIX}{storage.TEMPORARY}"
+    probe = folder / f"writable-{os.getpid()}{SUFFIX}{TEMPORARY}"
+    lock = FolderLock(folder)
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,13 +73,17 @@ def prepare(folder: pathlib.Path) -> None:
         try:
             probe.write_bytes(b"?")
         finally:
-            for path in folder.glob(f"*{storage.SUFFIX}{storage.TEMPORARY}"):
-                path.unlink(missing_ok=True)  # the probe, and what killed saves have left
+            probe.unlink(missing_ok=True)
+        lock.acquire()
+        for path in folder.glob(f"*{SUFFIX}{TEMPORARY}"):
+            path.unlink(missing_ok=True)  # its writer is dead: a living one would hold the lock
     except OSError as error:
+        lock.release()
         raise ConfigurationError(
             f"checkpoints cannot be saved in {folder}: {error.strerror}. Make it writable, or name"
             " another folder in chkpt_root."
         ) from error
+    return lock
 
 
 def require_space(folder: pathlib.Path, needed: int) -> None:

@@ -1,0 +1,64 @@
+"""Plain data: the values that a checkpoint may hold, and their size."""
+
+import collections
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from helios.errors import CheckpointError
+
+_LARGEST_INT = 255 * 8 - 1  # bits: PyTorch's safe unpickler reads integers of up to 255 bytes
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter)
+_PLAIN_TORCH = (torch.device, torch.dtype, torch.Size)
+CONTAINERS = (list, tuple, dict, set, collections.OrderedDict)
+"""The types that may hold other plain values."""
+
+
+def check(value: Any, where: str = "") -> None:
+    """Refuse what ``torch.load(weights_only=True)`` would refuse, while nothing is lost yet.
+
+    Args:
+        value: what is to be saved.
+        where: the place of the value in the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: the value, or one inside it, is not plain; the message says where it is.
+    """
+    is_odd = value == b"" if type(value) is bytes else _is_huge(value)
+    if (not is_odd and type(value) in _PLAIN) or isinstance(value, _PLAIN_TORCH):
+        return
+    if is_odd or type(value) not in CONTAINERS:
+        raise CheckpointError(
+            f"cannot save checkpoint entry {where}: it is a {type(value).__module__}."
+            f"{type(value).__qualname__}, which could not be loaded again safely. State must be"
+            " plain: numbers, strings, tensors, and lists, tuples and dictionaries of them."
+        )
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            check(key, f"{where}, key {key!r}")
+        check(item, f"{where}[{key!r}]")
+
+
+def _is_huge(value: Any) -> bool:
+    return type(value) is int and value.bit_length() > _LARGEST_INT
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Iterate over all tensors in plain containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif type(value) in CONTAINERS:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors(item)
+
+
+def size(value: Any) -> int:
+    """Return how many bytes the tensors in plain containers take, shared memory counted once."""
+    dense = [tensor for tensor in tensors(value) if tensor.layout is torch.strided]
+    return sum({identity(tensor): tensor.untyped_storage().nbytes() for tensor in dense}.values())
+
+
+def identity(tensor: torch.Tensor) -> int:
+    """Return a number that tensors which share memory have in common."""
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,99 @@
+"""The place of a process among the processes of a run, and the objects that are told it."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The facts about a process that do not change during a run.
+
+    Attributes:
+        device: the device of this process.
+        rank: the number of this process among all.
+        local_rank: the number of this process on its node.
+        world_size: the number of processes.
+        local_world_size: the number of processes on this node.
+    """
+
+    device: torch.device
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes train together."""
+        return self.world_size > 1
+
+    @property
+    def map_loc(self) -> str | dict[str, str]:
+        """The ``map_location`` of :func:`torch.load` for this process."""
+        return str(self.device)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the values of the properties of :class:`Placed`, by name."""
+        return {
+            "is_distributed": self.is_distributed,
+            "map_loc": self.map_loc,
+            "device": self.device,
+            "rank": self.local_rank,
+        }
+
+
+NOWHERE: dict[str, Any] = {"is_distributed": False, "map_loc": "", "device": None, "rank": 0}
+"""The values of the properties of :class:`Placed` outside of a run."""
+
+
+class Placed:
+    """Base of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`.
+
+    The trainer sets these properties in every process before ``setup()`` is called, and resets
+    them when the run has ended.
+    """
+
+    def __init__(self) -> None:
+        self._is_distributed = False
+        self._map_loc: str | dict[str, str] = ""
+        self._device: torch.device | None = None
+        self._rank = 0
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes train together."""
+        return self._is_distributed
+
+    @is_distributed.setter
+    def is_distributed(self, value: bool) -> None:
+        self._is_distributed = value
+
+    @property
+    def map_loc(self) -> str | dict[str, str]:
+        """The place where :func:`torch.load` should put tensors: its ``map_location``."""
+        return self._map_loc
+
+    @map_loc.setter
+    def map_loc(self, value: str | dict[str, str]) -> None:
+        self._map_loc = value
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process; an ``AssertionError`` outside of a run."""
+        assert self._device is not None, "device is known once fit() or test() has started"
+        return self._device
+
+    @device.setter
+    def device(self, value: torch.device | None) -> None:
+        self._device = value
+
+    @property
+    def rank(self) -> int:
+        """The local rank: the number of this process on its node."""
+        return self._rank
+
+    @rank.setter
+    def rank(self, value: int) -> None:
+        self._rank = value

@@ -1,0 +1,163 @@
+"""The parts of a checkpoint: one ordered table, which saving and restoring go through.
+
+To add something to checkpoints is to add a line to the table.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from helios.core import Group, Place, TrainingState, rng
+from helios.data import DataModule
+from helios.model import Model
+from helios.model.session import Session
+from helios.plugins import PluginManager
+from helios.trainer.batches import Batches
+from helios.trainer.control import Control
+
+
+class Part(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        name: the key in a checkpoint.
+        save: returns the state, which must be plain.
+        load: restores what ``save`` returned.
+        per_rank: whether each rank has a state of its own; a checkpoint then holds a list.
+    """
+
+    name: str
+    save: Callable[[], Any]
+    load: Callable[[Any], None]
+    per_rank: bool = False
+
+
+def parts_of_training(
+    *,
+    state: TrainingState,
+    model: Model,
+    session: Session,
+    datamodule: DataModule,
+    batches: Batches,
+    control: Control,
+    plugins: "PluginStates",
+    generators: "Generators",
+) -> list[Part]:
+    """Return the parts of a checkpoint of training, in the order in which they are restored.
+
+    ==================  =====================================================================
+    ``rng``             a list: the random number generators of each rank
+    ``training_state``  the counters
+    ``model``           ``Model.state_dict()``
+    ``metrics``         logged values in flight, sums of losses, and the newest results
+    ``plugins``         a list: of each rank, the plug-ins' states by id
+    ``validation_due``  a stop has left the validation of this moment
+    ``stops``           the authors of stops that were decided
+    ``scalers``         of losses in fp16, by the name of their optimizer
+    ``datamodule``      ``DataModule.state_dict()``
+    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
+                        or the position of a stream
+    ==================  =====================================================================
+    """
+    metrics = _Metrics(model, session)
+    precision = session.precision
+    return [
+        Part("rng", generators.save, generators.load, per_rank=True),  # before others draw
+        Part("training_state", state.dict, state.load_dict),
+        Part("model", model.state_dict, model.load_state_dict),
+        Part("metrics", metrics.save, metrics.load),
+        Part("plugins", plugins.save, plugins.load, per_rank=True),
+        Part("validation_due", lambda: control.validation_due, control.load_validation_due),
+        Part("stops", control.decisions, control.load_decisions),
+        Part("scalers", precision.state_dict, precision.load_state_dict),
+        Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
+        Part("epoch", batches.state_dict, batches.load_state_dict),
+    ]
+
+
+def parts_of_test(
+    *, state: TrainingState, model: Model, session: Session, plugins: "PluginStates"
+) -> list[Part]:
+    """Return the parts of the same checkpoint that a test restores."""
+    metrics = _Metrics(model, session)
+    return [
+        Part("training_state", state.dict, state.load_dict),
+        Part("model", model.state_dict, lambda saved: model.load_state_dict(saved, fast_init=True)),
+        Part("metrics", metrics.save, metrics.load_newest),
+        Part("plugins", plugins.save, plugins.load, per_rank=True),
+    ]
+
+
+def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
+    """Return the states of all parts by name."""
+    states = {}
+    for part in parts:
+        state = part.save()
+        states[part.name] = group.gather(state) if part.per_rank else state
+    return states
+
+
+def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None:
+    """Restore what :func:`save` returned, in the order of the table."""
+    for part in parts:
+        state = states[part.name]
+        part.load(state[place.rank] if part.per_rank else state)
+
+
+class Generators:
+    """The random number generators, which are restored last.
+
+    Loading only keeps the state: setting up and the start of training draw when a process starts,
+    and the resumed run must not notice.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+        self.save = rng.get_rng_state_dict
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Keep the state for :meth:`restore`."""
+        self._loaded = state
+
+    def restore(self) -> None:
+        """Restore the generators, if a checkpoint was loaded."""
+        if self._loaded is not None:
+            rng.load_rng_state_dict(self._loaded)
+
+
+class PluginStates:
+    """The states of the plug-ins; those of plug-ins that are absent now are kept for later."""
+
+    def __init__(self, manager: PluginManager) -> None:
+        self._manager = manager
+        self._absent: dict[str, Any] = {}
+
+    def save(self) -> dict[str, Any]:
+        """Return the states by id."""
+        return {**self._absent, **self._manager.state_dict()}
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Restore the states of active plug-ins."""
+        self._absent = self._manager.load_state_dict(states)
+
+
+class _Metrics:
+    """What a model has logged, and what is left of it for users."""
+
+    def __init__(self, model: Model, session: Session) -> None:
+        self._model = model
+        self._session = session
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "in_flight": self._session.training_log.state_dict(),
+            "running_losses": dict(self._session.running_losses),
+            "newest": dict(self._model.metrics),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.load_newest(state)
+        self._session.training_log.load_state_dict(state["in_flight"])
+        self._session.running_losses.update(state["running_losses"])
+
+    def load_newest(self, state: dict[str, Any]) -> None:
+        self._model.metrics.update(state["newest"])

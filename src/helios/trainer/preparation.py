@@ -1,0 +1,28 @@
+"""What happens once, in the parent process, before launch."""
+
+from helios.plugins.profiling import PluginProfile
+from helios.trainer.checkpointer import SaveSettings
+from helios.trainer.job import Job
+
+
+def prepare(job: Job) -> None:
+    """Prepare the data, let the plug-ins configure trainer and model, and freeze the plan."""
+    trainer, manager = job.trainer, job.trainer.plugin_manager
+    job.datamodule.prepare_data()
+    known = -1
+    while known != len(manager.rows):  # a plug-in may bring others along
+        known = len(manager.rows)
+        manager.arrange()
+        manager.configure("configure_trainer", trainer)
+    manager.configure("configure_model", job.model)
+    # Not before: plug-ins may give the model another name for its checkpoints.
+    job.saves = SaveSettings.of(trainer, job.model)
+    job.control.interruptible = trainer.interruptible
+    if trainer.profile_plugins:
+        job.reporter.profile = PluginProfile()
+        job.reporter.profile_folder = job.saves.folder
+    job.plan = manager.freeze(
+        trainer.train_exceptions + trainer.test_exceptions,
+        job.reporter.profile,
+        str(trainer.configuration.path or ""),
+    )
