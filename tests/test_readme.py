@@ -13,7 +13,7 @@ import sys
 import pytest
 
 import helios
-from helios.core import RunFacts
+from helios.core import Placed
 from helios.plugins import HOOKS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -162,7 +162,7 @@ def test_the_page_of_hooks_explains_each_argument() -> None:
 
 def test_the_page_of_hooks_has_what_a_plug_in_finds_on_itself() -> None:
     described = re.findall(r"^- `self\.(\w+)`:", page("hooks"), re.MULTILINE)
-    assert sorted(described) == sorted(name for name, _ in public(RunFacts))
+    assert sorted(described) == sorted(["trainer", *(name for name, _ in public(Placed))])
 
 
 def test_commands_run(tmp_path: pathlib.Path) -> None:

@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 import helios
 from helios import Plugin, Trainer
+from helios.checkpoints import storage
 from helios.cli.app import app
 from helios.testing import TinyDataModule, TinyModel, equal
-from helios.trainer import storage
 
 
 class Keeping(Plugin):

@@ -13,7 +13,7 @@ from helios.core import (
     AverageTimer,
     ChdirContext,
     DisableCuDNNBenchmarkContext,
-    RunFacts,
+    Placed,
     TrainingState,
     TrainingUnit,
     convert_to_list,
@@ -175,11 +175,10 @@ def test_training_state_refuses_misspelt_counters() -> None:
 
 
 def test_run_facts() -> None:
-    facts = RunFacts()
+    facts = Placed()
     assert (facts.is_distributed, facts.map_loc, facts.rank) == (False, "", 0)
-    for name in ("device", "trainer"):
-        with pytest.raises(AssertionError, match=rf"{name}.*fit\(\) or test\(\)"):
-            getattr(facts, name)
+    with pytest.raises(AssertionError, match=r"device.*fit\(\) or test\(\)"):
+        _ = facts.device
     facts.device = torch.device("meta")
     assert facts.device == torch.device("meta")
 

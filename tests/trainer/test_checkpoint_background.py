@@ -14,10 +14,11 @@ from helpers import Make
 from torch import nn
 
 from helios import Plugin, TrainingState
+from helios.checkpoints import plain, storage
+from helios.checkpoints.snapshot import Snapshots
+from helios.checkpoints.writer import Writer
 from helios.errors import CheckpointError, ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
-from helios.trainer import plain, storage
-from helios.trainer.background import Background
 
 
 @pytest.fixture(autouse=True)
@@ -284,7 +285,7 @@ def test_snapshot_is_equal_and_apart() -> None:
         ],
         "rest": [None, 1, "a", b"b", {1, 2}, torch.Size([2]), torch.float16],
     }
-    copied = plain.Snapshots().take(original)
+    copied = Snapshots().take(original)
     assert equal(copied, original)
     assert type(copied["net"]) is collections.OrderedDict
     assert vars(copied["net"]) == vars(original["net"])
@@ -301,7 +302,7 @@ def test_snapshot_is_equal_and_apart() -> None:
 def test_snapshot_shares_what_was_shared(tmp_path: pathlib.Path) -> None:
     large = torch.zeros(50_000)
     payload = {"a": large, "b": large, "part": large[:10]}
-    copied = plain.Snapshots().take(payload)
+    copied = Snapshots().take(payload)
     assert copied["a"].data_ptr() == copied["part"].data_ptr() != large.data_ptr()
     assert plain.size(payload) == plain.size(copied) == 200_000
     sizes = []
@@ -312,7 +313,7 @@ def test_snapshot_shares_what_was_shared(tmp_path: pathlib.Path) -> None:
 
 
 def test_snapshots_use_their_memory_again() -> None:
-    snapshots = plain.Snapshots()
+    snapshots = Snapshots()
     state = {"a": torch.zeros(1000), "b": torch.ones(10)}
     first = snapshots.take(state)
     where = first["a"].data_ptr()
@@ -329,22 +330,23 @@ def test_snapshots_use_their_memory_again() -> None:
     [torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 2j]).conj().imag, torch.eye(3).to_sparse()],
 )
 def test_snapshot_of_unusual_tensors(tensor: torch.Tensor) -> None:
-    copied = plain.Snapshots().take([tensor])[0]
+    copied = Snapshots().take([tensor])[0]
     assert torch.equal(copied.to_dense(), tensor.to_dense())
     assert copied.layout == tensor.layout
 
 
 def test_background_hands_errors_over_once() -> None:
-    background = Background()
+    writer = Writer()
 
     def fail() -> None:
         raise KeyboardInterrupt
 
-    background.start(fail)
+    writer.start(fail)
     with pytest.raises(KeyboardInterrupt):
-        background.wait()
-    background.wait()
+        writer.wait()
+    writer.wait()
     done: list[int] = []
-    background.start(lambda: done.append(1))
-    background.wait()
+    writer.start(lambda: done.append(1))
+    writer.wait()
+    writer.close()
     assert done == [1]

@@ -13,8 +13,8 @@ import torch
 from helpers import Keeping, Make, read
 
 import helios
+from helios.checkpoints import storage
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
-from helios.trainer import storage
 
 
 def test_content(fit: Any, folder: pathlib.Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers import Keeping, names, read
 
+from helios.checkpoints import storage
 from helios.errors import CheckpointError
 from helios.testing import equal
-from helios.trainer import find_last_checkpoint, storage
+from helios.trainer import find_last_checkpoint
 
 # Whole files, or none.
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import Keeping, Make, names
 
+from helios.checkpoints import storage
 from helios.testing import StopAfter, TinyDataModule, TinyModel
-from helios.trainer import find_last_checkpoint, storage
+from helios.trainer import find_last_checkpoint
 
 # What a file is called, and where it lies.
 

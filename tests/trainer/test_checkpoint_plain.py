@@ -13,10 +13,10 @@ from helpers import Keeping, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helios.checkpoints import storage
 from helios.core import TrainingState
 from helios.errors import CheckpointError
 from helios.testing import TinyModel, equal
-from helios.trainer import storage
 
 
 class Color(enum.Enum):

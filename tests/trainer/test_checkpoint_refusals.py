@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios import Trainer
+from helios.checkpoints import folder as folders
+from helios.checkpoints import migrations, storage
 from helios.errors import CheckpointError, ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
-from helios.trainer import folder as folders
-from helios.trainer import formats, storage
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_folder_that_cannot_be_written(inside: str) -> None:
             if user == 0:  # may write anywhere
                 os.seteuid(65534)
             with pytest.raises(ConfigurationError, match=rf"saved in {path}.*: Permission denied"):
-                folders.prepare(path / inside)
+                folders.claim(path / inside)
         finally:
             os.seteuid(user)
             path.chmod(0o755)
@@ -152,7 +152,7 @@ def test_format_1_is_brought_up_to_date(fit: Any, folder: pathlib.Path) -> None:
     torch.save({**payload, "format": 1}, path)  # it did not ask for a checksum
     trainer = fit(total_steps=2)
     assert trainer.state.running_iter == 6
-    upgraded = formats.upgraded({**payload, "format": 1}, path)
+    upgraded = migrations.migrate({**payload, "format": 1}, path)
     assert (upgraded["format"], upgraded["name"]) == (2, path.stem)
 
 

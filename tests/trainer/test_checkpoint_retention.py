@@ -12,9 +12,10 @@ import torch
 from helpers import Make
 
 from helios import Trainer
+from helios.checkpoints import storage
 from helios.errors import ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel
-from helios.trainer import find_last_checkpoint, storage
+from helios.trainer import find_last_checkpoint
 
 
 class Improving(TinyModel):

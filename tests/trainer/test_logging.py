@@ -43,17 +43,25 @@ def test_when_loggers_are_called(
         assert metrics == {"loss": pytest.approx(mean)}
 
 
+class Reading(TinyModel):
+    """Reads at the end of training what the session still keeps."""
+
+    def on_training_end(self) -> None:
+        self.training_log = self.session.training_log.state_dict()
+        self.evaluation_log = self.session.evaluation_log.state_dict()
+
+
 def test_nothing_is_kept_without_a_frequency(make_trainer: Make) -> None:
-    model = TinyModel()
+    model = Reading()
     make_trainer(total_steps=2).fit(model, TinyDataModule())
-    assert model._training_log.state_dict() == {"totals": {}, "counts": {}}
-    assert model._evaluation_log.state_dict() == {"totals": {}, "counts": {}}
+    assert model.training_log == {"totals": {}, "counts": {}}
+    assert model.evaluation_log == {"totals": {}, "counts": {}}
 
 
 def test_what_is_kept_does_not_grow(make_trainer: Make) -> None:
-    model = TinyModel()
+    model = Reading()
     make_trainer(total_steps=3, print_frequency=1000).fit(model, TinyDataModule())
-    kept = model._training_log.state_dict()
+    kept = model.training_log
     assert kept["counts"] == {"loss": 18}
     assert kept["totals"]["loss"].shape == ()
     assert not kept["totals"]["loss"].requires_grad

@@ -47,8 +47,6 @@ def size_of_everything(
         "log handlers": len(logging.getLogger("helios").handlers),
         "signal handlers": [signal.getsignal(number) for number in PreemptionPlugin.signals],
         "phases": len(data._train_phases),
-        "configuration": [len(vars(t)["_configured_by"]) for t in trainers],
-        "configuration of the model": len(vars(model)["_configured_by"]),
         "plug-ins": [list(trainer.plugins) for trainer in trainers],
         "in pluggy": [len(t.plugin_manager.get_plugins()) for t in trainers],
         "left out": [len(trainer.plugin_manager.inactive) for trainer in trainers],

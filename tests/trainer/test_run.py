@@ -97,7 +97,7 @@ def test_launcher_does_the_work_elsewhere(make_trainer: Make) -> None:
         def launch(self, trainer: Trainer, target: Callable[[], Any]) -> Any:
             events.append("before")
             result = target()
-            events.append(f"after {result.global_iteration}")
+            events.append(f"after {result.state.global_iteration}")
             return result
 
         def setup(self) -> None:

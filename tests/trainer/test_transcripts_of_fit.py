@@ -22,7 +22,7 @@ def own_methods(kind: type) -> set[str]:
 def test_nothing_is_left_out() -> None:
     written = {name for name in vars(Everything) if not name.startswith("_")}
     assert written == {*HOOKS, "state_dict", "load_state_dict"}
-    helpers = {"networks", "prepare", "log", "optimize"}  # called by models, not by the trainer
+    helpers = {"networks", "prepare", "log", "optimize", "rename"}  # not called by the trainer
     assert {n for n in vars(EveryMethod) if not n.startswith("_")} == own_methods(Model) - helpers
     loaders = {"train_dataloader", "valid_dataloader", "test_dataloader"}
     helpers = loaders | {"get_train_steps_per_epoch"}

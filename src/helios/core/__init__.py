@@ -2,7 +2,7 @@
 
 from helios.core.cuda import DisableCuDNNBenchmarkContext, requires_cuda_support
 from helios.core.group import Alone, Group
-from helios.core.place import NOWHERE, Place, Placed
+from helios.core.place import Place, Placed
 from helios.core.registry import Registry, update_all_registries
 from helios.core.state import TrainingState, TrainingUnit
 from helios.core.utils import (
@@ -14,7 +14,6 @@ from helios.core.utils import (
 )
 
 __all__ = [
-    "NOWHERE",
     "Alone",
     "AverageTimer",
     "ChdirContext",

@@ -44,15 +44,11 @@ class Place:
         }
 
 
-NOWHERE: dict[str, Any] = {"is_distributed": False, "map_loc": "", "device": None, "rank": 0}
-"""The values of the properties of :class:`Placed` outside of a run."""
-
-
 class Placed:
     """Base of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`.
 
-    The trainer sets these properties in every process before ``setup()`` is called, and resets
-    them when the run has ended.
+    The trainer sets these properties in every process, before ``setup()`` is called. They keep
+    their values until the next run.
     """
 
     def __init__(self) -> None:
@@ -81,12 +77,12 @@ class Placed:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process; an ``AssertionError`` outside of a run."""
+        """The device of this process; an ``AssertionError`` before the first run."""
         assert self._device is not None, "device is known once fit() or test() has started"
         return self._device
 
     @device.setter
-    def device(self, value: torch.device | None) -> None:
+    def device(self, value: torch.device) -> None:
         self._device = value
 
     @property

@@ -67,12 +67,12 @@ class DatasetParams:
     Attributes:
         dataset: a map-style or an iterable-style dataset.
         params: how to batch it.
-        is_of_run: whether the ``setup()`` of a run made it; the next run makes it anew.
+        is_of_setup: whether ``setup()`` made it; the ``setup()`` of the next run makes it anew.
     """
 
     dataset: Dataset[Any]
     params: DataLoaderParams
-    is_of_run: bool = False
+    is_of_setup: bool = False
 
 
 class DataModule(abc.ABC):
@@ -97,6 +97,7 @@ class DataModule(abc.ABC):
         self._trainer: Trainer | None = None
         self._train_phases: list[DatasetParams] = []
         self._phase = 0
+        self._is_in_setup = False
         self._valid_dataset: DatasetParams | None = None
         self._test_dataset: DatasetParams | None = None
 
@@ -111,16 +112,13 @@ class DataModule(abc.ABC):
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` outside of a run."""
+        """The trainer; an ``AssertionError`` before the first run."""
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
     @trainer.setter
-    def trainer(self, value: "Trainer | None") -> None:
+    def trainer(self, value: "Trainer") -> None:
         self._trainer = value
-        if value is not None:  # the setup() of the coming run adds its phases anew
-            self._train_phases = [phase for phase in self._train_phases if not phase.is_of_run]
-            self._phase = 0
 
     def prepare_data(self) -> None:  # noqa: B027 - optional
         """Download or convert data. Called once, in the parent process, before anything else."""
@@ -128,6 +126,16 @@ class DataModule(abc.ABC):
     @abc.abstractmethod
     def setup(self) -> None:
         """Create the datasets. Called in every process, before the model's ``setup``."""
+
+    def run_setup(self) -> None:
+        """Call :meth:`setup`, whose phases replace those of an earlier call; for the trainer."""
+        self._train_phases = [phase for phase in self._train_phases if not phase.is_of_setup]
+        self._phase = 0
+        self._is_in_setup = True
+        try:
+            self.setup()
+        finally:
+            self._is_in_setup = False
 
     def teardown(self) -> None:  # noqa: B027 - optional
         """Release what :meth:`setup` made. Called at the end of a run, also when it fails."""
@@ -221,7 +229,7 @@ class DataModule(abc.ABC):
         if isinstance(params, dict):
             _check_keys(params)
             params = DataLoaderParams(**params)
-        return DatasetParams(dataset, copy.deepcopy(params), is_of_run=self._trainer is not None)
+        return DatasetParams(dataset, copy.deepcopy(params), self._is_in_setup)
 
     def _add_train_phase(
         self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]

@@ -125,12 +125,12 @@ class Model(Placed, abc.ABC):
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` outside of a run."""
+        """The trainer; an ``AssertionError`` before the first run."""
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
     @trainer.setter
-    def trainer(self, value: "Trainer | None") -> None:
+    def trainer(self, value: "Trainer") -> None:
         self._trainer = value
 
     # The helpers of a step.

@@ -14,13 +14,13 @@ from helios.checkpoints.naming import SUFFIX, Position, format_name, is_file_nam
 from helios.checkpoints.retention import Retention
 from helios.checkpoints.snapshot import Snapshots
 from helios.checkpoints.writer import Writer
-from helios.core import Group, Place, TrainingState, rng
+from helios.core import Group, Place, TrainingState
 from helios.errors import ConfigurationError, PlanDriftError
 from helios.model import Model
 from helios.plugins import PluginPlan
 from helios.plugins.drift import differences
 from helios.trainer import parts
-from helios.trainer.parts import Part
+from helios.trainer.parts import Generators, Part
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
@@ -80,6 +80,7 @@ class Checkpointer:
     Args:
         settings: the folder, and what is kept in it.
         table: the parts of a checkpoint.
+        generators: the random number generators, which saving must not move.
         model: names the files.
         state: the position of the run.
         plan: the plan of the run.
@@ -92,6 +93,7 @@ class Checkpointer:
         self,
         settings: SaveSettings,
         table: Sequence[Part],
+        generators: Generators,
         model: Model,
         state: TrainingState,
         plan: PluginPlan,
@@ -101,6 +103,7 @@ class Checkpointer:
     ) -> None:
         self._settings = settings
         self._table = table
+        self._generators = generators
         self._model = model
         self._state = state
         self._plan = plan
@@ -153,7 +156,7 @@ class Checkpointer:
         if self._settings.folder is not None:
             started = time.perf_counter()
             self.flush()  # at most one is being written
-            with rng.preserved_rng_state():  # states and names are the user's, and may draw
+            with self._generators.held():  # states and names are the user's, and may draw
                 self._save(self._settings.folder)
             self._stalls.append(time.perf_counter() - started)
 
@@ -167,7 +170,7 @@ class Checkpointer:
         if self._writer is not None:
             self._writer.wait()
         if self._durable:
-            with rng.preserved_rng_state():
+            with self._generators.held():
                 while self._durable:
                     self._on_saved(*self._durable.pop(0))
 
@@ -187,7 +190,7 @@ class Checkpointer:
     def keep(self) -> None:
         """Keep a copy of the present moment in memory, to be saved instead of later ones."""
         if self._settings.folder is not None:
-            with rng.preserved_rng_state():
+            with self._generators.held():
                 self._kept = self._kept_snapshots.take(self._payload())
 
     def discard(self) -> None:
@@ -196,8 +199,8 @@ class Checkpointer:
 
     def _save(self, root: pathlib.Path) -> None:
         state = self._state
-        payload = {**(self._kept or self._payload())}
-        payload["name"] = name = self._name()
+        name = self._name()
+        payload = {**(self._kept or self._payload()), "name": name}
         self._saved_at = self._position()
         write = functools.partial(self._write, root / (name + SUFFIX))
         if self._writer is None:
@@ -222,8 +225,8 @@ class Checkpointer:
             "format": migrations.FORMAT,
             "version": helios.__version__,
             "name": "",  # filled in when it is saved, which may be later
-            "plan": self._plan.to_dict(),
             **parts.save(self._table, self._group),
+            "plan": self._plan.to_dict(),
         }
 
     def _name(self) -> str:

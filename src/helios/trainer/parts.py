@@ -3,7 +3,8 @@
 To add something to checkpoints is to add a line to the table.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from helios.core import Group, Place, TrainingState, rng
@@ -45,32 +46,32 @@ def parts_of_training(
     """Return the parts of a checkpoint of training, in the order in which they are restored.
 
     ==================  =====================================================================
-    ``rng``             a list: the random number generators of each rank
     ``training_state``  the counters
+    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
+                        or the position of a stream
     ``model``           ``Model.state_dict()``
-    ``metrics``         logged values in flight, sums of losses, and the newest results
-    ``plugins``         a list: of each rank, the plug-ins' states by id
     ``validation_due``  a stop has left the validation of this moment
     ``stops``           the authors of stops that were decided
     ``scalers``         of losses in fp16, by the name of their optimizer
+    ``metrics``         logged values in flight, sums of losses, and the newest results
+    ``rng``             a list: the random number generators of each rank
+    ``plugins``         a list: of each rank, the plug-ins' states by id
     ``datamodule``      ``DataModule.state_dict()``
-    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
-                        or the position of a stream
     ==================  =====================================================================
     """
     metrics = _Metrics(model, session)
     precision = session.precision
     return [
-        Part("rng", generators.save, generators.load, per_rank=True),  # before others draw
         Part("training_state", state.dict, state.load_dict),
+        Part("epoch", batches.state_dict, batches.load_state_dict),
         Part("model", model.state_dict, model.load_state_dict),
-        Part("metrics", metrics.save, metrics.load),
-        Part("plugins", plugins.save, plugins.load, per_rank=True),
         Part("validation_due", lambda: control.validation_due, control.load_validation_due),
         Part("stops", control.decisions, control.load_decisions),
         Part("scalers", precision.state_dict, precision.load_state_dict),
+        Part("metrics", metrics.save, metrics.load),
+        Part("rng", generators.save, generators.load, per_rank=True),
+        Part("plugins", plugins.save, plugins.load, per_rank=True),
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
-        Part("epoch", batches.state_dict, batches.load_state_dict),
     ]
 
 
@@ -88,9 +89,12 @@ def parts_of_test(
 
 
 def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
-    """Return the states of all parts by name."""
+    """Return the states of all parts by name.
+
+    Those of each rank come last, so that the ranks wait for one another in one place.
+    """
     states = {}
-    for part in parts:
+    for part in sorted(parts, key=lambda part: part.per_rank):
         state = part.save()
         states[part.name] = group.gather(state) if part.per_rank else state
     return states
@@ -104,18 +108,31 @@ def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None
 
 
 class Generators:
-    """The random number generators, which are restored last.
+    """The random number generators: saved as training left them, and restored last.
 
-    Loading only keeps the state: setting up and the start of training draw when a process starts,
-    and the resumed run must not notice.
+    The states, names and hooks around a save are the user's, and may draw. Setting up and the
+    start of training draw whenever a process starts. Neither may change the run.
     """
 
     def __init__(self) -> None:
+        self._held: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
-        self.save = rng.get_rng_state_dict
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Restore the generators on the way out, whatever the block draws."""
+        self._held = rng.get_rng_state_dict()
+        try:
+            yield
+        finally:
+            rng.load_rng_state_dict(self._held)
+
+    def save(self) -> dict[str, Any]:
+        """Return the state at the beginning of :meth:`held`."""
+        return self._held
 
     def load(self, state: dict[str, Any]) -> None:
-        """Keep the state for :meth:`restore`."""
+        """Keep a state for :meth:`restore`."""
         self._loaded = state
 
     def restore(self) -> None:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from helios.core import NOWHERE, Alone, AverageTimer, Place, rng, update_all_registries
+from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
 from helios.model import stateful
 from helios.model.precision import Precision
 from helios.model.session import Session
@@ -78,6 +78,7 @@ class Run:
         self.checkpoints = Checkpointer(
             job.saves,
             self._parts(),
+            self.generators,
             self.model,
             self.state,
             job.plan,
@@ -108,19 +109,16 @@ class Run:
 
     @contextlib.contextmanager
     def lending(self) -> Iterator[None]:
-        """Tell the user's objects where they run, and lend the model a session, until the end."""
-        job = self.job
-        targets = [*(row.plugin for row in self.manager.rows.values()), self.model, job.datamodule]
+        """Tell the user's objects where they run, and lend the model a session until the end."""
         facts = {**self.place.facts(), "trainer": self.trainer}
+        plugins = [row.plugin for row in self.manager.rows.values()]
+        for target in (*plugins, self.model, self.job.datamodule):
+            _tell(target, facts)
+        self.model.session = self.session
         try:
-            for target in targets:
-                _tell(target, facts)
-            self.model.session = self.session
             yield
         finally:
             self.model.session = None
-            for target in targets:
-                _tell(target, {**NOWHERE, "trainer": None})
 
     def fit(self, teardown: Teardown) -> Trained | None:
         """Train; return the states of model and plug-ins if no checkpoint holds them."""
@@ -183,7 +181,7 @@ class Run:
             self.manager.call_one(row, "setup")
             if row.id not in self.manager.quarantined:
                 teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
-        job.datamodule.setup()
+        job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown)
         self.model.setup(fast_init=fast_init)
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from helios import Trainer
+from helios.checkpoints import storage
 from helios.errors import HeliosError
 from helios.testing import TinyDataModule, TinyModel, equal
-from helios.trainer import storage
 
 HARMS = {"kill": 0, "kill-halfway": 1, "full": 2}
 SAVED = 2  # epochs, before the harm; the next save deletes the checkpoints of both
