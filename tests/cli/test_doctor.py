@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helios.cli.finding import CODES
+from helios.cli.doctor.problem import CODES
 from helios.plugins import PLUGIN_REGISTRY
 from helios.plugins.hookspecs import HOOKS, Deprecation
 

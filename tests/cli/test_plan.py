@@ -34,7 +34,7 @@ def test_autoloading_may_be_off(ask: Ask, configure: Configure) -> None:
 
 
 def test_people_are_told_what_import_would_add(ask: Ask) -> None:
-    assert "--import tells as well in which order" in ask("plan")
+    assert "Add --import to see the order of the calls" in ask("plan")
 
 
 def test_with_imports_it_is_the_plan_of_a_trainer(

@@ -32,7 +32,7 @@ def test_there_are_frames_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_json_has_one_object_a_plug_in() -> None:
     rows = {row["name"]: row for row in json.loads(listing("--json"))["plugins"]}
     assert rows["progress"]["value"] == "helios.plugins.progress:ProgressPlugin"
-    assert rows["progress"]["note"] == "may be autoloaded, if its class agrees"
+    assert rows["progress"]["note"] == "may be autoloaded, if its class allows it"
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_help_is_shown_as_it_is_written() -> None:
     assert "[tool.helios]" in listing("--help")
 
 
-def test_our_own_extras_are_no_findings(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helios.cli import metadata_checks
+def test_our_own_extras_are_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.cli.doctor import metadata
 
     monkeypatch.setattr(
-        metadata_checks, "unmet_requirements", lambda *_: [(Requirement("optuna>=3.6"), None)]
+        metadata, "unmet_requirements", lambda *_: [(Requirement("optuna>=3.6"), None)]
     )
-    found = {finding.code: finding.subject for finding in metadata_checks.check_metadata()}
+    found = {problem.code: problem.subject for problem in metadata.check_metadata()}
     assert "missing-extra" not in found
     assert "unmet-requirement" in found  # what everybody needs is looked for nevertheless

@@ -47,7 +47,7 @@ def test_arguments_are_shown_with_annotations_and_defaults(ask: Ask) -> None:
 
 def test_people_are_told_that_it_was_imported(ask: Ask) -> None:
     told = ask("show", "helios-trainer:progress")
-    assert told.startswith("helios.plugins.progress was imported to tell this.\n")
+    assert told.startswith("Helios imported helios.plugins.progress to show this.\n")
     assert "\n  entry point   helios.plugins.progress:ProgressPlugin\n" in told
 
 

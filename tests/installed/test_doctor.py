@@ -33,7 +33,7 @@ WITHOUT_IMPORT = {
     (
         "damaged-entry-points",
         "sample-truncated 0.5",
-        "not what was installed",
+        "has changed since the installation",
         "sample-truncated==",
     ),
     ("duplicate-distribution", "sample-doubled 2.0", "hides 1.0", "rm -r "),
@@ -45,9 +45,9 @@ WITHOUT_IMPORT = {
     ("stale-metadata", "sample_bare-5.0.dist-info", "no METADATA", "rm -r "),
     ("stale-metadata", "~ample_leftover-1.9.dist-info", "interrupted", "rm -r "),
     ("unknown-name", "'fusy' in tool.helios.enable", "Did you mean 'fussy'", "write 'fussy'"),
-    ("unknown-name", "'nobody' in tool.helios.plugins.nobody", "'nobody'", "take 'nobody' out"),
+    ("unknown-name", "'nobody' in tool.helios.plugins.nobody", "'nobody'", "remove 'nobody'"),
     ("unknown-name", "'pachmix' in tool.helios.block", "blocks 'pachmix'", "write 'patchmix'"),
-    ("unknown-name", "'recoder' in HELIOS_PLUGINS", "no plug-in", "take 'recoder' out"),
+    ("unknown-name", "'recoder' in HELIOS_PLUGINS", "no plug-in", "remove 'recoder'"),
     ("unmet-python", "sample-antique 0.3", "requires Python <3", "pip install --upgrade"),
     ("unmet-requirement", "sample-demanding 1.0", "packaging<1, but", "pip install 'packaging<1'"),
     ("unmet-requirement", "sample-demanding 1.0", "is not installed", "nobody-has>=2'"),
@@ -63,7 +63,7 @@ WITH_IMPORT = WITHOUT_IMPORT | {
     ("order-cycle", "", "'cyclic-one' -> 'cyclic-two'", "Trainer(block=['cyclic-one'])"),
     ("unusable-plugin", "", "'stubborn-build' could not be built", "BLOCK_PLUGINS=stubborn-build"),
     ("unusable-plugin", "", "'stubborn-question' cannot tell", "Trainer(block=['stubborn-quest"),
-    ("wrong-configuration", "'fussy' of", "fussy.decay in", "correct what"),
+    ("wrong-configuration", "'fussy' of", "fussy.decay in", "correct the code or the setting"),
 }
 
 

@@ -1,4 +1,4 @@
-"""``python -m helios.cli`` is the ``helios`` command."""
+"""Run the ``helios`` command as ``python -m helios.cli``."""
 
 from helios.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: what can be asked, and which function answers."""
+"""The ``helios`` command and its subcommands."""
 
 import pathlib
 from typing import Annotated
@@ -19,23 +19,23 @@ app.add_typer(checkpoint.app, name="checkpoint")
 
 @app.callback()
 def helios() -> None:
-    """Take the subcommands."""
+    """Group the subcommands."""
 
 
 @app.command()
 def demo(
     run_root: Annotated[
-        pathlib.Path, typer.Option(help="Folder of the run; an interrupted run goes on.")
+        pathlib.Path, typer.Option(help="Folder of the run. An interrupted run resumes.")
     ] = pathlib.Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(help="How long to train.", min=1)] = 20,
+    epochs: Annotated[int, typer.Option(help="Number of epochs to train.", min=1)] = 20,
 ) -> None:
-    """Train a small network on 1,797 handwritten digits, with the plug-ins that are installed."""
+    """Train a small network on 1,797 handwritten digits, with the installed plug-ins."""
     try:
         from helios.cli.demo import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
-        typer.echo("The demo's data comes with scikit-learn: pip install scikit-learn", err=True)
+        typer.echo("The demo needs the data of scikit-learn: pip install scikit-learn", err=True)
         raise typer.Exit(2) from None
     run(run_root, epochs)
 

@@ -1,4 +1,4 @@
-"""How answers are printed: tables, JSON, and nothing of what plug-ins print themselves."""
+"""The output of the commands: tables and JSON, without the output of plug-ins."""
 
 import contextlib
 import json
@@ -13,16 +13,16 @@ import typer
 from helios.plugins.plan import columns
 
 FORMAT = 1
-"""The version of all JSON documents; it rises when a key changes its meaning or goes."""
+"""The version of all JSON documents; it rises if a key changes its meaning or is removed."""
 
 
 def print_json(**document: Any) -> None:
-    """Print a document of ``docs/schemas``."""
+    """Print a document that ``docs/schemas`` describes."""
     typer.echo(json.dumps({"version": FORMAT, **document}, indent=2, default=repr))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with frames on a terminal, and in plain aligned columns elsewhere."""
+    """Print a table: with frames on a terminal, in plain aligned columns elsewhere."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -38,8 +38,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 @contextlib.contextmanager
-def foreign_code() -> Iterator[None]:
-    """Keep what plug-ins print, and what is logged and warned of them, out of the answer."""
+def protect_stdout() -> Iterator[None]:
+    """Send the output of plug-ins to standard error; silence warnings and the log of Helios."""
     logger = logging.getLogger("helios")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,17 +1,20 @@
-"""``helios plugins``: what is installed, what would be active, and what is wrong with it."""
+"""``helios plugins``: the commands that show the installed plug-ins and find their problems."""
 
 from typing import Annotated
 
 import typer
 
-from helios.cli import examination, listing, planning, showing
 from helios.cli.bisect import bisect
+from helios.cli.doctor import find_problems, print_json_report, print_report
+from helios.cli.plugins_list import print_list
+from helios.cli.plugins_plan import print_plan_with_imports, print_plan_without_imports
+from helios.cli.plugins_show import print_plugin
 
 app = typer.Typer(
-    help="Look at plug-ins. Nothing is imported, except by show and where --import says so."
-    " Exit codes: 0 if all is well, 1 for errors, 2 for a call that cannot be understood.",
+    help="Look at plug-ins. Only show, and commands with --import, import plug-ins."
+    " Exit codes: 0 for success, 1 for errors, 2 for wrong usage.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # or [tool.helios] would be taken for markup
+    rich_markup_mode=None,  # Rich would take [tool.helios] for markup
 )
 app.command("bisect")(bisect)
 
@@ -19,21 +22,21 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 Imports = Annotated[
     bool, typer.Option("--import", help="Import the plug-ins and construct a trainer, too.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 
 
 @app.callback()
 def plugins() -> None:
-    """Take the subcommands."""
+    """Group the subcommands."""
 
 
 @app.command("list")
 def list_plugins(as_json: AsJSON = False) -> None:
-    """List the installed plug-ins, and what metadata, environment and [tool.helios] say of them.
+    """List the installed plug-ins, and the settings of environment and [tool.helios] for each.
 
     Exit code: 1 if [tool.helios] cannot be read, 0 otherwise.
     """
-    _exit_with(listing.list_installed(as_json))
+    _exit_with(print_list(as_json))
 
 
 @app.command()
@@ -41,35 +44,35 @@ def show(
     name: Annotated[str, typer.Argument(help="Its name, or distribution:name.")],
     as_json: AsJSON = False,
 ) -> None:
-    """Import one plug-in, and show what it does and takes.
+    """Import one plug-in, and show its hooks, its arguments and its origin.
 
-    Exit code: 1 if there is none of this name, or if it cannot be imported, 0 otherwise.
+    Exit code: 1 if no plug-in has this name, or if it cannot be imported, 0 otherwise.
     """
-    _exit_with(showing.show(name, as_json))
+    _exit_with(print_plugin(name, as_json))
 
 
 @app.command()
 def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
-    """Tell what a trainer that is started in this folder would activate, and why.
+    """Show the plug-ins that a trainer in this folder would activate, and the reasons.
 
-    Exit code: 1 if something keeps it from that, 0 otherwise.
+    Exit code: 1 if a problem keeps the trainer from starting, 0 otherwise.
     """
-    answer = planning.plan_with_imports if imports else planning.plan_without_imports
-    _exit_with(answer(as_json))
+    print_plan = print_plan_with_imports if imports else print_plan_without_imports
+    _exit_with(print_plan(as_json))
 
 
 @app.command()
 def doctor(imports: Imports = False, as_json: AsJSON = False, strict: Strict = False) -> None:
-    """Find what is wrong with the installed plug-ins, each with its remedy.
+    """Find the problems of the installed plug-ins, each with its remedies.
 
-    Exit code: 1 if there is an error, with --strict also for a warning, 0 otherwise.
+    Exit code: 1 if a problem is an error, with --strict also for a warning, 0 otherwise.
     """
-    findings = examination.examine(imports=imports)
-    report = examination.report_json if as_json else examination.report
-    report(findings, imports=imports)
-    _exit_with(not any(strict or finding.severity == "error" for finding in findings))
+    problems = find_problems(imports=imports)
+    report = print_json_report if as_json else print_report
+    report(problems, imports=imports)
+    _exit_with(not any(strict or problem.severity == "error" for problem in problems))
 
 
-def _exit_with(all_is_well: bool) -> None:
-    if not all_is_well:
+def _exit_with(is_good: bool) -> None:
+    if not is_good:
         raise typer.Exit(1)

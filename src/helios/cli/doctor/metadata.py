@@ -1,4 +1,4 @@
-"""What can be wrong with installed distributions; files are read, nothing is imported."""
+"""The problems in the files of installed distributions; nothing is imported."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from helios.cli.finding import Finding, Severity, reinstall, ways_around
+from helios.cli.doctor.problem import Problem, Severity, reinstall_command, ways_to_disable
 from helios.plugins.discovery import (
     GROUP,
     OURSELVES,
@@ -27,14 +27,14 @@ from helios.plugins.discovery import (
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """A distribution in one place; there may be others of the same name.
+    """A distribution in one folder; other folders may hold copies with the same name.
 
     Attributes:
-        distribution: what ``importlib_metadata`` has found.
+        distribution: the object from ``importlib_metadata``.
         place: the folder of its metadata.
         name: its name.
         version: its version.
-        offers: whether it has plug-ins for us.
+        offers: true if it offers plug-ins for Helios.
     """
 
     distribution: Any
@@ -47,30 +47,30 @@ class Copy:
         return f"{self.name} {self.version}"
 
 
-def check_metadata() -> list[Finding]:
-    """Look at all distributions that offer plug-ins, and at what is left of such."""
+def check_metadata() -> list[Problem]:
+    """Check all distributions that offer plug-ins, and the remains of removed ones."""
     copies: dict[str, list[Copy]] = {}
-    findings = []
+    problems = []
     for copy in _copies():
-        if isinstance(copy, Finding):
-            findings.append(copy)
+        if isinstance(copy, Problem):
+            problems.append(copy)
         elif not any(_is_same(copy, other) for other in copies.get(canonical(copy.name), ())):
             copies.setdefault(canonical(copy.name), []).append(copy)
     for same in copies.values():
         if any(copy.offers for copy in same):
-            findings += _check_duplicates(same)
+            problems += _check_duplicates(same)
         if same[0].offers or _needs_us(same[0]):
-            findings += _check_copy(same[0])
-    findings += _check_names(survey()[0])
-    return findings
+            problems += _check_copy(same[0])
+    problems += _check_duplicate_names(survey()[0])
+    return problems
 
 
 def _is_same(copy: Copy, other: Copy) -> bool:
     return copy.place.resolve() == other.place.resolve()  # a folder may be on sys.path twice
 
 
-def _copies() -> Iterator[Copy | Finding]:
-    """Yield every readable distribution in the order of ``sys.path``, and what cannot be read."""
+def _copies() -> Iterator[Copy | Problem]:
+    """Yield each distribution in the order of ``sys.path``, or the reason why it is unreadable."""
     from importlib_metadata import distributions
 
     for distribution in distributions():
@@ -83,7 +83,7 @@ def _copies() -> Iterator[Copy | Finding]:
             copy = Copy(distribution, place, distribution.name, distribution.version, offers)
             if not isinstance(copy.name, str) or not isinstance(copy.version, str):
                 raise ValueError("METADATA has no Name or no Version")
-        except Exception as error:  # whatever parsers make of damaged files
+        except Exception as error:  # parsers of damaged files raise errors of any type
             if offers:
                 yield _unreadable(place, error)
         else:
@@ -94,48 +94,48 @@ def _bytes(path: pathlib.Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _leftover(place: pathlib.Path, offers: bool) -> Finding | None:
-    """Recognise what a removal has left behind: pip renames to ``~``, then deletes."""
+def _leftover(place: pathlib.Path, offers: bool) -> Problem | None:
+    """Return a problem if a removal left this folder: pip renames to ``~``, then deletes."""
     if place.name.startswith("~"):
-        what = "was left behind by an interrupted installation or removal, and still counts"
+        what = "an interrupted installation or removal left this folder, and it still counts"
     elif not any((place / name).is_file() for name in ("METADATA", "PKG-INFO")):
-        what = "has no METADATA, as an interrupted removal leaves it"
+        what = "it has no METADATA file: an interrupted removal leaves such a folder"
     else:
         return None
     severity: Severity = "error" if offers else "warning"
     remedies = (f"rm -r {shlex.quote(str(place))}",)
-    return Finding("stale-metadata", severity, place.name, what, str(place), remedies)
+    return Problem("stale-metadata", severity, place.name, what, str(place), remedies)
 
 
-def _unreadable(place: pathlib.Path, error: Exception) -> Finding:
+def _unreadable(place: pathlib.Path, error: Exception) -> Problem:
     name = re.split(r"-\d", place.name)[0]
     remove = f"rm -r {shlex.quote(str(place))}"
-    return Finding(
+    return Problem(
         "unreadable-metadata",
         "error",
         place.name,
-        f"its metadata cannot be read, so its plug-ins are not seen: {error}",
+        f"its metadata cannot be read, so Helios does not see its plug-ins: {error}",
         str(place),
         (remove, f"{remove} && pip install --force-reinstall {shlex.quote(name)}"),
     )
 
 
-def _check_duplicates(same: Sequence[Copy]) -> Iterator[Finding]:
-    """Tell which of several copies counts."""
+def _check_duplicates(same: Sequence[Copy]) -> Iterator[Problem]:
+    """Yield a problem for each copy that the first one hides."""
     first, *others = same
     for other in others:
         folder = other.place.parent
-        yield Finding(
+        yield Problem(
             "duplicate-distribution",
             "error" if other.version != first.version else "warning",
             str(first),
-            f"is found twice: {first.version} counts, which comes first on sys.path, and hides"
-            f" {other.version}",
+            f"it is installed twice: Python uses {first.version}, which comes first on sys.path"
+            f" and hides {other.version}",
             f"  {first.place}\n  {other.place}",
             (
                 f"pip uninstall {shlex.quote(first.name)}    # removes {first.place}",
                 f"rm -r {shlex.quote(str(other.place))}",
-                f"take {folder} off PYTHONPATH, if that is what leads there",
+                f"remove {folder} from PYTHONPATH, if it is listed there",
             ),
         )
 
@@ -144,29 +144,30 @@ def _needs_us(copy: Copy) -> bool:
     try:
         requires = copy.distribution.requires or ()
         return any(canonical(re.split(r"[^\w.-]", text)[0]) == OURSELVES for text in requires)
-    except Exception:  # a stranger's damage
+    except Exception:  # damage to an unrelated distribution is not reported
         return False
 
 
-def _check_copy(copy: Copy) -> Iterator[Finding]:
-    """Check a distribution that counts."""
+def _check_copy(copy: Copy) -> Iterator[Problem]:
+    """Check the copy that Python uses."""
     try:
         if _is_changed(copy):
-            yield _damaged(copy, "is not what was installed, so plug-ins may be missing")
+            yield _damaged(copy, "has changed since the installation, so plug-ins may be missing")
         entry_points = _entry_points(copy)
-        if isinstance(entry_points, Finding):
+        if isinstance(entry_points, Problem):
             yield entry_points
             return
         for entry_point in entry_points:
             yield from _check_entry_point(copy, entry_point)
         if entry_points:
             yield from _check_requirements(copy)
-    except Exception as error:  # whatever parsers make of damaged files
+            yield from _check_python(copy)
+    except Exception as error:  # parsers of damaged files raise errors of any type
         yield _unreadable(copy.place, error)
 
 
 def _is_changed(copy: Copy) -> bool:
-    """Compare the entry points with what was installed, which ``RECORD`` knows."""
+    """Compare the entry points with the checksum in ``RECORD``, written at the installation."""
     content = _bytes(copy.place / "entry_points.txt")
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     rows = csv.reader(_bytes(copy.place / "RECORD").decode().splitlines())
@@ -174,28 +175,28 @@ def _is_changed(copy: Copy) -> bool:
     return any(row[0] == path and row[1] != f"sha256={digest}" for row in rows)
 
 
-def _entry_points(copy: Copy) -> list[Any] | Finding:
+def _entry_points(copy: Copy) -> list[Any] | Problem:
     try:
         entry_points = list(copy.distribution.entry_points.select(group=GROUP))
-    except Exception as error:  # the parser does not foresee damage
+    except Exception as error:  # the parser raises errors of any type
         return _damaged(copy, f"cannot be parsed: {error}")
     if copy.offers and not entry_points:
-        return _damaged(copy, f"speaks of {GROUP}, but names no plug-in")
+        return _damaged(copy, f"mentions {GROUP}, but names no plug-in")
     return entry_points
 
 
-def _damaged(copy: Copy, what: str) -> Finding:
-    return Finding(
+def _damaged(copy: Copy, what: str) -> Problem:
+    return Problem(
         "damaged-entry-points",
         "error",
         str(copy),
         f"its entry_points.txt {what}",
         str(copy.place / "entry_points.txt"),
-        (reinstall(copy.name, copy.version), f"pip uninstall {shlex.quote(copy.name)}"),
+        (reinstall_command(copy.name, copy.version), f"pip uninstall {shlex.quote(copy.name)}"),
     )
 
 
-def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Finding]:
+def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Problem]:
     subject = f"{canonical(entry_point.name)!r} of {copy}"
     where = f"{entry_point.name} = {entry_point.value}, in {copy.place / 'entry_points.txt'}"
     remove = f"pip uninstall {shlex.quote(copy.name)}"
@@ -205,32 +206,32 @@ def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Finding]:
         if not all(part.isidentifier() for part in parts):
             raise ValueError
     except (ValueError, AttributeError):
-        what = "its entry point is malformed, so it cannot be used: module:attribute is expected"
-        yield Finding("malformed-entry-point", "error", subject, what, where, (remove,))
+        what = "its entry point cannot be used: it does not have the form module:attribute"
+        yield Problem("malformed-entry-point", "error", subject, what, where, (remove,))
         return
     missing = _missing_module(module)
     if missing is not None:
-        what = f"there is no module {missing!r}, which its entry point names"
-        ways = (reinstall(copy.name, copy.version), remove)
-        yield Finding("missing-module", "error", subject, what, where, ways)
-    # Our own extras are left out on purpose, until somebody asks for what they bring.
+        what = f"its entry point names the module {missing!r}, which does not exist"
+        ways = (reinstall_command(copy.name, copy.version), remove)
+        yield Problem("missing-module", "error", subject, what, where, ways)
+    # Users leave our own extras out on purpose, until they ask for such a plug-in.
     extras = entry_point.extras if canonical(copy.name) != OURSELVES else []
     for requirement, installed in unmet_requirements(copy.distribution, extras) if extras else ():
         wanted = f"{requirement.name}{requirement.specifier}"
-        what = f"needs {wanted}, but {_is_there(requirement.name, installed)}: it is left out"
-        remedies = ("pip install " + shlex.quote(f"{copy.name}[{','.join(extras)}]"),)
-        yield Finding("missing-extra", "warning", subject, what, where, remedies)
+        what = f"Helios skips it: it needs {wanted}, but {_installed(requirement.name, installed)}"
+        install = "pip install " + shlex.quote(f"{copy.name}[{','.join(extras)}]")
+        yield Problem("missing-extra", "warning", subject, what, where, (install,))
 
 
 def _missing_module(module: str) -> str | None:
-    """Return the first part of a dotted name that is not there; imports none of them.
+    """Return the first part of a dotted name that does not exist; import none of them.
 
     ``importlib.util.find_spec`` of a dotted name would import the parents.
     """
     top, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # a module that was made by hand has no spec
+    except ValueError:  # a module that was created by hand has no spec
         return None
     name = top
     for part in below:
@@ -242,26 +243,29 @@ def _missing_module(module: str) -> str | None:
     return name if spec is None else None
 
 
-def _check_requirements(copy: Copy) -> Iterator[Finding]:
+def _check_requirements(copy: Copy) -> Iterator[Problem]:
     for requirement, installed in unmet_requirements(copy.distribution):
         wanted = f"{requirement.name}{requirement.specifier}"
-        yield Finding(
+        yield Problem(
             "unmet-requirement",
             "error",
             str(copy),
-            f"requires {wanted}, but {_is_there(requirement.name, installed)}",
+            f"it requires {wanted}, but {_installed(requirement.name, installed)}",
             str(copy.place / "METADATA"),
             (f"pip install {shlex.quote(wanted)}", f"pip uninstall {shlex.quote(copy.name)}"),
         )
+
+
+def _check_python(copy: Copy) -> Iterator[Problem]:
     from packaging.specifiers import SpecifierSet
 
     wanted = copy.distribution.metadata.get("Requires-Python") or ""
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
-        yield Finding(
+        yield Problem(
             "unmet-python",
             "error",
             str(copy),
-            f"requires Python {wanted}, but this is Python {platform.python_version()}",
+            f"it requires Python {wanted}, but this is Python {platform.python_version()}",
             str(copy.place / "METADATA"),
             (
                 f"pip install --upgrade --force-reinstall {shlex.quote(copy.name)}",
@@ -270,22 +274,22 @@ def _check_requirements(copy: Copy) -> Iterator[Finding]:
         )
 
 
-def _is_there(name: str, installed: str | None) -> str:
-    return f"{name} {installed} is installed" if installed else f"{name} is not installed"
+def _installed(name: str, version: str | None) -> str:
+    return f"{name} {version} is installed" if version else f"{name} is not installed"
 
 
-def _check_names(records: Sequence[EntryPointRecord]) -> Iterator[Finding]:
-    """Look for names that several plug-ins have."""
+def _check_duplicate_names(records: Sequence[EntryPointRecord]) -> Iterator[Problem]:
+    """Yield a problem for each name that several plug-ins have."""
     by_name: dict[str, list[EntryPointRecord]] = {}
     for record in records:
         by_name.setdefault(record.name, []).append(record)
     for name, several in by_name.items():
         if len(several) > 1:
-            yield Finding(
+            yield Problem(
                 "duplicate-name",
                 "warning",
                 repr(name),
-                "several installed plug-ins have this name, so it cannot be used alone",
+                "several installed plug-ins have this name, so the name alone is ambiguous",
                 "\n".join(f"  {r.qualified_name}    {r.value}, in {r.location}" for r in several),
-                tuple(way for record in several for way in ways_around(record)),
+                tuple(way for record in several for way in ways_to_disable(record)),
             )

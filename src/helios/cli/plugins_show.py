@@ -1,4 +1,4 @@
-"""``helios plugins show``: one plug-in, imported."""
+"""``helios plugins show``: the facts about one plug-in, which is imported."""
 
 import inspect
 import traceback
@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from helios.cli.inspection import Inspected, inspect_plugin
-from helios.cli.listing import verdict
-from helios.cli.name_checks import Wishes
-from helios.cli.output import foreign_code, print_json
+from helios.cli.decision import decide
+from helios.cli.doctor import LocalSelection
+from helios.cli.load import LoadedPlugin, load_plugin
+from helios.cli.output import print_json, protect_stdout
 from helios.errors import HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
 from helios.plugins.discovery import EntryPointRecord
@@ -17,16 +17,16 @@ from helios.plugins.plan import columns
 from helios.plugins.validation import names_in, source_of
 
 
-def show(name: str, as_json: bool) -> bool:
-    """Print what is to be known of a plug-in; return whether it could be imported."""
+def print_plugin(name: str, as_json: bool) -> bool:
+    """Print the facts about a plug-in; return true if it could be imported."""
     try:
-        with foreign_code():
-            wishes = Wishes.gather()
+        with protect_stdout():
+            local = LocalSelection.read()
             record = PLUGIN_REGISTRY.record(name)
             if record is None:
                 raise PLUGIN_REGISTRY.unknown(name, "helios plugins show")
-            seen = inspect_plugin(record, wishes.selection, PluginManager(), build=True)
-            facts = _facts(record, seen, wishes)
+            plugin = load_plugin(record, local.selection, PluginManager(), build=True)
+            facts = _facts(record, plugin, local)
     except HeliosError as error:
         typer.echo(str(error), err=True)
         if error.__cause__ is not None:
@@ -35,23 +35,24 @@ def show(name: str, as_json: bool) -> bool:
     if as_json:
         print_json(plugin=facts)
     else:
-        typer.echo(f"{record.value.partition(':')[0]} was imported to tell this.\n")
+        typer.echo(f"Helios imported {record.value.partition(':')[0]} to show this.\n")
         typer.echo("\n".join(columns([(key, _text(value)) for key, value in _rows(facts)])))
     return True
 
 
-def _facts(record: EntryPointRecord, seen: Inspected, wishes: Wishes) -> dict[str, Any]:
-    table, configuration = wishes.selection.arguments_for(record.name, record)
-    decision, row = verdict(record, wishes), seen.row
+def _facts(record: EntryPointRecord, plugin: LoadedPlugin, local: LocalSelection) -> dict[str, Any]:
+    """Return the facts with the keys of ``docs/schemas/plugins-show.json``."""
+    table, configuration = local.selection.arguments_for(record.name, record)
+    decision, row = decide(record, local), plugin.row
     return {
         "name": record.name,
         "distribution": record.distribution,
         "version": record.version,
         "entry_point": record.value,
         "location": record.location,
-        "summary": _summary(seen.loaded),
+        "summary": _summary(plugin.loaded),
         "documentation": _documentation(record.distribution),
-        "source": source_of(seen.loaded),
+        "source": source_of(plugin.loaded),
         "id": row.id if row else None,
         "hooks": list(row.hooks) if row else None,
         "claims": row.claims if row else None,
@@ -59,24 +60,24 @@ def _facts(record: EntryPointRecord, seen: Inspected, wishes: Wishes) -> dict[st
         "before": list(row.before) if row else None,
         "after": list(row.after) if row else None,
         "critical": row.critical if row else None,
-        "autoload": _autoload(seen.loaded),
+        "autoload": _autoload(plugin.loaded),
         "status": decision.status,
         "note": decision.reason,
-        "arguments": _arguments(seen.loaded),
+        "arguments": _arguments(plugin.loaded),
         "configuration": configuration,
-        "configured_in": wishes.selection.configured.key("plugins", table) if table else None,
-        "not_built": seen.not_built or None,
+        "configured_in": local.selection.configured.key("plugins", table) if table else None,
+        "not_built": plugin.not_built or None,
     }
 
 
 def _summary(loaded: Any) -> str:
-    """Return the first paragraph of its own docstring, on one line."""
+    """Return the first paragraph of an object's own docstring, on one line."""
     docstring = inspect.cleandoc(loaded.__doc__ or "")
     return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def _documentation(distribution: str) -> str | None:
-    """Return the link to the documentation that the metadata name, or else to the project."""
+    """Return the link to the documentation in the metadata, or else to the home page."""
     from importlib_metadata import metadata
 
     fields = metadata(distribution)
@@ -93,6 +94,7 @@ def _autoload(loaded: Any) -> bool:
 
 
 def _arguments(loaded: Any) -> list[dict[str, Any]]:
+    """Return name, annotation and default of each argument of a class or function."""
     if not callable(loaded):
         return []
     arguments = []
@@ -111,7 +113,7 @@ def _arguments(loaded: Any) -> list[dict[str, Any]]:
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return what is shown to people, in which a missing fact takes no line."""
+    """Return the lines for people: one a fact and one an argument; missing facts have no line."""
     rows = [(key.replace("_", " "), facts[key]) for key in facts if key != "arguments"]
     rows += [("argument", _argument(argument)) for argument in facts["arguments"]]
     return [(key, value) for key, value in rows if value not in (None, [], {}, "")]
