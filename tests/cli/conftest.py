@@ -1,4 +1,4 @@
-"""The ``helios plugins`` command in this process, in an empty folder, with autoloading on."""
+"""Fixtures that run ``helios plugins`` in this process, in an empty folder."""
 
 import json
 import pathlib
@@ -18,14 +18,14 @@ SCHEMAS = pathlib.Path(__file__).parents[2] / "docs" / "schemas"
 def autoloading_on(
     monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None, tmp_path: pathlib.Path
 ) -> None:
-    """Switch autoloading on, and go to an empty folder."""
+    """Switch autoloading on, and change to an empty folder."""
     monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def configure(tmp_path: pathlib.Path) -> Callable[[str], None]:
-    """Write the project's file."""
+    """Return a function that writes the project's file."""
 
     def write(text: str) -> None:
         (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
@@ -35,7 +35,7 @@ def configure(tmp_path: pathlib.Path) -> Callable[[str], None]:
 
 @pytest.fixture
 def ask() -> Callable[..., Any]:
-    """Run ``helios plugins``, and return what it prints and logs; JSON is checked and parsed."""
+    """Return a function that runs ``helios plugins``, and returns its output or its valid JSON."""
 
     def run(*arguments: str, exit_code: int = 0) -> Any:
         result = CliRunner().invoke(app, ["plugins", *arguments])

@@ -1,4 +1,4 @@
-"""``helios plugins bisect``: the search, and real commands; tests/installed has real plug-ins."""
+"""``helios plugins bisect``: the search, and real commands. Real plug-ins: tests/installed."""
 
 import importlib.metadata
 import itertools
@@ -29,7 +29,7 @@ on = {name for name in sys.argv[1].split(",") if f"helios-trainer:{name}" not in
 
 
 class Counted:
-    """Counts questions, and refuses those that are not in the order of the candidates."""
+    """A rule that records its questions, and checks that they keep the order of the candidates."""
 
     def __init__(self, fails: Callable[[set[int]], bool]) -> None:
         self.rule = fails
@@ -43,7 +43,7 @@ class Counted:
 
 @st.composite
 def failures(draw: st.DrawFn) -> tuple[int, set[int]]:
-    """Draw a number of candidates, and which of them must be on for a failure."""
+    """Draw a number of candidates, and those that must be on for a failure."""
     number = draw(st.integers(1, 70))
     return number, draw(st.sets(st.integers(0, number - 1), min_size=1, max_size=6))
 
@@ -128,7 +128,7 @@ def test_candidate_that_hides_the_fault_of_another() -> None:
 
 @pytest.fixture(autouse=True)
 def only_some(monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None) -> None:
-    """Whatever is installed beside them: PLUGINS may be autoloaded, and nothing else."""
+    """Block every other plug-in that happens to be installed."""
     monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
     names = {record.qualified_name for record in discover()}
     others = names - {f"helios-trainer:{name}" for name in PLUGINS}
@@ -136,7 +136,7 @@ def only_some(monkeypatch: pytest.MonkeyPatch, nothing_autoloaded: None) -> None
 
 
 def script(source: str) -> list[str]:
-    """Return a command: a script that knows which of PLUGINS are on."""
+    """Return a command: a script with the set ``on`` of those PLUGINS that are on."""
     return [sys.executable, "-I", "-S", "-c", PREAMBLE + source, ",".join(PLUGINS)]
 
 
@@ -160,7 +160,7 @@ def test_pair_is_named_with_the_ways_out() -> None:
     assert f"  progress  {origin}\n" in output
     assert '  Trainer(block=["helios-trainer:metrics-file"])\n' in output
     assert "  HELIOS_BLOCK_PLUGINS=helios-trainer:progress\n" in output
-    assert "runs; halving 4 plug-ins promises at most 9.\n" in output
+    assert "runs; halving 4 plug-ins needs at most 9.\n" in output
     assert output.endswith("a warning\nthey do not go together\n")
 
 
@@ -217,7 +217,7 @@ def test_verbose_passes_the_output_through(capfd: pytest.CaptureFixture[str]) ->
 
 def test_command_that_passes() -> None:
     output = bisect("pass", exit_code=1).output
-    assert "does not fail with all 4 plug-ins on: there is nothing to find." in output
+    assert "does not fail with all 4 plug-ins on, so the search has nothing to find." in output
 
 
 def test_command_that_fails_anyway() -> None:
@@ -272,7 +272,7 @@ subprocess.run([sys.executable, "-I", "-S", "-c", wait])
         while process.stderr.readline() not in ("up\n", ""):
             pass
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)  # to the end: until no process is left that could write
+        process.communicate(timeout=60)  # returns when no process is left that could write
     assert process.returncode == 130
 
 
@@ -294,7 +294,7 @@ def test_every_run_has_empty_input() -> None:
 def test_command_that_does_not_exist() -> None:
     result = CliRunner().invoke(app, ["plugins", "bisect", "--", "no-such-command", "--flag"])
     assert result.exit_code == 2
-    assert "The command cannot be started: [Errno 2]" in result.stderr
+    assert "The command cannot start: [Errno 2]" in result.stderr
     assert "no-such-command" in result.stderr.splitlines()[-1]
 
 
@@ -315,7 +315,7 @@ def test_no_command() -> None:
         (
             "HELIOS_BLOCK_PLUGINS",
             ",".join(record.qualified_name for record in discover()),
-            "all are blocked, or need what is not installed",
+            "all are blocked, or lack a requirement",
         ),
     ],
 )

@@ -116,7 +116,7 @@ def test_wrong_usage(command: str, tmp_path: pathlib.Path) -> None:
 def test_folder_without_checkpoints(newest: pathlib.Path) -> None:
     result = run("migrate", newest.parent.parent)
     assert result.exit_code == 1
-    assert "there are no checkpoints in" in result.output
+    assert "holds no checkpoints" in result.output
     assert "<chkpt_root>/<save_name>" in result.output
 
 
@@ -124,7 +124,7 @@ def test_show_of_what_a_run_would_skip(newest: pathlib.Path) -> None:
     torch.save(storage.load(newest), newest)  # the checksum is gone
     result = run("show", newest)
     assert result.exit_code == 1
-    assert "has no checksum, so a run would take it for damaged" in result.output
+    assert "has no checksum, so a run would treat it as damaged" in result.output
 
 
 def test_migrate_a_file(newest: pathlib.Path) -> None:
@@ -162,7 +162,7 @@ def test_migrate_does_not_overwrite_an_original(newest: pathlib.Path) -> None:
 
 
 def test_migrate_gives_a_checksum(newest: pathlib.Path) -> None:
-    torch.save(storage.load(newest), newest)  # as somebody may do who has changed something
+    torch.save(storage.load(newest), newest)  # as a user does after a change by hand
     assert run("migrate", newest).output == f"{newest}: checksum added\n"
     assert storage.verify(newest)
 

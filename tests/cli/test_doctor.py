@@ -1,4 +1,4 @@
-"""``helios plugins doctor`` in this process; tests/installed has it in a broken environment."""
+"""``helios plugins doctor`` in this process. A broken environment: tests/installed."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ OFFER = "[helios.plugins]\nghost = {}\n"
 
 
 def found(ask: Ask, *options: str, exit_code: int = 0) -> dict[str, dict[str, Any]]:
-    """Return the findings by code and subject; Helios's own extras are left aside."""
+    """Return the findings by code and subject, without those about Helios's own extras."""
     findings = ask("doctor", "--json", *options, exit_code=exit_code)["findings"]
     ours = [f for f in findings if f["code"] != "missing-extra" or "helios-" not in f["subject"]]
     return {f"{f['code']}: {f['subject']}": f for f in ours}

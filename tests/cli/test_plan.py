@@ -1,4 +1,4 @@
-"""``helios plugins plan``, with what comes with Helios."""
+"""``helios plugins plan``, with the plug-ins of Helios itself."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""``helios plugins show``, of what comes with Helios."""
+"""``helios plugins show``, with the plug-ins of Helios itself and with a sample."""
 
 import pathlib
 import sys
@@ -68,7 +68,7 @@ def test_no_name_is_a_wrong_call(ask: Ask) -> None:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[Install]:
-    """Put a module with a plug-in and its metadata on the path."""
+    """Return a function that writes a plug-in with its metadata, and adds them to the path."""
     packages = tmp_path / "packages"
     place = packages / "sample_loud-1.0.dist-info"
     place.mkdir(parents=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 NUMBER = 20
-# One run with all, one with none; ceil(log2(20)) = 5 to find each of the two, and one each to see
-# whether it was the last; one to see that the first cannot be left out.
+# One run with all and one with none; for each of the two, ceil(log2(20)) = 5 to find it, and one to
+# see whether it was the last; one to see that the first is necessary.
 PROMISE = 2 + 2 * 5 + 2 + 1
 
 PROJECT = """
@@ -72,7 +72,7 @@ def _package(root: pathlib.Path, number: int) -> str:
 
 
 def test_guilty_pair_is_found_in_as_many_runs_as_halving_promises(crowd: Any) -> None:
-    # What else is installed, Helios's own plug-ins included, is no candidate.
+    # Block everything else that is installed, Helios's own plug-ins included.
     around = importlib.metadata.entry_points(group="helios.plugins")
     blocked = ",".join(f"{point.dist.name}:{point.name}" for point in around if point.dist)
     printed = crowd.helios(
@@ -93,7 +93,7 @@ def test_guilty_pair_is_found_in_as_many_runs_as_halving_promises(crowd: Any) ->
     ]
     assert report["promised_runs"] == PROMISE
     assert len(report["runs"]) <= PROMISE
-    # It is the fault in question that was chased, and not another one.
+    # The search followed this fault, and not another one.
     assert "ZeroDivisionError" in report["output"]
     assert "member-20" in report["output"]
 

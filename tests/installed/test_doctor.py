@@ -1,4 +1,4 @@
-"""``helios plugins doctor`` and ``plan`` where much is wrong at once, and the remedies, tried."""
+"""``helios plugins doctor`` and ``plan`` with many problems at once; the remedies are tried."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ decay = "fast"
 """
 
 WITHOUT_IMPORT = {
-    # code, subject, a part of what is wrong, a part of a remedy
+    # code, subject, a part of the description, a part of a remedy
     (
         "damaged-entry-points",
         "sample-truncated 0.5",
@@ -94,7 +94,7 @@ def replace(dist_info: pathlib.Path, old: str, new: str) -> None:
 
 
 def ask(environment: Any, command: str, *options: str, exit_code: int = 1, **environ: str) -> Any:
-    """Return the JSON that a command prints, held against its schema."""
+    """Return the JSON that a command prints, after a check against its schema."""
     name, *arguments = command.split()
     printed = environment.helios(
         *("plugins", name, *arguments, "--json", *options), exit_code=exit_code, **environ
@@ -103,7 +103,7 @@ def ask(environment: Any, command: str, *options: str, exit_code: int = 1, **env
     schema = json.loads((SCHEMAS / f"plugins-{name}.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
-    if "findings" in document:  # whether Helios's own extras are installed is none of our business
+    if "findings" in document:  # Helios's own extras may be installed or not
         found = document["findings"]
         document["findings"] = [
             f for f in found if f["code"] != "missing-extra" or "helios-" not in f["subject"]
@@ -112,9 +112,9 @@ def ask(environment: Any, command: str, *options: str, exit_code: int = 1, **env
 
 
 def marks(environment: Any) -> set[str]:
-    """Return the names of our modules and packages that were imported.
+    """Return the names of the sample modules and packages that were imported.
 
-    Modules made for this test leave a mark; all leave bytecode, which pip has not written.
+    Some leave a mark, and all leave bytecode: pip was told to write none.
     """
     marked = environment.site_packages.rglob("*.imported")
     compiled = environment.site_packages.rglob("__pycache__/sample_*.pyc")
@@ -123,7 +123,7 @@ def marks(environment: Any) -> set[str]:
 
 
 def unmatched(findings: list[dict[str, Any]], expected: set[tuple[str, ...]]) -> tuple[Any, Any]:
-    """Return what was expected and not found, and what was found beyond that."""
+    """Return the expected problems that are missing, and the findings that nobody expected."""
     taken, missing = [], []
     for code, subject, what, remedy in sorted(expected):
         for finding in findings:
@@ -142,7 +142,7 @@ def unmatched(findings: list[dict[str, Any]], expected: set[tuple[str, ...]]) ->
 
 @pytest.fixture(scope="module")
 def cautious(damaged: Any) -> dict[str, Any]:
-    """What is told without importing; the marks tell whether that is so."""
+    """The answers without --import, and the modules that were imported nevertheless."""
     environ = {"HELIOS_PLUGINS": "recoder"}
     answers = {
         "doctor": ask(damaged, "doctor", **environ),
@@ -154,7 +154,7 @@ def cautious(damaged: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def thorough(damaged: Any, cautious: dict[str, Any]) -> dict[str, Any]:
-    """What is told with --import, after all that must not import."""
+    """The answers with --import; they come after all answers that must not import."""
     environ = {"HELIOS_PLUGINS": "recoder"}
     answers = {
         command: ask(damaged, command, "--import", **environ) for command in ("doctor", "plan")
@@ -234,7 +234,7 @@ def test_people_are_told_the_same(damaged: Any, cautious: dict[str, Any]) -> Non
 
 
 class TestRemedies:
-    """They are taken from the findings as they stand, and applied."""
+    """The remedies, taken from the findings as they are, and applied."""
 
     @pytest.fixture
     def troubled(self, make_environment: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Metadata that is damaged or half removed does not keep anybody from training."""
+"""Damaged or half removed metadata keeps nobody from training."""
 
 import pathlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def metadata(name: str) -> bytes:
 
 
 DAMAGES: dict[str, dict[str, bytes]] = {
-    # What an interrupted removal leaves.
+    # An interrupted removal leaves such a folder.
     "sample_bare-6.6.dist-info": {"entry_points.txt": OFFER},
     "sample_empty-6.6.dist-info": {"METADATA": b"", "entry_points.txt": OFFER},
     "sample_nameless-6.6.dist-info": {
@@ -92,7 +92,7 @@ def test_each_damage_is_reported_once(outcome: Any) -> None:
 def test_of_two_versions_the_one_that_would_be_imported_counts(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newer one has given up its plug-in; the older one is further down the path."""
+    """The newer version offers no plug-in any more; the older one comes later on the path."""
     for version, entry_points in (
         ("1.0", b"[helios.plugins]\nretired = sample_retired:Retired\n"),
         ("2.0", b"[console_scripts]\nretired = sample_retired:main\n"),

@@ -29,7 +29,10 @@ def demo(
     ] = pathlib.Path("runs/demo"),
     epochs: Annotated[int, typer.Option(help="Number of epochs to train.", min=1)] = 20,
 ) -> None:
-    """Train a small network on 1,797 handwritten digits, with the installed plug-ins."""
+    """Train a small network on handwritten digits.
+
+    The data are 1,797 images. The installed plug-ins are active.
+    """
     try:
         from helios.cli.demo import run
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""``helios plugins bisect``: which of the installed plug-ins make a command fail."""
+"""``helios plugins bisect``: find the installed plug-ins that make a command fail."""
 
 import dataclasses
 import json
@@ -28,20 +28,21 @@ _TAIL_LINES = 20
 def smallest_failing_set(
     candidates: Sequence[T], fails: Callable[[Sequence[T]], bool]
 ) -> tuple[Verdict, list[T]]:
-    """Find a set of candidates that fails, none of which can be left out.
+    """Find a set of candidates that fails, and in which each member is necessary.
 
-    The shortest failing prefix ends in a culprit: keep that one on, and look for the next culprit
-    before it, until those that were found fail alone. Each is found by halving.
+    The shortest failing prefix ends in a culprit. The search keeps this culprit on, and looks for
+    the next one before it, until the culprits fail alone. Each culprit is found by halving.
 
     Args:
-        candidates: what can be on.
-        fails: whether it fails when these, and no others, are on; always given in the order of
-            ``candidates``, and called at most :func:`promised_runs` times.
+        candidates: the candidates that can be switched on.
+        fails: a function that returns true if the command fails with these candidates, and no
+            others, on. It gets them in the order of ``candidates``, and is called at most
+            :func:`promised_runs` times.
 
     Returns:
-        ``"found"`` and the set; ``"passes"`` when it does not fail with all of them on;
-        ``"fails-without"`` when it does with none; or ``"inconsistent"``, with what had been found
-        by then, when no set explains the answers.
+        ``"found"`` and the set; ``"passes"`` if the command does not fail with all candidates on;
+        ``"fails-without"`` if it fails with none of them on; or ``"inconsistent"`` and the culprits
+        so far, if no set explains the answers.
     """
     if not fails(candidates):
         return "passes", []
@@ -62,8 +63,8 @@ def smallest_failing_set(
         if fails(culprits):
             break
     else:
-        return "inconsistent", culprits  # it has failed with exactly these on, and now it passes
-    # Without the one found last it has just passed.
+        return "inconsistent", culprits  # with exactly these on it failed before, and now passes
+    # The first culprit was found last: the command has just passed without it.
     for culprit in culprits[1:]:
         if fails([other for other in culprits if other is not culprit]):
             return "inconsistent", culprits
@@ -71,25 +72,25 @@ def smallest_failing_set(
 
 
 def promised_runs(candidates: int, culprits: int) -> int:
-    """Return how many runs it takes, at most, to find this many culprits.
+    """Return the largest number of runs that the search needs for this many culprits.
 
-    One run with everything on and one with nothing; for each culprit ``ceil(log2(candidates))`` to
-    find it and one to see whether that was the last; and one for each but the last to see that it
-    cannot be left out.
+    One run has all candidates on, and one has none. Each culprit takes ``ceil(log2(candidates))``
+    runs to find, and one to see whether it was the last. Each culprit but one takes another run to
+    see that it is necessary.
     """
     halvings = (candidates - 1).bit_length()
     return 2 + culprits * (halvings + 1) + culprits - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class CommandRun:
     """One run of the command.
 
     Attributes:
         on: the qualified names of the candidates that were on.
-        failed: whether it failed.
-        ending: how it ended.
-        output: the last lines that it wrote; empty if they were passed through.
+        failed: true if it failed.
+        ending: its exit status or signal, or its timeout, in words.
+        output: its last lines; empty if the output was passed through.
     """
 
     on: tuple[str, ...]
@@ -98,14 +99,15 @@ class Run:
     output: str
 
 
-class Prober:
-    """Runs a command again and again, with some of the candidates on and the others blocked.
+class CommandRunner:
+    """A command that is run again and again, with some candidates on and the others blocked.
 
     Args:
-        candidates: the plug-ins that are switched on and off.
-        command: program and arguments; no shell is involved.
-        timeout: after how many seconds a run is ended and counts as failed; ``None`` for never.
-        verbose: pass the output of the command through, to standard error.
+        candidates: the plug-ins to switch on and off.
+        command: the program and its arguments; no shell is involved.
+        timeout: the seconds after which a run is killed and counts as failed; ``None`` for no
+            limit.
+        verbose: if true, pass the output of the command through, to standard error.
     """
 
     def __init__(
@@ -119,15 +121,15 @@ class Prober:
         self.command = command
         self.timeout = timeout
         self.verbose = verbose
-        self.runs: list[Run] = []
+        self.runs: list[CommandRun] = []
 
     def fails(self, on: Sequence[EntryPointRecord]) -> bool:
-        """Whether the command fails when these are on; the answer is recorded and told."""
+        """Return true if the command fails with these on; record the run, and print a line."""
         off = [record.qualified_name for record in self.candidates if record not in on]
         blocked = ",".join(filter(None, [os.environ.get(BLOCK_VARIABLE), *off]))
         ending, output = self._run({**os.environ, BLOCK_VARIABLE: blocked})
         names = tuple(record.qualified_name for record in on)
-        run = Run(names, failed=ending != "exit status 0", ending=ending, output=output)
+        run = CommandRun(names, failed=ending != "exit status 0", ending=ending, output=output)
         self.runs.append(run)
         typer.echo(
             f"run {len(self.runs)}: {'FAILS' if run.failed else 'passes'} ({ending}) with"
@@ -137,8 +139,8 @@ class Prober:
         return run.failed
 
     def _run(self, environ: Mapping[str, str]) -> tuple[str, str]:
-        """Run the command once; return how it ended, and the last lines of its output."""
-        # A file, not a pipe: a process that outlives the command must not keep us waiting.
+        """Run the command once; return its ending and the last lines of its output."""
+        # A file, not a pipe: Helios need not wait for a process that outlives the command.
         with tempfile.TemporaryFile() as file:
             process = subprocess.Popen(
                 self.command,
@@ -146,7 +148,7 @@ class Prober:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__ if self.verbose else file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that its workers can be ended with it
+                start_new_session=True,  # so that its workers can be killed with it
             )
             try:
                 status = process.wait(self.timeout)
@@ -165,20 +167,22 @@ class Prober:
 def bisect(
     command: Annotated[
         list[str],
-        typer.Argument(help="What fails: after --, with its arguments.", metavar="COMMAND"),
+        typer.Argument(help="The command that fails: after --, with arguments.", metavar="COMMAND"),
     ],
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which a run counts as failed.", min=1)
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show what COMMAND writes, on standard error.")
+        bool, typer.Option("--verbose", help="Show the output of COMMAND, on standard error.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Find the smallest set of plug-ins that makes COMMAND fail, by halving.
+    """Find a minimal set of plug-ins that makes COMMAND fail.
 
-    COMMAND is run with fewer and fewer of the installed plug-ins active. A run fails when its exit
-    status is not 0. Exit codes: 0 the set was found, 1 there is none, 2 nothing can be tried.
+    The search halves: it runs COMMAND with fewer and fewer of the installed plug-ins active. A run
+    fails if its exit status is not 0.
+
+    Exit code: 0 if a set was found, 1 if not, 2 if nothing could be run.
     """
     try:
         candidates = _candidates()
@@ -186,7 +190,7 @@ def bisect(
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
     if not candidates:
-        why = autoload_off(os.environ) or "all are blocked, or need what is not installed"
+        why = autoload_off(os.environ) or "all are blocked, or lack a requirement"
         typer.echo(f"No installed plug-in would be active: {why}.", err=True)
         raise typer.Exit(2)
     typer.echo(
@@ -194,21 +198,25 @@ def bisect(
         f" blame, {promised_runs(len(candidates), 2)} if two: {shlex.join(command)}",
         err=True,
     )
-    prober = Prober(candidates, command, timeout, verbose)
+    runner = CommandRunner(candidates, command, timeout, verbose)
     try:
-        verdict, culprits = smallest_failing_set(candidates, prober.fails)
+        verdict, culprits = smallest_failing_set(candidates, runner.fails)
     except OSError as error:
-        typer.echo(f"The command cannot be started: {error}.", err=True)
+        typer.echo(f"The command cannot start: {error}.", err=True)
         raise typer.Exit(2) from None
-    report = _as_json(verdict, culprits, prober) if as_json else _as_text(verdict, culprits, prober)
+    report = (
+        _json_report(verdict, culprits, runner)
+        if as_json
+        else _text_report(verdict, culprits, runner)
+    )
     typer.echo(report)
     raise typer.Exit(0 if verdict == "found" else 1)
 
 
 def _candidates() -> list[EntryPointRecord]:
-    """Return the installed plug-ins that environment and project file let be active.
+    """Return the installed plug-ins that the environment and the project's file allow.
 
-    An allow-list in the file does not count, as the command may override it in ``Trainer()``.
+    An allow-list in the file does not count, because the command may override it in ``Trainer()``.
     """
     selection = Selection.gather((), True, (), "raise", os.environ, read_configuration())
 
@@ -223,8 +231,10 @@ def _candidates() -> list[EntryPointRecord]:
     ]
 
 
-def _as_json(verdict: Verdict, culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
-    """Return the report for programs; docs/cli.md describes the keys."""
+def _json_report(
+    verdict: Verdict, culprits: Sequence[EntryPointRecord], runner: CommandRunner
+) -> str:
+    """Return the report for programs; docs/cli.md lists its keys."""
     report = {
         "verdict": verdict,
         "culprits": [
@@ -236,45 +246,49 @@ def _as_json(verdict: Verdict, culprits: Sequence[EntryPointRecord], prober: Pro
             }
             for record in culprits
         ],
-        "candidates": [record.qualified_name for record in prober.candidates],
-        "runs": [{"on": run.on, "failed": run.failed, "ending": run.ending} for run in prober.runs],
+        "candidates": [record.qualified_name for record in runner.candidates],
+        "runs": [{"on": run.on, "failed": run.failed, "ending": run.ending} for run in runner.runs],
         "promised_runs": (
-            promised_runs(len(prober.candidates), len(culprits)) if verdict == "found" else None
+            promised_runs(len(runner.candidates), len(culprits)) if verdict == "found" else None
         ),
-        "output": _last_failure(culprits, prober),
+        "output": _last_failure(culprits, runner),
     }
     return json.dumps(report, indent=2)
 
 
-def _as_text(verdict: Verdict, culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
+def _text_report(
+    verdict: Verdict, culprits: Sequence[EntryPointRecord], runner: CommandRunner
+) -> str:
     """Return the report for people."""
     names = ", ".join(record.qualified_name for record in culprits)
     match verdict:
         case "found":
-            report = _found(culprits, prober)
+            report = _culprits_as_text(culprits, runner)
         case "passes":
             report = (
-                f"The command does not fail with all {len(prober.candidates)} plug-ins on:"
-                " there is nothing to find."
+                f"The command does not fail with all {len(runner.candidates)} plug-ins on, so the"
+                " search has nothing to find."
             )
         case "fails-without":
             report = (
                 "The command fails without any of the installed plug-ins, too: they are not to"
-                " blame.\nObjects that it passes in Trainer(plugins=[...]) cannot be switched off"
-                " from here: take them out of the list by hand."
+                " blame.\nThe search cannot switch off objects that the command passes in"
+                " Trainer(plugins=[...]): remove them from the list by hand."
             )
         case "inconsistent":
             report = (
                 f"The runs contradict each other, last about {names}: no set of plug-ins explains"
                 " them.\nEither the command does not fail in the same way each time (seeds, files"
-                " that an earlier run left, a resumed checkpoint), or one plug-in hides the fault"
-                " of another."
+                " from an earlier run, a resumed checkpoint), or one plug-in hides the fault of"
+                " another."
             )
-    output = _last_failure(culprits, prober)
-    return f"{report}\n\nThe last lines of its output then:\n{output}" if output else report
+    output = _last_failure(culprits, runner)
+    return (
+        f"{report}\n\nThe last lines of the output of this failure:\n{output}" if output else report
+    )
 
 
-def _found(culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
+def _culprits_as_text(culprits: Sequence[EntryPointRecord], runner: CommandRunner) -> str:
     if len(culprits) == 1:
         heading = "This plug-in makes the command fail; without it the command passes:"
     else:
@@ -286,17 +300,17 @@ def _found(culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
         [
             heading,
             *(f"  {r.name}  ({r.distribution} {r.version}, {r.value})" for r in culprits),
-            f"{len(prober.runs)} runs; halving {len(prober.candidates)} plug-ins promises at most"
-            f" {promised_runs(len(prober.candidates), len(culprits))}.",
-            "Switch it off with one of:" if len(culprits) == 1 else "Switch off one, with one of:",
+            f"{len(runner.runs)} runs; halving {len(runner.candidates)} plug-ins needs at most"
+            f" {promised_runs(len(runner.candidates), len(culprits))}.",
+            "Switch it off with one of:" if len(culprits) == 1 else "Switch off one with one of:",
             *(f'  Trainer(block=["{record.qualified_name}"])' for record in culprits),
             *(f"  {BLOCK_VARIABLE}={record.qualified_name}" for record in culprits),
         ]
     )
 
 
-def _last_failure(culprits: Sequence[EntryPointRecord], prober: Prober) -> str:
-    """Return the end of the output of the last failure with exactly these on, or ``""``."""
+def _last_failure(culprits: Sequence[EntryPointRecord], runner: CommandRunner) -> str:
+    """Return the last lines of the last failure with exactly these on, or ``""``."""
     names = tuple(record.qualified_name for record in culprits)
-    outputs = [run.output for run in prober.runs if run.failed and run.on == names]
+    outputs = [run.output for run in runner.runs if run.failed and run.on == names]
     return outputs[-1] if outputs else ""

@@ -1,6 +1,6 @@
-"""``helios checkpoint``: look into checkpoints, and bring old ones up to date.
+"""``helios checkpoint``: show checkpoints, and migrate old ones.
 
-Exit codes: 0 for good, 1 for a file that is damaged or refused, 2 for wrong usage.
+Exit codes: 0 for success, 1 for a file that is damaged or refused, 2 for wrong usage.
 """
 
 import json
@@ -14,12 +14,12 @@ import typer
 from helios.checkpoints import folder, migrations, plain, storage
 from helios.errors import CheckpointError, DamagedCheckpointError
 
-app = typer.Typer(help="Look into checkpoints, and migrate old ones.", no_args_is_help=True)
+app = typer.Typer(help="Show checkpoints, and migrate old ones.", no_args_is_help=True)
 
 
 @app.callback()
 def checkpoint() -> None:
-    """Take the subcommands."""
+    """Group the subcommands."""
 
 
 @app.command()
@@ -27,7 +27,10 @@ def show(
     file: Annotated[pathlib.Path, typer.Argument(exists=True, dir_okay=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Check a file, and show what is inside. Exits with 1 if it is damaged or refused."""
+    """Check a checkpoint, and show its content.
+
+    Exit code: 1 if it is damaged or refused, 0 otherwise.
+    """
     try:
         facts = _facts(file)
     except (CheckpointError, OSError) as error:
@@ -43,17 +46,19 @@ def show(
 def migrate(
     path: Annotated[pathlib.Path, typer.Argument(exists=True, help="A file, or a folder.")],
     discard_original: Annotated[
-        bool, typer.Option(help="Do not keep the original beside it, with .original appended.")
+        bool, typer.Option(help="Do not keep the original, with .original added to its name.")
     ] = False,
 ) -> None:
-    """Rewrite checkpoints of older formats, or without a checksum, in the newest format.
+    """Rewrite checkpoints in the newest format.
 
-    Exits with 1 if one of them is damaged or refused; the others are migrated nevertheless.
+    The command rewrites those of older formats, and those without a checksum.
+
+    Exit code: 1 if a file is damaged or refused. The others are rewritten all the same.
     """
     files = folder.candidates(path) if path.is_dir() else [path]
     if not files:
         typer.echo(
-            f"there are no checkpoints in {path}: name a file, or the folder of a model,"
+            f"{path} holds no checkpoints: name a file, or the folder of a model,"
             " <chkpt_root>/<save_name>.",
             err=True,
         )
@@ -69,18 +74,18 @@ def migrate(
 
 
 def _migrate(file: pathlib.Path, discard_original: bool) -> str:
-    """Migrate a file, and return what was done."""
+    """Migrate a file, and return a description of the change."""
     is_sealed = storage.verify(file)
     payload = storage.peek(file)
     migrated = migrations.migrate(payload, file)
     if is_sealed and migrated is payload:
         return f"has format {migrations.FORMAT} already"
     original = file.with_name(file.name + ".original")
-    os.link(file, original)  # fails where there is one already
+    os.link(file, original)  # fails if the original of an earlier migration exists
     try:
         storage.save(migrated, file)
     except BaseException:
-        original.unlink()  # it is still at its place
+        original.unlink()  # the file itself has not changed
         raise
     if discard_original:
         original.unlink()
@@ -90,13 +95,14 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
 
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
+    """Check a file, and return its facts by the keys that docs/cli.md lists."""
     is_sealed = storage.verify(file)
     found = storage.peek(file)
     payload = migrations.migrate(found, file)
     if not is_sealed and found["format"] > 1:
         raise DamagedCheckpointError(
-            f"the checkpoint {file} has no checksum, so a run would take it for damaged. If you"
-            " have written it yourself, add one: helios checkpoint migrate"
+            f"the checkpoint {file} has no checksum, so a run would treat it as damaged. If you"
+            " wrote it yourself, add a checksum: helios checkpoint migrate"
         )
     parts = {f"model.{name}": state for name, state in payload["model"].items()}
     parts |= {key: payload[key] for key in ("epoch", "metrics", "datamodule", "rng", "plugins")}
@@ -119,14 +125,14 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _parameters(state: Any) -> int:
-    """Count the numbers of a network, buffers included: its state is a flat table of tensors."""
+    """Count the numbers of a network and its buffers. Its state is a flat table of tensors."""
     tensors = list(state.values()) if isinstance(state, dict) else [state]
     is_network = all(isinstance(tensor, torch.Tensor) for tensor in tensors)
     return sum(tensor.numel() for tensor in tensors) if is_network else 0
 
 
 def _print(facts: dict[str, Any]) -> None:
-    """Print a fact a line, and the active plug-ins one a line."""
+    """Print one line for each fact, and one for each active plug-in."""
     for name, value in facts.items():
         if name == "plan":
             typer.echo(f"plan {value['digest']}:")

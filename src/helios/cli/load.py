@@ -1,4 +1,4 @@
-"""Loading for inspection: one plug-in, or a whole trainer, without starting a run."""
+"""Load one plug-in, or construct a trainer, without starting a run."""
 
 import contextlib
 import dataclasses
@@ -67,7 +67,7 @@ def load_plugin(
 
 
 def _build(loaded: Any, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """Return what a class or function builds, and an empty text; or ``None`` and the reason."""
+    """Return the plug-in that is built and an empty text, or ``None`` and the reason."""
     if missing := missing_arguments(loaded, arguments):
         return None, f"it needs arguments: {', '.join(missing)}"
     try:

@@ -32,7 +32,9 @@ def plugins() -> None:
 
 @app.command("list")
 def list_plugins(as_json: AsJSON = False) -> None:
-    """List the installed plug-ins, and the settings of environment and [tool.helios] for each.
+    """List the installed plug-ins.
+
+    A note shows the effect of metadata, environment and [tool.helios] on each.
 
     Exit code: 1 if [tool.helios] cannot be read, 0 otherwise.
     """
@@ -44,7 +46,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Its name, or distribution:name.")],
     as_json: AsJSON = False,
 ) -> None:
-    """Import one plug-in, and show its hooks, its arguments and its origin.
+    """Import one plug-in, and show its hooks and arguments.
 
     Exit code: 1 if no plug-in has this name, or if it cannot be imported, 0 otherwise.
     """
@@ -53,7 +55,10 @@ def show(
 
 @app.command()
 def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
-    """Show the plug-ins that a trainer in this folder would activate, and the reasons.
+    """Show the plug-ins that a trainer would activate here.
+
+    Each comes with the reason. The nearest pyproject.toml with [tool.helios] counts, upwards from
+    the current folder.
 
     Exit code: 1 if a problem keeps the trainer from starting, 0 otherwise.
     """
@@ -63,7 +68,9 @@ def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
 
 @app.command()
 def doctor(imports: Imports = False, as_json: AsJSON = False, strict: Strict = False) -> None:
-    """Find the problems of the installed plug-ins, each with its remedies.
+    """Find the problems of the installed plug-ins.
+
+    Each comes with its remedies.
 
     Exit code: 1 if a problem is an error, with --strict also for a warning, 0 otherwise.
     """

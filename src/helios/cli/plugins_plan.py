@@ -14,7 +14,7 @@ from helios.plugins.discovery import EntryPointRecord, survey
 
 
 def print_plan_without_imports(as_json: bool) -> bool:
-    """Print what metadata, environment and file decide; return true if no problem is an error."""
+    """Print the decision about each plug-in; return true if no problem is an error."""
     problems = find_problems(imports=False)
     with protect_stdout():
         local = LocalSelection.read()

@@ -113,7 +113,7 @@ def _arguments(loaded: Any) -> list[dict[str, Any]]:
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the lines for people: one a fact and one an argument; missing facts have no line."""
+    """Return the lines for people; a missing fact has no line."""
     rows = [(key.replace("_", " "), facts[key]) for key in facts if key != "arguments"]
     rows += [("argument", _argument(argument)) for argument in facts["arguments"]]
     return [(key, value) for key, value in rows if value not in (None, [], {}, "")]

@@ -214,7 +214,7 @@ def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Problem]:
         what = f"its entry point names the module {missing!r}, which does not exist"
         ways = (reinstall_command(copy.name, copy.version), remove)
         yield Problem("missing-module", "error", subject, what, where, ways)
-    # Users leave our own extras out on purpose, until they ask for such a plug-in.
+    # Our own extras are optional: nobody misses them before using such a plug-in.
     extras = entry_point.extras if canonical(copy.name) != OURSELVES else []
     for requirement, installed in unmet_requirements(copy.distribution, extras) if extras else ():
         wanted = f"{requirement.name}{requirement.specifier}"

@@ -34,7 +34,7 @@ CODES: dict[type[HeliosError], str] = {
     ConfigurationError: "wrong-configuration",
     HeliosError: "start-failed",
 }
-"""The code of the problem behind an error: the first class that fits counts."""
+"""The code for each class of errors; the first class that fits counts."""
 
 _GENERAL_REMEDIES = ("correct the code or the setting that the message names",)
 _REMEDY_STARTS = ("Trainer(", "HELIOS_", "pip ")
