@@ -156,7 +156,7 @@ def test_pair_is_named_with_the_ways_out() -> None:
     output = bisect(PAIR).stdout
     version = importlib.metadata.version("helios-trainer")
     assert "These 2 plug-ins together make the command fail; without any one of them it" in output
-    origin = f"(helios-trainer {version}, helios.plugins.progress:ProgressPlugin)"
+    origin = f"(helios-trainer {version}, helios.plugins.builtin.progress:ProgressPlugin)"
     assert f"  progress  {origin}\n" in output
     assert '  Trainer(block=["helios-trainer:metrics-file"])\n' in output
     assert "  HELIOS_BLOCK_PLUGINS=helios-trainer:progress\n" in output

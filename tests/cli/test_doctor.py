@@ -12,7 +12,8 @@ import pytest
 
 from helios.cli.doctor.problem import CODES
 from helios.plugins import PLUGIN_REGISTRY
-from helios.plugins.hookspecs import HOOKS, Deprecation
+from helios.plugins.hookspecs import HOOKS
+from helios.plugins.markers import Deprecation
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "cli.md"
 pytestmark = pytest.mark.usefixtures("autoloading_on")

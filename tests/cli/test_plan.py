@@ -68,5 +68,5 @@ def test_unreadable_settings_do_not_hide_what_is_installed(ask: Ask, configure: 
     (finding,) = (f for f in document["findings"] if f["subject"] == "[tool.helios]")
     assert "Did you mean 'enable'?" in finding["what"]
     listed = ask("list", exit_code=1)
-    assert "helios.plugins.progress:ProgressPlugin" in listed
+    assert "helios.plugins.builtin.progress:ProgressPlugin" in listed
     assert "Did you mean 'enable'?" in listed

@@ -31,7 +31,7 @@ def test_there_are_frames_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_json_has_one_object_a_plug_in() -> None:
     rows = {row["name"]: row for row in json.loads(plugins_list("--json"))["plugins"]}
-    assert rows["progress"]["value"] == "helios.plugins.progress:ProgressPlugin"
+    assert rows["progress"]["value"] == "helios.plugins.builtin.progress:ProgressPlugin"
     assert rows["progress"]["note"] == "may be autoloaded, if its class allows it"
 
 

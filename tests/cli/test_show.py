@@ -47,8 +47,8 @@ def test_arguments_are_shown_with_annotations_and_defaults(ask: Ask) -> None:
 
 def test_people_are_told_that_it_was_imported(ask: Ask) -> None:
     told = ask("show", "helios-trainer:progress")
-    assert told.startswith("Helios imported helios.plugins.progress to show this.\n")
-    assert "\n  entry point   helios.plugins.progress:ProgressPlugin\n" in told
+    assert told.startswith("Helios imported helios.plugins.builtin.progress to show this.\n")
+    assert "\n  entry point   helios.plugins.builtin.progress:ProgressPlugin\n" in told
 
 
 def test_configuration_is_shown_with_its_place(ask: Ask, configure: Callable[[str], None]) -> None:

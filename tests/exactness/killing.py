@@ -28,8 +28,8 @@ from torch.utils.data import Dataset
 from helios import DataLoaderParams, DataModule, Model, Plugin, Trainer, TrainingState
 from helios.core import rng
 from helios.plugins import PluginManager
-from helios.plugins.metrics_file import MetricsFilePlugin
-from helios.plugins.preemption import PreemptionPlugin
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.testing import equal
 
 LOADED = 5  # batches in an epoch, in each phase

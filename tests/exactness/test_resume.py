@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from helios import Plugin, TrainingState
 from helios.core import rng
-from helios.plugins.metrics_file import MetricsFilePlugin
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 BATCHES = 6  # an epoch of TinyDataModule
@@ -462,7 +462,7 @@ def test_augmentation_does_not_depend_on_the_number_of_workers(
 KILLED = """
     import os, signal, sys
     from helios import Trainer, hookimpl
-    from helios.plugins.metrics_file import MetricsFilePlugin
+    from helios.plugins.builtin.metrics_file import MetricsFilePlugin
     from helios.testing import TinyDataModule, TinyModel
 
     class KillAt:

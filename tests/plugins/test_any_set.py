@@ -209,7 +209,7 @@ def test_order_of_a_set_entered_at_once(present: list[Drawn]) -> None:
     manager = PluginManager()
     rows = [manager.candidate(build(what), None, "for this test", True) for what in present]
     order = first_order(present)
-    refusal = attempt(lambda: manager.enter(*manager.settle(rows)))
+    refusal = attempt(lambda: manager.enter(*manager.resolve(rows)))
     if refusal is not None:
         event("cycle")
         assert isinstance(refusal, PluginOrderError)

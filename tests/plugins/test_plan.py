@@ -201,11 +201,11 @@ def test_plans_of_equal_trainers_have_equal_digests(make_trainer: Make) -> None:
 
 def test_origin_of_an_instance_is_its_distribution_however_it_was_installed() -> None:
     from helios import __version__
-    from helios.plugins.metrics_file import MetricsFilePlugin
+    from helios.plugins.builtin.metrics_file import MetricsFilePlugin
 
     origin = origin_of(MetricsFilePlugin(), None)
     assert (origin.distribution, origin.version) == ("helios-trainer", __version__)
-    assert origin.implementation == "helios.plugins.metrics_file:MetricsFilePlugin"
+    assert origin.implementation == "helios.plugins.builtin.metrics_file:MetricsFilePlugin"
 
 
 def test_plan_says_what_is_installed_but_not_active(make_trainer: Make) -> None:

@@ -10,7 +10,7 @@ from helpers import Make
 
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import ConfigurationError
-from helios.plugins import profiling
+from helios.plugins import profile
 from helios.testing import TinyDataModule, TinyModel, equal
 
 BATCHES = 12  # two epochs of TinyDataModule
@@ -153,12 +153,12 @@ def test_time_of_what_a_wrapper_wraps_is_not_its_own(monkeypatch: pytest.MonkeyP
     manager.add_hookspecs(Spec)
     manager.register(Inner(), "inner")
     manager.register(Outer(), "outer")
-    profile = profiling.PluginProfile()
+    costs = profile.PluginProfile()
     for implementation in manager.hook.moment.get_hookimpls():
-        profile.watch(implementation, "moment")
+        costs.watch(implementation, "moment")
     manager.hook.moment()
-    costs = {cost["plugin"]: cost["total_seconds"] for cost in profile.to_dict()["hooks"]}
-    assert costs == {"inner": 200e-9, "outer": 200e-9}
+    seconds = {cost["plugin"]: cost["total_seconds"] for cost in costs.to_dict()["hooks"]}
+    assert seconds == {"inner": 200e-9, "outer": 200e-9}
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])

@@ -11,8 +11,8 @@ from helpers import Make
 
 from helios import Plugin, TrainingState, hookimpl
 from helios.errors import InvalidPluginError
-from helios.plugins.metrics_file import MetricsFilePlugin
-from helios.plugins.progress import ProgressPlugin
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
+from helios.plugins.builtin.progress import ProgressPlugin
 from helios.testing import (
     ConformanceError,
     StopAfter,

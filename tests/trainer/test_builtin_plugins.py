@@ -17,9 +17,9 @@ import tqdm.std
 from helpers import Make, UserError
 
 from helios import Plugin, TrainingState
-from helios.plugins.metrics_file import MetricsFilePlugin
-from helios.plugins.preemption import PreemptionPlugin
-from helios.plugins.progress import ProgressPlugin
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
+from helios.plugins.builtin.progress import ProgressPlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 

@@ -16,7 +16,7 @@ from helpers import Make
 
 from helios import Plugin, Trainer, TrainingState
 from helios.errors import ConfigurationError
-from helios.plugins.preemption import PreemptionPlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.testing import TinyDataModule, TinyModel, equal
 from helios.trainer import StopRequest
 

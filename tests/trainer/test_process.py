@@ -22,8 +22,8 @@ from helpers import (
 )
 
 from helios import Plugin
-from helios.plugins.preemption import PreemptionPlugin
-from helios.plugins.progress import ProgressPlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
+from helios.plugins.builtin.progress import ProgressPlugin
 from helios.testing import TinyDataModule, TinyModel
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from helios import DataModule, Model, Plugin, Trainer
 from helios.errors import ConfigurationError, FrozenPlanError, InvalidPluginError
-from helios.plugins.progress import ProgressPlugin
+from helios.plugins.builtin.progress import ProgressPlugin
 from helios.testing import TinyDataModule, TinyModel
 
 

@@ -19,8 +19,8 @@ from helpers import (
 )
 
 from helios import Model, Plugin, Trainer, TrainingState
-from helios.plugins.metrics_file import MetricsFilePlugin
-from helios.plugins.preemption import PreemptionPlugin
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 

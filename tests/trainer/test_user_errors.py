@@ -24,7 +24,7 @@ from helpers import (
 import helios
 from helios import Plugin, Trainer
 from helios.errors import InvalidPluginError
-from helios.plugins.preemption import PreemptionPlugin
+from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.testing import TinyDataModule, TinyModel
 
 PLUGIN_HOOKS = [n for n in vars(FailingPlugin) if not n.startswith("_") and n != "on_exception"]

@@ -61,4 +61,5 @@ def size(value: Any) -> int:
 
 def identity(tensor: torch.Tensor) -> int:
     """Return a number that tensors which share memory have in common."""
-    return int(tensor.untyped_storage()._cdata)
+    storage = tensor.untyped_storage()
+    return int(storage._cdata)  # noqa: SLF001 - torch.save tells storages apart by it

@@ -12,9 +12,9 @@ from helios.cli.load import LoadedPlugin, load_plugin
 from helios.cli.output import print_json, protect_stdout
 from helios.errors import HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
+from helios.plugins.declarations import names_in, source_of
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.plan import columns
-from helios.plugins.validation import names_in, source_of
 
 
 def print_plugin(name: str, as_json: bool) -> bool:

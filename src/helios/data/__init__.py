@@ -24,7 +24,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
     create_sampler,
 )
-from helios.data.streaming import StreamPosition
+from helios.data.streams import StreamPosition
 
 __all__ = [
     "COLLATE_FN_REGISTRY",

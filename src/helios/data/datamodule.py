@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from helios.core import Registry
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.samplers import ResumableSamplerType
-from helios.data.streaming import StreamPosition
+from helios.data.streams import StreamPosition
 from helios.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from helios.data.samplers import (
     ResumableSamplerType,
     ResumableSequentialSampler,
 )
-from helios.data.seeding import SeededBatches, Seeding, as_it_is, leave_signals_to_the_trainer
-from helios.data.streaming import StreamBatches, StreamPosition, create_stream_loader
+from helios.data.seeds import SeededBatches, Seeding, as_it_is, leave_signals_to_the_trainer
+from helios.data.streams import StreamBatches, StreamPosition, create_stream_loader
 from helios.errors import ConfigurationError
 
 COLLATE_FN_REGISTRY = Registry("collate function")

@@ -73,7 +73,7 @@ def unwrap(module: nn.Module) -> nn.Module:
         if isinstance(inner, nn.parallel.DistributedDataParallel):
             inner = inner.module
         elif hasattr(inner, "_orig_mod"):  # torch.compile
-            inner = inner._orig_mod
+            inner = inner._orig_mod  # noqa: SLF001 - torch has no public name for it
         else:
             return inner  # type: ignore[no-any-return]  # _orig_mod is untyped
 

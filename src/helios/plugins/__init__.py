@@ -1,7 +1,8 @@
 """The plug-in framework, and the plug-ins that come with Helios."""
 
-from helios.plugins.hookspecs import HOOKS, PluginSpec, hookimpl
+from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.manager import PluginManager
+from helios.plugins.markers import hookimpl
 from helios.plugins.plan import PluginPlan
 from helios.plugins.plugin import (
     PLUGIN_REGISTRY,

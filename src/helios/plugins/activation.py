@@ -17,7 +17,7 @@ from helios.errors import (
     nearest,
     raise_all,
 )
-from helios.plugins import validation
+from helios.plugins import declarations
 from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
 from helios.plugins.discovery import EntryPointRecord, canonical
 from helios.plugins.manager import PluginManager
@@ -104,11 +104,11 @@ class _Activation:
     def finish(self) -> None:
         """Register everything, or report everything that is wrong."""
         try:
-            settled = self._manager.settle(self._rows)
+            resolved = self._manager.resolve(self._rows)
         except PluginError as problem:
             self._problems.extend(each_of(problem))
         raise_all(self._problems)
-        self._manager.enter(*settled)
+        self._manager.enter(*resolved)
         self._manager.inactive.extend(self._inactive)
 
     def warn_of_unknown_blocks(self) -> None:
@@ -135,7 +135,7 @@ class _Activation:
 
     def _pass(self, plugin: object, source: str) -> None:
         """Take an instance."""
-        plug_id = validation.identify(plugin, None)
+        plug_id = declarations.identify(plugin, None)
         self._ids.add(plug_id)
         table, _ = self._selection.arguments_for(plug_id, None)
         if table:
@@ -179,7 +179,7 @@ class _Activation:
                 error.add_note(f"it needs {', '.join(record.missing)}, which is not installed")
             raise
         own_name = record.name if record else name
-        plug_id = validation.identify(plugin, own_name)
+        plug_id = declarations.identify(plugin, own_name)
         self._ids.add(plug_id)
         block = self._selection.block_of(plug_id)
         if self._is_free(plug_id, block, source):
@@ -237,7 +237,7 @@ class _Activation:
                 return reason
             plugin = _build(loaded, record, arguments)
             try:
-                plug_id = validation.identify(plugin, record.name)
+                plug_id = declarations.identify(plugin, record.name)
                 self._ids.add(plug_id)
                 blocked_by = self._selection.block_of(plug_id)
                 if blocked_by is not None:

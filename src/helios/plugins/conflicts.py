@@ -12,15 +12,15 @@ from helios.errors import (
     PluginConflictError,
     PluginError,
 )
+from helios.plugins.declarations import source_of
 from helios.plugins.plan import Inactive, origin_of
 from helios.plugins.table import Registration
-from helios.plugins.validation import source_of
 
 _SAME_ID = ""
 """Stands for the id among the things that two rows may both claim."""
 
 
-def settle(
+def resolve(
     rows: Iterable[Registration],
 ) -> tuple[list[Registration], list[Inactive], list[PluginError]]:
     """Decide which rows stay: explicit ones win over autoloaded ones.

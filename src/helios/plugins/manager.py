@@ -18,16 +18,17 @@ from helios.errors import (
     nearest,
     raise_all,
 )
-from helios.plugins import configure, validation
+from helios.plugins import configure, declarations
 from helios.plugins.callers import HookCallers, Quarantine
-from helios.plugins.conflicts import settle
+from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, is_wrapper
-from helios.plugins.hookspecs import HOOKS, PROJECT, PluginSpec
-from helios.plugins.ordering import in_order, wishes_of
+from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.markers import PROJECT
+from helios.plugins.order import in_order, wishes_of
 from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
 from helios.plugins.plugin import Plugin
-from helios.plugins.profiling import PluginProfile
+from helios.plugins.profile import PluginProfile
 from helios.plugins.table import Registration, check_key
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Take a method of a plug-in that overrides a hook for an implementation."""
-        return validation.hook_options(plugin, name)
+        return declarations.hook_options(plugin, name)
 
     def register(
         self,
@@ -87,11 +88,11 @@ class PluginManager(pluggy.PluginManager):
             PluginOrderError: the wishes of plug-ins for their order contradict each other.
             FrozenPlanError: a run is going on.
         """
-        plug_id = validation.identify(plugin, name)
+        plug_id = declarations.identify(plugin, name)
         present = self._rows.get(plug_id)
         if present is None or present.plugin is not plugin:
             self._refuse_while_frozen(f"register {plug_id!r}")
-            self.enter(*self.settle([self.candidate(plugin, name, reason, explicit, record)]))
+            self.enter(*self.resolve([self.candidate(plugin, name, reason, explicit, record)]))
         return plug_id
 
     def candidate(
@@ -117,20 +118,20 @@ class PluginManager(pluggy.PluginManager):
             InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
         """
         row = Registration(
-            id=validation.identify(plugin, name),
+            id=declarations.identify(plugin, name),
             plugin=plugin,
             number=next(self._numbers),
             reason=reason,
             explicit=explicit,
             record=record,
             configuration=dict(configuration or {}),
-            **_declared(plugin, validation.identify(plugin, name)),
+            **_declared(plugin, declarations.identify(plugin, name)),
         )
-        for message in validation.deprecations(plugin, row.id):
+        for message in declarations.deprecations(plugin, row.id):
             warnings.warn(message, DeprecationWarning, stacklevel=2)
         return row
 
-    def settle(
+    def resolve(
         self, newcomers: Sequence[Registration]
     ) -> tuple[list[Registration], list[Inactive]]:
         """Find out what the table would be with new rows; it is not changed.
@@ -142,7 +143,7 @@ class PluginManager(pluggy.PluginManager):
             PluginError: as :meth:`register`; several problems are reported as one
                 :class:`~helios.errors.PluginProblems`.
         """
-        return _settled([*self._rows.values(), *newcomers])
+        return _resolved([*self._rows.values(), *newcomers])
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
         """Remove a plug-in from the table, by itself or by its id.
@@ -170,7 +171,7 @@ class PluginManager(pluggy.PluginManager):
         for name, plugin in plugins:
             check_key(name, plugin)
             rows.append(self.candidate(plugin, name, "assigned to trainer.plugins", True))
-        self.enter(*_settled(rows))
+        self.enter(*_resolved(rows))
 
     def recheck(self) -> None:
         """Check the table again: flags and methods may have changed since registration.
@@ -181,7 +182,7 @@ class PluginManager(pluggy.PluginManager):
         rows = [
             dataclasses.replace(row, **_declared(row.plugin, row.id)) for row in self._rows.values()
         ]
-        self.enter(*_settled(rows))
+        self.enter(*_resolved(rows))
 
     def freeze(
         self,
@@ -219,11 +220,16 @@ class PluginManager(pluggy.PluginManager):
         # plain, tryfirst; then the same of wrappers); within each, the order is the table's.
         place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
         for hook in HOOKS:
-            getattr(self.hook, hook)._hookimpls.sort(
+            self._called(hook).sort(
                 key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
             )
         self.callers = HookCallers(self.hook)
         return self.callers
+
+    def _called(self, hook: str) -> list[pluggy.HookImpl]:
+        """Return the list that pluggy calls, from its end; get_hookimpls() returns a copy."""
+        caller: pluggy.HookCaller = getattr(self.hook, hook)
+        return caller._hookimpls  # noqa: SLF001 - pluggy has no public way to order or remove
 
     def _guard(self, expected: list[type[Exception]], profile: PluginProfile | None) -> None:
         """Put around the implementations what was asked for: nothing, as a rule."""
@@ -247,7 +253,7 @@ class PluginManager(pluggy.PluginManager):
         )
         self.quarantined.setdefault(row.id, Quarantine(row.id, hook, error))
         for name in HOOKS.keys() - {"teardown"}:
-            implementations = getattr(self.hook, name)._hookimpls
+            implementations = self._called(name)
             implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
         self.callers.bind(self.hook)
 
@@ -352,9 +358,9 @@ class PluginManager(pluggy.PluginManager):
             )
 
 
-def _settled(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
+def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
     """Return who stays, in order, and who steps aside; or raise everything that is wrong."""
-    kept, aside, problems = settle(rows)
+    kept, aside, problems = resolve(rows)
     try:
         order = in_order(kept)
     except PluginOrderError as problem:
@@ -365,12 +371,12 @@ def _settled(rows: Iterable[Registration]) -> tuple[list[Registration], list[Ina
 
 def _declared(plugin: object, plug_id: str) -> dict[str, Any]:
     """Return the columns of a row that follow from the plug-in alone; it may change them."""
-    implemented = validation.implementations(plugin, plug_id)
+    implemented = declarations.implementations(plugin, plug_id)
     return {
         "hooks": tuple(hook for hook in HOOKS if hook in implemented),
-        "claims": validation.claims(plugin, implemented),
-        "before": validation.names_in(plugin, "before"),
-        "after": validation.names_in(plugin, "after"),
+        "claims": declarations.claims(plugin, implemented),
+        "before": declarations.names_in(plugin, "before"),
+        "after": declarations.names_in(plugin, "after"),
         "critical": not isinstance(plugin, Plugin) or plugin.critical,
     }
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import helios.plugins.validation as validation
+import helios.plugins.declarations as declarations
 from helios.plugins.discovery import EntryPointRecord, discover
 
 
@@ -62,7 +62,7 @@ def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
         distribution, version = record.distribution, record.version
     else:
         distribution, version = _distribution_of_package(module.partition(".")[0])
-    return Origin(distribution, version, validation.source_of(plugin), implementation)
+    return Origin(distribution, version, declarations.source_of(plugin), implementation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from helios.errors import InvalidPluginError
-from helios.plugins import validation
+from helios.plugins import declarations
 from helios.plugins.discovery import EntryPointRecord
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class PluginTable(MutableMapping[str, Any]):
 
 def check_key(plug_id: str, plugin: object) -> None:
     """Refuse to enter a plug-in in ``trainer.plugins`` under another id than its own."""
-    own = validation.identify(plugin, plug_id)
+    own = declarations.identify(plugin, plug_id)
     if own != plug_id:
         raise InvalidPluginError(
             f"trainer.plugins[{plug_id!r}] = ... got a plug-in whose id is {own!r}: write"

@@ -1,6 +1,6 @@
 """What happens once, in the parent process, before launch."""
 
-from helios.plugins.profiling import PluginProfile
+from helios.plugins.profile import PluginProfile
 from helios.trainer.checkpointer import SaveSettings
 from helios.trainer.job import Job
 

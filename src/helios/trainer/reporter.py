@@ -9,7 +9,7 @@ import torch
 
 from helios.core import Place, TrainingState
 from helios.model import Model
-from helios.plugins import PluginManager, PluginPlan, profiling
+from helios.plugins import PluginManager, PluginPlan, profile
 from helios.plugins.attribution import call_in_traceback
 from helios.trainer.control import StopRequest
 
@@ -43,7 +43,7 @@ class Reporter:
         self._prints = prints
         self._failure: BaseException | None = None
         self.doing = "setting up"
-        self.profile: profiling.PluginProfile | None = None
+        self.profile: profile.PluginProfile | None = None
         self.profile_folder: pathlib.Path | None = None
 
     def show_header(self, place: Place, plan: PluginPlan) -> None:
@@ -106,11 +106,11 @@ class Reporter:
             self._tell(str(quarantine), logging.WARNING)
         if self.profile is not None:
             costs = self.profile.to_dict()
-            self._tell(profiling.as_text(costs), logging.INFO)
+            self._tell(profile.as_text(costs), logging.INFO)
             folder = self.profile_folder
             if folder is not None and folder.is_dir():  # or it could not be made
                 path = folder / f"plugin-profile-{name}.json"
-                path.write_text(profiling.as_json(costs), encoding="utf-8")
+                path.write_text(profile.as_json(costs), encoding="utf-8")
 
     def _tell(self, text: str, level: int) -> None:
         _logger.log(level, "%s", text)

@@ -5,7 +5,6 @@ import datetime
 import functools
 import inspect
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -325,7 +324,7 @@ class Trainer:
             urgent: do not complete a validation before, where the trainer is ``interruptible``.
         """
         if author is None:
-            author = author_in_stack(self.plugin_manager, self._model, sys._getframe(1))
+            author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
         if self._job is not None:
             self._job.control.request(StopRequest(reason, author, urgent))
 

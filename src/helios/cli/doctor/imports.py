@@ -17,10 +17,10 @@ from helios.errors import (
     UnmetRequirementError,
 )
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
+from helios.plugins.declarations import deprecations
 from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.ordering import in_order
+from helios.plugins.order import in_order
 from helios.plugins.table import Registration
-from helios.plugins.validation import deprecations
 
 TRACEBACK_LINES = 6
 _FOUND_BY_NAME = (UnknownNameError, AmbiguousPluginError, UnmetRequirementError)

@@ -93,8 +93,9 @@ class OptunaPlugin(Plugin):
         """
         import optuna
 
-        storage = self.trial.study._storage
-        if self.is_distributed and not isinstance(storage, optuna.storages._CachedStorage):
+        storage = self.trial.study._storage  # noqa: SLF001 - Optuna has no public way to ask
+        kind = optuna.storages._CachedStorage  # noqa: SLF001 - Optuna has no public name for it
+        if self.is_distributed and not isinstance(storage, kind):
             raise ConfigurationError(
                 "a distributed run needs a study in a database, which all processes can reach:"
                 " optuna.create_study(storage='sqlite:///study.db')."

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 
 from helios.errors import PluginOrderError
+from helios.plugins.declarations import source_of
 from helios.plugins.discovery import canonical
 from helios.plugins.table import Registration
-from helios.plugins.validation import source_of
 
 
 def in_order(rows: Iterable[Registration]) -> list[Registration]:

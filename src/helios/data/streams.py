@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helios.core import TrainingState, rng
 from helios.core.distributed import get_global_rank
-from helios.data.seeding import (
+from helios.data.seeds import (
     Seeding,
     as_it_is,
     leave_signals_to_the_trainer,

@@ -13,7 +13,8 @@ from typing import cast
 import pluggy
 
 from helios.errors import InvalidPluginError, nearest
-from helios.plugins.hookspecs import HOOKS, PROJECT, PluginSpec
+from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.markers import PROJECT
 from helios.plugins.plugin import Plugin
 
 _OPTIONS = PROJECT + "_impl"
