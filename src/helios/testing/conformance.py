@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from helios import Trainer
+from helios.errors import InvalidPluginError
 from helios.plugins import hookimpl
 from helios.testing.tiny import TinyDataModule, TinyModel
 
@@ -144,6 +145,8 @@ def _check_failure(plugin: Any, arguments: dict[str, Any]) -> None:
             Trainer(**options).fit(_FailingModel(), TinyDataModule())
         except _Failure:
             return
+        except InvalidPluginError as error:  # its launch hook has returned no outcome
+            raise ConformanceError("the plug-in swallows the error of a run that fails") from error
         except Exception as error:
             raise ConformanceError("the plug-in hides the error of a run that fails") from error
     raise ConformanceError("the plug-in swallows the error of a run that fails")
