@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert equal(payload["plugins"], [{"keeping": {"x": torch.arange(3)}}])
     assert payload["plan"] == trainer.plan.to_dict()
     assert [entry["id"] for entry in payload["plan"]["active"]] == ["keeping"]
+
+
+def test_the_docs_have_each_key(fit: Any, folder: pathlib.Path) -> None:
+    fit()
+    (path,) = folder.iterdir()
+    page = (pathlib.Path(__file__).parents[2] / "docs/checkpoints.md").read_text(encoding="utf-8")
+    table = page.partition("| key | contents |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(read(path))
 
 
 def test_no_id_can_collide_with_a_key(fit: Any, folder: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from helpers import (
 )
 
 from helios import Model, Plugin, Trainer, TrainingState
+from helios.errors import NoRunError
 from helios.plugins.builtin.metrics_file import MetricsFilePlugin
 from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
@@ -198,3 +200,74 @@ def test_model_of_a_failed_run_is_not_taken_for_a_trained_one(make_trainer: Make
         trainer.fit(model, TinyDataModule())
     trainer.test(model, TinyDataModule())
     assert model.loaded
+
+
+class Seen(TinyModel):
+    """Notes its own attributes when a run begins to set it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["seen"] = []
+
+    def setup(self, fast_init: bool = False) -> None:
+        mine = {"net", "optimizer", "scheduler", "seen"}
+        found = {name: value for name, value in vars(self).items() if name not in mine}
+        assert type(found.pop("_session")).__name__ == "Session"
+        self.seen.append({k: dict(v) if isinstance(v, dict) else v for k, v in found.items()})
+        super().setup(fast_init)
+
+
+class FailingOnce(Seen):
+    def on_validation_end(self, validation_cycle: int) -> None:
+        super().on_validation_end(validation_cycle)
+        self.metrics["mine"] = 1.0
+        if len(self.seen) == 1:
+            raise RuntimeError("the first run fails")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_second_run_sees_nothing_of_the_first(make_trainer: Make, precision: str) -> None:
+    model = Seen()
+    trainers = [make_trainer(valid_frequency=1, precision=precision) for _ in range(2)]
+    for trainer in (trainers[0], trainers[0], trainers[1]):
+        trainer.fit(model, TinyDataModule())
+        assert model.metrics
+    first, second, third = model.seen
+    assert second == first
+    assert third.pop("_trainer") is trainers[1]
+    assert first.pop("_trainer") is trainers[0]
+    assert third == first
+
+
+def test_run_after_a_failed_one_sees_nothing_of_it(make_trainer: Make) -> None:
+    model, trainer = FailingOnce(), make_trainer(valid_frequency=1, print_frequency=1)
+    with pytest.raises(RuntimeError, match="the first run fails"):
+        trainer.fit(model, TinyDataModule())
+    trainer.fit(model, TinyDataModule())
+    assert model.seen[1] == model.seen[0]
+
+
+def test_session_is_taken_back(make_trainer: Make) -> None:
+    model = TinyModel()
+    helpers: list[Callable[[], Any]] = [
+        lambda: model.log("loss", 1.0),
+        lambda: model.prepare(torch.nn.Linear(1, 1)),
+        lambda: model.optimize(torch.zeros(()), torch.optim.SGD([torch.zeros(1)], lr=0.1)),
+    ]
+    for _ in range(2):  # before the first run, and after it
+        for helper in helpers:
+            with pytest.raises(
+                NoRunError, match=r"TinyModel is not running: .* fit\(\) or test\(\)"
+            ):
+                helper()
+        make_trainer(total_steps=1).fit(model, TinyDataModule())
+
+
+def test_attribute_named_session_is_refused() -> None:
+    class Own(TinyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.session = "my own"  # type: ignore[assignment]  # that is the point
+
+    with pytest.raises(TypeError, match=r"Own\.session .* another name"):
+        Own()

@@ -114,8 +114,9 @@ class Model(Placed, abc.ABC):
         if session is not None:
             self._loss_items = {}
             self._running_losses = session.running_losses
-        if session is not None and session.is_training:
-            self._metrics = dict(self._own_metrics)  # training is not judged by an earlier run
+        if session is not None and session.is_training:  # which no earlier run may influence
+            self._metrics = dict(self._own_metrics)
+            self._val_scores, self._test_scores = {}, {}
 
     def networks(self) -> "Iterator[tuple[str, nn.Module]]":
         """Iterate over pairs of attribute name and network, unwrapped."""

@@ -18,7 +18,7 @@ from helios.errors import (
     nearest,
     raise_all,
 )
-from helios.plugins import configure, declarations
+from helios.plugins import declarations, once
 from helios.plugins.callers import HookCallers, Quarantine
 from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
@@ -51,6 +51,11 @@ class PluginManager(pluggy.PluginManager):
         self.callers = HookCallers(self.hook)
         self.frozen = False
         self._restored: dict[str, Any] = {}
+        self._frozen_with: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the table alone; pluggy's callers and the guards are made anew from it."""
+        return _rebuild, (list(self._rows.values()), self.inactive, self.frozen, self._frozen_with)
 
     # pluggy's own methods, with our rules.
 
@@ -199,6 +204,7 @@ class PluginManager(pluggy.PluginManager):
         """
         self.recheck()
         self.arrange()
+        self._frozen_with = expected, profile, configured_in
         self.quarantined = {}
         self._restored = {}
         self._guard(expected or [], profile)
@@ -266,12 +272,12 @@ class PluginManager(pluggy.PluginManager):
         others = [
             p for p in self.get_plugins() if not hasattr(getattr(p, hook, None), "applies_once")
         ]
-        done = [plugin for plugin in others if configure.contains(target, plugin, hook)]
+        done = [plugin for plugin in others if once.contains(target, plugin, hook)]
         caller = self.subset_hook_caller(hook, remove_plugins=done)
         caller(**{HOOKS[hook].arguments[0]: target})
         for plugin in others:
             if plugin not in done:
-                configure.add(target, plugin, hook)
+                once.add(target, plugin, hook)
 
     def call_one(self, row: Registration, hook: str, **arguments: Any) -> None:
         """Call the implementation of a hook by one plug-in, if it has one."""
@@ -356,6 +362,17 @@ class PluginManager(pluggy.PluginManager):
                 f"cannot {action} while a run is going on: its plan is fixed, shown in the header"
                 " and saved in checkpoints. Do it before fit() or test(), or in configure_trainer."
             )
+
+
+def _rebuild(
+    rows: list[Registration], inactive: list[Inactive], frozen: bool, frozen_with: tuple[Any, ...]
+) -> PluginManager:
+    """Return the manager of another process, as pickle has brought its table here."""
+    manager = PluginManager()
+    manager.enter(rows, inactive)
+    if frozen:
+        manager.freeze(*frozen_with)
+    return manager
 
 
 def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:

@@ -8,7 +8,7 @@ import torch
 
 from helios.core import Placed, TrainingState, convert_to_list, requires_cuda_support
 from helios.errors import InvalidPluginError
-from helios.plugins import configure
+from helios.plugins import once
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.registry import PluginRegistry
 
@@ -120,9 +120,9 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in configure.HOOKS_WITH_TARGET:
-            if configure.takes_a_target(vars(cls).get(name)):
-                setattr(cls, name, configure.once_per_target(vars(cls)[name]))
+        for name in once.HOOKS_WITH_TARGET:
+            if once.takes_a_target(vars(cls).get(name)):
+                setattr(cls, name, once.once_per_target(vars(cls)[name]))
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:

@@ -1,0 +1,100 @@
+"""The job of a run: another process can do it, and what it brings back is the outcome."""
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import Make
+
+from helios import Plugin, TrainingState
+from helios.errors import InvalidPluginError
+from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
+from helios.trainer.job import Outcome
+
+
+class Elsewhere(Plugin):
+    """Does the work of a run in another process, which is started anew."""
+
+    def __init__(self) -> None:
+        super().__init__("elsewhere")
+        self.process = 0
+
+    def launch(self, target: Callable[[], Outcome]) -> Outcome:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            self.process, outcome = pool.apply(_with_process, (target,))
+        return outcome
+
+    def setup(self) -> None: ...
+
+
+class Counting(Plugin):
+    """Fails in the process that asked for the run."""
+
+    critical = False
+
+    def __init__(self, parent: int) -> None:
+        super().__init__("counting")
+        self._parent = parent
+
+    def setup(self) -> None:
+        assert os.getpid() != self._parent
+
+    def on_training_batch_end(self, state: TrainingState) -> None:
+        if state.global_iteration == 8:
+            self.trainer.request_stop("eight are enough")
+
+
+def _with_process(target: Callable[[], Outcome]) -> tuple[int, Outcome]:
+    return os.getpid(), target()
+
+
+def test_another_process_does_the_job(make_trainer: Make) -> None:
+    here, there = TinyModel(), TinyModel()
+    expected = make_trainer(plugins=[StopAfter(8)], valid_frequency=1)
+    expected.fit(here, TinyDataModule())
+    elsewhere = Elsewhere()
+    trainer = make_trainer(plugins=[elsewhere, Counting(os.getpid())], valid_frequency=1)
+    state = trainer.fit(there, TinyDataModule())
+    assert elsewhere.process not in (0, os.getpid())
+    assert trainer.state is state
+    assert state.global_iteration == 8
+    assert there.metrics == here.metrics != {}
+    requests = [(request.reason, request.author) for request in trainer.stop_requests]
+    assert requests == [("eight are enough", "counting")]
+    assert [entry.id for entry in trainer.plan.active] == ["elsewhere", "counting"]
+
+
+def test_a_test_elsewhere_has_the_weights_that_were_trained_elsewhere(make_trainer: Make) -> None:
+    here, there = TinyModel(), TinyModel()
+    for model, plugins in ((here, []), (there, [Elsewhere()])):
+        trainer = make_trainer(plugins=plugins)
+        trainer.fit(model, TinyDataModule())
+        trainer.test(model, TinyDataModule())
+    assert equal(there.metrics, here.metrics)
+    assert "accuracy" in here.metrics
+
+
+def test_outcome_can_be_pickled(make_trainer: Make) -> None:
+    trainer = make_trainer(total_steps=1)
+    trainer.fit(TinyModel(), TinyDataModule())
+    outcome = Outcome(trainer.state, trainer.stop_requests, trainer.plan)
+    assert pickle.loads(pickle.dumps(outcome)) == outcome
+
+
+@pytest.mark.parametrize("value", [None, TrainingState(), 3])
+def test_launcher_that_returns_something_else(make_trainer: Make, value: Any) -> None:
+    class Forgetful(Plugin):
+        def launch(self, target: Callable[[], Outcome]) -> Any:
+            target()
+            return value
+
+        def setup(self) -> None: ...
+
+    trainer = make_trainer(plugins=[Forgetful("forgetful")])
+    with pytest.raises(InvalidPluginError, match="return what target") as caught:
+        trainer.fit(TinyModel(), TinyDataModule())
+    assert "plug-in 'forgetful'" in str(caught.value)
+    assert repr(value) in str(caught.value)
