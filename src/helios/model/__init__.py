@@ -1,4 +1,4 @@
-"""Models: what is trained."""
+"""Models, which a user writes and a trainer trains."""
 
 from helios.model.model import MODEL_REGISTRY, Model, create_model
 

@@ -1,4 +1,4 @@
-"""Values that a model logs: kept where they were computed, read once when they are wanted."""
+"""The values that a model logs, kept on their own device until they are read."""
 
 import numbers
 from typing import Any
@@ -9,8 +9,8 @@ import torch
 class MetricBuffer:
     """The running means of named values.
 
-    Adding costs no host synchronisation: tensors are summed on their own device. Only
-    :meth:`read` transfers, and it transfers everything at once.
+    Adding a value causes no host synchronisation, because tensors are summed on their own device.
+    Only :meth:`read` transfers values to the host, all at once.
     """
 
     def __init__(self) -> None:
@@ -18,10 +18,10 @@ class MetricBuffer:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, value: torch.Tensor | float) -> None:
-        """Take a value into the mean of its name.
+        """Add a value to the mean of its name.
 
         Args:
-            name: any string; the same name always means the same quantity.
+            name: the name of the quantity.
             value: a number, or a tensor with one element.
         """
         if isinstance(value, torch.Tensor):
@@ -30,7 +30,8 @@ class MetricBuffer:
                     f"log({name!r}) got a tensor of shape {tuple(value.shape)}: log one number,"
                     " for example value.mean()."
                 )
-            # A copy, since the tensor may be changed later; wide, since sums outgrow small types.
+            # Copied because the model may change the tensor later. In float64 because the sum of
+            # many values overflows smaller types.
             value = value.detach().reshape(()).to(torch.float64, copy=True)
         elif isinstance(value, numbers.Real):
             value = float(value)
@@ -47,7 +48,7 @@ class MetricBuffer:
             self._counts[name] = 1
 
     def read(self) -> dict[str, float]:
-        """Return the means by name, in the order of first use, and start again."""
+        """Return the means by name, in the order of first use, and remove all values."""
         means: dict[str, float] = {}
         by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
         for name, total in self._totals.items():
@@ -64,12 +65,12 @@ class MetricBuffer:
         return means
 
     def clear(self) -> None:
-        """Forget all values."""
+        """Remove all values."""
         self._totals = {}
         self._counts = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the means in flight, as plain containers and tensors."""
+        """Return the sums and counts, as plain containers and tensors."""
         return {"totals": dict(self._totals), "counts": dict(self._counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

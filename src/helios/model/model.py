@@ -1,4 +1,4 @@
-"""What is trained: networks, losses and optimizers, and the steps that use them."""
+"""The base class of models: networks, losses and optimizers, and the steps that use them."""
 
 import abc
 from typing import TYPE_CHECKING, Any
@@ -33,13 +33,15 @@ def create_model(type_name: str, *args: Any, **kwargs: Any) -> "Model":
 
 
 class Model(Placed, abc.ABC):
-    """Base class of models: write :meth:`setup` and :meth:`train_step`; the rest is optional.
+    """Base class of models.
 
-    Attributes that do not begin with an underscore and have a state (modules, optimizers,
-    schedulers) are saved in checkpoints and restored, without being listed anywhere.
+    A subclass writes :meth:`setup` and :meth:`train_step`; all other methods are optional.
+
+    A checkpoint saves every attribute that has a state, such as a module, an optimizer or a
+    scheduler, if its name does not begin with an underscore. You need not list them anywhere.
 
     Args:
-        save_name: names the checkpoints.
+        save_name: the name of the model in checkpoints.
 
     Example:
         .. code-block:: python
@@ -74,32 +76,32 @@ class Model(Placed, abc.ABC):
         return self._save_name
 
     def rename(self, save_name: str) -> None:
-        """Give the model another name in checkpoints, before a run saves or restores one."""
+        """Change the name of the model in checkpoints, before a run saves or restores one."""
         self._save_name = save_name
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The newest results of validation or testing by name.
+        """The newest results of validation or testing, by name.
 
-        What :meth:`log` collected is entered at the end of a validation, just before
-        :meth:`have_metrics_improved` is asked; other entries are the model's own, such as the best
-        result so far. All are saved in checkpoints, so they must be plain.
+        At the end of a validation, the trainer enters the values that :meth:`log` collected, and
+        then calls :meth:`have_metrics_improved`. The model may enter values of its own, such as
+        the best result so far. Checkpoints save all entries, so they must be plain values.
         """
         return self._metrics
 
     @property
     def session(self) -> Session:
-        """Everything that the running ``fit`` or ``test`` lends to the model.
+        """The session of the running ``fit`` or ``test``.
 
-        The trainer sets it before ``setup()``, and takes it back at the end.
+        The trainer sets it before ``setup()``, and removes it at the end of the run.
 
         Raises:
             NoRunError: no trainer runs the model.
         """
         if self._session is None:
             raise NoRunError(
-                f"{type(self).__name__} is not running: prepare(), log() and optimize() work"
-                " from setup() on, while a trainer's fit() or test() runs the model."
+                f"{type(self).__name__} is not running: call prepare(), log() and optimize() in"
+                " setup() or later, while a trainer's fit() or test() runs the model."
             )
         return self._session
 
@@ -107,26 +109,30 @@ class Model(Placed, abc.ABC):
     def session(self, session: Session | None) -> None:
         if not isinstance(session, Session | None):
             raise TypeError(
-                f"{type(self).__name__}.session is what a run lends to a model: give your own"
-                " attribute another name."
+                f"the trainer sets {type(self).__name__}.session for each run, and you assigned a"
+                f" {type(session).__name__}: give your own attribute another name."
             )
         self._session = session
         if session is not None:
             self._loss_items = {}
             self._running_losses = session.running_losses
-        if session is not None and session.is_training:  # which no earlier run may influence
-            self._metrics = dict(self._own_metrics)
+        if session is not None and session.is_training:
+            self._metrics = dict(self._own_metrics)  # without results of an earlier run
             self._val_scores, self._test_scores = {}, {}
 
     def networks(self) -> "Iterator[tuple[str, nn.Module]]":
-        """Iterate over pairs of attribute name and network, unwrapped."""
+        """Iterate over pairs of an attribute's name and the unwrapped network in it."""
         for name, part in stateful.stateful_attributes(self):
             if isinstance(part, nn.Module):
                 yield name, part
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` before the first run."""
+        """The trainer of the newest run.
+
+        Raises:
+            AssertionError: no run has started yet.
+        """
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
@@ -137,26 +143,26 @@ class Model(Placed, abc.ABC):
     # The helpers of a step.
 
     def prepare(self, module: nn.Module, *, compile: bool = False) -> nn.Module:  # noqa: A002 - torch's name for it
-        """Move a network to the device, and wrap it where a plug-in does parallelism.
+        """Move a network to the device, and wrap it if a plug-in provides parallelism.
 
         Args:
-            module: a network, before its optimizer is created.
-            compile: wrap it in ``torch.compile`` too, which leaves its state as it is.
+            module: a network. Call this method before you create the network's optimizer.
+            compile: ``True`` to wrap it in ``torch.compile`` too, which does not change its state.
 
         Returns:
-            What to train: ``module``, or a wrapper around it.
+            The module to train: ``module``, or a wrapper around it.
         """
         return self.session.prepare(module, self.device, compile=compile)
 
     def log(self, name: str, value: torch.Tensor | float) -> None:
-        """Log a value; loggers receive the mean since they were last called.
+        """Log a value; loggers receive the mean of the values since their last call.
 
-        Training values are handed out every ``print_frequency`` steps, and dropped without one;
-        values logged while validating or testing are handed out at its end. Tensors stay where
-        they are until then.
+        Loggers receive training values every ``print_frequency`` steps. Without a
+        ``print_frequency``, training values are dropped. Loggers receive the values of a
+        validation or a test at its end. Tensors stay on their device until then.
 
         Args:
-            name: what the value is.
+            name: the name of the quantity.
             value: a number, or a tensor with one element.
         """
         self.session.log(name, value)
@@ -169,26 +175,27 @@ class Model(Placed, abc.ABC):
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> bool:
-        """Go backward, and take a step when all the batches that it accumulates have been seen.
+        """Run the backward pass, and take a step after the last batch that the step accumulates.
 
-        With ``Trainer(precision="fp16")`` the loss is scaled, and a step whose gradients have
-        overflowed is left out.
+        After the step, the gradients of the optimizer are set to ``None``. With
+        ``Trainer(precision="fp16")``, the loss is scaled, and a step whose gradients overflow is
+        skipped.
 
         Args:
             loss: the mean loss of the batch; divided by the number of accumulated batches.
-            optimizer: takes the step; its gradients are then set to ``None``.
+            optimizer: the optimizer that takes the step.
             clip_norm: the largest total norm of the gradients.
             clip_value: the largest absolute value of a gradient; applied before ``clip_norm``.
 
         Returns:
-            Whether a step was taken; a scheduler that counts steps goes on only then.
+            ``True`` if a step was taken. Call a scheduler that counts steps only then.
         """
         return self.session.optimize(loss, optimizer, clip_norm, clip_value)
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all stateful attributes by name; called to save a checkpoint."""
+        """Return the states of all stateful attributes by name. Called to save a checkpoint."""
         return stateful.gather(self)
 
     def load_state_dict(self, state_dict: dict[str, Any], fast_init: bool = False) -> None:
@@ -196,44 +203,44 @@ class Model(Placed, abc.ABC):
 
         Args:
             state_dict: the saved state.
-            fast_init: restore the networks only, because the model will not be trained.
+            fast_init: ``True`` to restore only the networks, because the model will not be trained.
         """
         weights = (nn.Module, stateful.ParameterState)
         stateful.scatter(self, state_dict, only=weights if fast_init else None)
 
     def trained_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return what a finished model ships; empty by default. Called by users only."""
+        """Return the state to publish after training; empty by default. Only users call it."""
         return {}
 
     def load_for_testing(self) -> None:
-        """Load weights when ``test()`` finds no checkpoint."""
+        """Load weights. Called when ``test()`` finds no checkpoint."""
 
-    # The course of a run, in order.
+    # The hooks of a run, in order.
 
     @abc.abstractmethod
     def setup(self, fast_init: bool = False) -> None:
         """Create networks, losses and optimizers.
 
         Args:
-            fast_init: the model is going to be tested, so what only training needs can be left
-                out.
+            fast_init: ``True`` if the model will only be tested, so that it can skip everything
+                that only training needs.
         """
 
     def append_metadata_to_chkpt_name(self, chkpt_name: str) -> str:
-        """Return the name of a checkpoint, without suffix, with the model's own additions."""
+        """Return the name of a checkpoint, without its suffix, with additions of the model."""
         return chkpt_name
 
     def append_to_banner(self, banner: str) -> str:
-        """Return the text that is shown when a run starts, with the model's own additions."""
+        """Return the text printed when a run starts, with additions of the model."""
         return banner
 
     def train(self) -> None:
-        """Switch to training: the networks' ``train()`` by default."""
+        """Switch to training mode; calls ``train()`` of all networks by default."""
         for _, network in self.networks():
             network.train()
 
     def eval(self) -> None:
-        """Switch to evaluation: the networks' ``eval()`` by default."""
+        """Switch to evaluation mode; calls ``eval()`` of all networks by default."""
         for _, network in self.networks():
             network.eval()
 
@@ -241,25 +248,25 @@ class Model(Placed, abc.ABC):
         """Called once, before the first batch."""
 
     def on_training_epoch_start(self, current_epoch: int) -> None:
-        """Called when an epoch begins, but not when a resumed run goes on inside one."""
+        """Called when an epoch begins, but not when a run resumes inside one."""
 
     def on_training_batch_start(self, state: TrainingState) -> None:
-        """Called before each training step; empties the table of losses by default."""
+        """Called before each training step; clears the table of losses by default."""
         self._loss_items.clear()
 
     def train_step(self, batch: Any, state: TrainingState) -> Any:
-        """Train on a batch; whatever is returned is handed to ``on_training_batch_end`` hooks."""
+        """Train on a batch; ``on_training_batch_end`` hooks receive the returned value."""
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
-        """Called after each training step; sums up the table of losses by default.
+        """Called after each training step; adds the losses to their running sums by default.
 
         Args:
-            state: the position of the run.
-            should_log: this step is one at which loggers are called.
+            state: the progress of the run.
+            should_log: ``True`` if loggers are called at this step.
         """
         for name, loss in self._loss_items.items():
             if loss is not None:
-                loss = loss.detach()  # stays on its device: reading it would wait for the GPU
+                loss = loss.detach()  # kept on its device: a read would wait for the GPU
                 running = self._running_losses.get(name)
                 self._running_losses[name] = loss if running is None else running + loss
 
@@ -267,14 +274,14 @@ class Model(Placed, abc.ABC):
         """Called when an epoch is complete, after its validation."""
 
     def on_training_end(self) -> None:
-        """Called once, after the last batch or when training was stopped."""
+        """Called once, after the last batch or after a stop."""
 
     def should_training_stop(self) -> bool:
-        """Whether to end training now; asked after each batch and each validation."""
+        """Return whether to stop training now. Called after each batch and each validation."""
         return False
 
     def on_validation_start(self, validation_cycle: int) -> None:
-        """Called before the first validation batch; empties the validation scores by default."""
+        """Called before the first validation batch; clears the validation scores by default."""
         self._val_scores.clear()
 
     def on_validation_batch_start(self, step: int) -> None:
@@ -287,19 +294,22 @@ class Model(Placed, abc.ABC):
         """Called after each validation step."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Called after the last validation batch; empties the running losses by default."""
+        """Called after the last validation batch; clears the running losses by default."""
         self._running_losses.clear()
 
     def have_metrics_improved(self) -> bool:
-        """Whether the newest validation is the best so far; early stopping counts the others."""
+        """Return whether the newest validation is the best so far.
+
+        Early stopping counts the validations that are not.
+        """
         return True
 
     def should_advance_dataset_phase(self) -> bool:
-        """Whether to go on to the next training set; asked where an epoch ends."""
+        """Return whether to switch to the next training set. Called at the end of an epoch."""
         return False
 
     def on_testing_start(self) -> None:
-        """Called before the first test batch; empties the test scores by default."""
+        """Called before the first test batch; clears the test scores by default."""
         self._test_scores.clear()
 
     def on_testing_batch_start(self, step: int) -> None:

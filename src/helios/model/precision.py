@@ -1,4 +1,4 @@
-"""Computing in 16 bits: autocast around the steps of a model, and scaled losses for fp16."""
+"""Precision: autocast around the steps of a model, and scaled losses for fp16."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,17 +12,17 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """How a model computes in a run.
+    """The number types and the loss scalers that a model uses in a run.
 
     Args:
         name: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device_type: the kind of device to compute on.
-        name_of: returns the name of an optimizer in checkpoints.
+        device_type: the type of the device, such as ``"cuda"``.
+        name_of: a function that returns the name of an optimizer in checkpoints.
 
     Attributes:
-        autocast: is entered around each step of the model.
-        outside: is entered inside of it for going backward and stepping, which keep the types
-            that the tensors have.
+        autocast: the context manager around each step of the model.
+        outside: the context manager around backward passes and optimizer steps. It switches
+            autocast off, so that tensors keep their types.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Precision:
         self._restored: dict[str, Any] = {}
 
     def scaler(self, optimizer: torch.optim.Optimizer) -> GradScaler | None:
-        """Return what scales the losses of an optimizer; ``None`` where nothing has to.
+        """Return the scaler for the losses of an optimizer; ``None`` if the precision needs none.
 
-        Each has its own: an overflow must not change the scale in the middle of what another
-        optimizer accumulates.
+        Each optimizer has its own scaler. Otherwise, an overflow of one optimizer would change the
+        scale while another one accumulates gradients.
         """
         if not self._scales:
             return None
@@ -57,7 +57,7 @@ class Precision:
         return self._scalers[name]
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Take a step, unless gradients of fp16 have overflowed; return whether it was taken."""
+        """Take a step unless fp16 gradients overflowed, and return whether it was taken."""
         is_taken, scaler = True, self.scaler(optimizer)
         if scaler is None:
             optimizer.step()
@@ -65,16 +65,16 @@ class Precision:
             before = scaler.get_scale()
             scaler.step(optimizer)
             scaler.update()
-            is_taken = scaler.get_scale() >= before  # an overflow halves it
+            is_taken = scaler.get_scale() >= before  # an overflow halves the scale
         if not self._is_full:
-            torch.clear_autocast_cache()  # it holds the weights from before the step
+            torch.clear_autocast_cache()  # the cache holds the weights from before the step
         return is_taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the scalers by the name of their optimizer."""
+        """Return the states of the scalers, by the names of their optimizers."""
         states = {name: scaler.state_dict() for name, scaler in self._scalers.items()}
         return {**self._restored, **states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, where each optimizer takes its first step."""
+        """Store what :meth:`state_dict` returned; each scaler restores it at its first use."""
         self._restored = dict(state_dict)

@@ -1,4 +1,4 @@
-"""The session: everything that a run lends to a model."""
+"""The session: the objects that a run provides to a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,39 +16,39 @@ Caller = Callable[..., Any] | None
 
 
 class SessionHooks(Protocol):
-    """The hooks that a session calls; ``None`` if no plug-in implements one."""
+    """The hooks that a session calls. A hook is ``None`` if no plug-in implements it."""
 
     @property
     def prepare_module(self) -> Caller:
-        """Prepares a network instead of the session."""
+        """The hook that prepares a network in place of the session."""
 
     @property
     def on_before_optimizer_step(self) -> Caller:
-        """Called before an optimizer takes a step."""
+        """The hook called before an optimizer takes a step."""
 
     @property
     def on_after_optimizer_step(self) -> Caller:
-        """Called after an optimizer has taken a step."""
+        """The hook called after an optimizer has taken a step."""
 
 
 class Session:
-    """Everything that a run lends to a model; each run makes a new one.
+    """The objects that a run provides to a model. Each run creates a new session.
 
     Args:
         place: the place of this process.
         hooks: the bound hooks of the run.
-        state: the position of the run.
+        state: the progress of the run.
         window: the accumulation window.
-        precision: the types to compute in, and the scalers of losses.
-        is_training: whether the run trains the model, rather than only tests it.
-        keeps_training_values: whether anybody will read the values that a model logs in training.
+        precision: the number types and the loss scalers of the run.
+        is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
+        keeps_training_values: ``True`` if the values that a model logs in training will be read.
 
     Attributes:
         place: the place of this process.
-        precision: the types to compute in, and the scalers of losses.
-        is_training: whether the run trains the model.
-        training_log: the values logged in training since they were last read.
-        evaluation_log: the values logged in the running validation or test.
+        precision: the number types and the loss scalers of the run.
+        is_training: ``True`` if the run trains the model.
+        training_log: the values logged in training since the last read.
+        evaluation_log: the values logged in the current validation or test.
         running_losses: the sums of losses, by name, since the last validation.
     """
 
@@ -77,22 +77,22 @@ class Session:
         self._optimizers: list[torch.optim.Optimizer] = []
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
-        """Move a network to a device, and wrap it if a plug-in does parallelism."""
+        """Move a network to a device, and wrap it if a plug-in provides parallelism."""
         prepared: nn.Module
         if self._hooks.prepare_module is not None:
             prepared = self._hooks.prepare_module(module=module)
         else:
             prepared = module.to(device)
         if compile:
-            # Not module.compile(), which skips PyTorch's own classes, such as Sequential. And not
-            # dynamic: which code a shape gets would depend on the shapes that came before it, and
-            # a resumed run meets others.
+            # Not module.compile(), because it skips PyTorch's own classes, such as Sequential. Not
+            # dynamic, because the code for a shape would then depend on earlier shapes, which
+            # differ in a resumed run.
             compiled: Any = torch.compile(prepared, dynamic=False)
             prepared = compiled
         return prepared
 
     def log(self, name: str, value: torch.Tensor | float) -> None:
-        """Take a value into the mean of its name."""
+        """Add a value to the mean of its name."""
         if self._is_evaluating:
             self.evaluation_log.add(name, value)
         elif self._keeps_training_values:
@@ -100,7 +100,7 @@ class Session:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Keep what the model logs apart from what it logs in training."""
+        """Collect the values that the model logs in the evaluation log."""
         self._is_evaluating = True
         try:
             yield
@@ -114,7 +114,10 @@ class Session:
         clip_norm: float | None,
         clip_value: float | None,
     ) -> bool:
-        """Run backward, and take a step if the window is complete; see :meth:`Model.optimize`."""
+        """Run the backward pass, and take a step if the window is complete.
+
+        See :meth:`Model.optimize`.
+        """
         window, precision, hooks = self._window, self.precision, self._hooks
         if optimizer not in self._optimizers:
             self._optimizers.append(optimizer)
@@ -140,10 +143,10 @@ class Session:
             return is_taken
 
     def begin_window(self) -> None:
-        """Drop the gradients that earlier steps have left; called before a window begins.
+        """Remove gradients that remain from earlier steps. Called before a window begins.
 
-        The loss of a generator, for one, reaches its discriminator too. A checkpoint holds no
-        gradients, so a resumed run would continue without them.
+        For example, the backward pass of a generator's loss also adds gradients to the
+        discriminator. Checkpoints hold no gradients, so a resumed run would not have them.
         """
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:

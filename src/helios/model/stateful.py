@@ -1,4 +1,4 @@
-"""Finding and saving the attributes of a model that have a state."""
+"""Functions that find, save and restore the attributes of a model that have a state."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from helios.errors import CheckpointError, nearest
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What PyTorch's modules, optimizers, schedulers and scalers have in common."""
+    """An object with a state, such as PyTorch's modules, optimizers, schedulers and scalers."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
@@ -22,10 +22,10 @@ class Stateful(Protocol):
 
 
 class ParameterState:
-    """Gives a parameter that stands outside of all modules the methods of a module.
+    """An adapter that saves and restores a parameter that belongs to no module.
 
     Args:
-        parameter: or another tensor that is trained.
+        parameter: a parameter, or another tensor that is trained.
     """
 
     def __init__(self, parameter: torch.Tensor) -> None:
@@ -36,22 +36,22 @@ class ParameterState:
         return {"value": self._parameter.detach()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the values, in place: optimizers hold the tensor itself."""
+        """Restore the values in place, because optimizers hold the tensor itself."""
         value = state_dict["value"]
         if value.shape != self._parameter.shape:
             raise ValueError(
-                f"the saved tensor has the shape {tuple(value.shape)}, and this one"
-                f" {tuple(self._parameter.shape)}"
+                f"the saved tensor has the shape {tuple(value.shape)}, but the tensor to restore"
+                f" has the shape {tuple(self._parameter.shape)}"
             )
         with torch.no_grad():
             self._parameter.copy_(value)
 
 
 class GeneratorState:
-    """Gives a generator of random numbers the methods of a module.
+    """An adapter that saves and restores a random number generator.
 
     Args:
-        generator: on any device; its state is in host memory.
+        generator: a generator on any device; its saved state is in host memory.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -93,7 +93,7 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
     if isinstance(value, nn.Module):
         yield name, unwrap(value)
     elif isinstance(value, torch.Tensor):
-        if value.requires_grad and value.is_leaf:  # nn.Parameter, and what serves as one
+        if value.requires_grad and value.is_leaf:  # nn.Parameter, or a tensor used as one
             yield name, ParameterState(value)
     elif isinstance(value, torch.Generator):
         yield name, GeneratorState(value)
@@ -112,7 +112,7 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
 
 
 def name_of(owner: object, part: object) -> str:
-    """Return the dotted name of a stateful object among the attributes of another, or ``""``."""
+    """Return the dotted name of a stateful attribute, or ``""`` if the owner has no such one."""
     return next((name for name, other in stateful_attributes(owner) if other is part), "")
 
 
@@ -130,23 +130,23 @@ def _by_name(owner: object) -> dict[str, Stateful]:
     for name, part in stateful_attributes(owner):
         if name in parts:
             raise CheckpointError(
-                f"two states of {type(owner).__name__} would be saved as {name!r}, and one of them"
-                " lost: rename a key of the dictionary."
+                f"two states of {type(owner).__name__} have the name {name!r}, and a checkpoint can"
+                " hold only one of them: rename a key of the dictionary."
             )
         parts[name] = part
     return parts
 
 
 def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] | None = None) -> None:
-    """Restore what :func:`gather` returned; nothing is changed if the names do not match.
+    """Restore what :func:`gather` returned, and change nothing if the names do not match.
 
     Args:
         owner: the object whose attributes are restored.
         states: states by dotted name.
-        only: restore attributes of these types and leave the others alone.
+        only: the types of the attributes to restore; all types by default.
 
     Raises:
-        CheckpointError: an attribute has no saved state, or a saved state no attribute.
+        CheckpointError: an attribute has no saved state, or a saved state has no attribute.
     """
     parts = _by_name(owner)
     if only is not None:
@@ -156,7 +156,7 @@ def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] | None
     if missing := parts.keys() - states.keys():
         raise CheckpointError(
             f"the checkpoint holds nothing for {label}.{min(missing)}."
-            f"{nearest(min(missing), states)} It was saved by a model with other attributes:"
+            f"{nearest(min(missing), states)} A model with other attributes saved it:"
             " restore the attribute's old name, or override load_state_dict()."
         )
     if unknown := states.keys() - parts.keys():

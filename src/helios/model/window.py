@@ -1,21 +1,21 @@
-"""The batches whose gradients make one optimizer step."""
+"""The accumulation window: the batches whose gradients make one optimizer step."""
 
 from helios.core import TrainingState, TrainingUnit
 
 
 class Window:
-    """The accumulation window that the running batch belongs to.
+    """The accumulation window of the current batch.
 
-    In epochs, the last batch completes a step however few batches its window has, so that nothing
-    is carried from one epoch to the next.
+    With epochs as the training unit, the last batch of an epoch always completes a step, even if
+    its window is not full. So no gradients remain for the next epoch.
 
     Args:
-        accumulation_steps: the batches of a whole window.
+        accumulation_steps: the number of batches in a full window.
         unit: the training unit.
 
     Attributes:
         size: the number of batches in this window.
-        is_complete: whether the running batch is the last one of the window.
+        is_complete: ``True`` if the current batch is the last one of the window.
     """
 
     def __init__(self, accumulation_steps: int, unit: TrainingUnit) -> None:
@@ -26,15 +26,15 @@ class Window:
 
     @property
     def read_ahead(self) -> int:
-        """How many batches of a stream must be known when a window begins."""
+        """The number of batches of a stream to read before a window begins."""
         return self._accumulate if self._in_epochs else 1
 
     def add_batch(self, state: TrainingState, per_epoch: int | float) -> None:
-        """Count a batch, and determine whether it completes an optimizer step.
+        """Count a batch, and find out whether it completes an optimizer step.
 
         Args:
-            state: its counters are advanced.
-            per_epoch: the batches of the epoch; infinite until the end of a stream is known.
+            state: the progress of the run; its counters are increased.
+            per_epoch: the number of batches in the epoch; infinite until a stream ends.
         """
         state.global_iteration += 1
         state.running_iter += 1
