@@ -12,7 +12,7 @@ from helios.model import stateful
 from helios.model.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from helios.trainer import Trainer
 
@@ -170,27 +170,47 @@ class Model(Placed, abc.ABC):
     def optimize(
         self,
         loss: torch.Tensor,
-        optimizer: torch.optim.Optimizer,
+        optimizer: "torch.optim.Optimizer | Sequence[torch.optim.Optimizer]",
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        weight: float | torch.Tensor | None = None,
+        retain_graph: bool = False,
     ) -> bool:
         """Run the backward pass, and take a step after the last batch that the step accumulates.
 
-        After the step, the gradients of the optimizer are set to ``None``. With
-        ``Trainer(precision="fp16")``, the loss is scaled, and a step whose gradients overflow is
-        skipped.
+        A step uses the gradients of the losses that were given for its optimizer. The parameters
+        of other optimizers keep the gradients that they had. After the step, the gradients of the
+        optimizer are set to ``None``. With ``Trainer(precision="fp16")``, the loss is scaled, and
+        a step whose gradients overflow is skipped.
+
+        An optimizer that got a loss in a window, but none in its last batch, takes its step at the
+        end of the window.
 
         Args:
             loss: the mean loss of the batch; divided by the number of accumulated batches.
-            optimizer: the optimizer that takes the step.
-            clip_norm: the largest total norm of the gradients.
+            optimizer: the optimizer that takes the step, or several that step on this loss.
+            clip_norm: the largest total norm of the gradients of all given optimizers together.
             clip_value: the largest absolute value of a gradient; applied before ``clip_norm``.
+            weight: the number of samples, tokens or pixels that ``loss`` is the mean of. The
+                step then uses the mean over all of them in the window: the sum of ``weight *
+                loss``, divided by the sum of the weights.
+            retain_graph: ``True`` to keep the graph for the backward pass of another loss.
 
         Returns:
             ``True`` if a step was taken. Call a scheduler that counts steps only then.
+
+        Raises:
+            ConfigurationError: the optimizer takes its steps with a closure, as LBFGS does.
         """
-        return self.session.optimize(loss, optimizer, clip_norm, clip_value)
+        return self.session.optimize(
+            loss,
+            optimizer,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            weight=weight,
+            retain_graph=retain_graph,
+        )
 
     # State.
 

@@ -7,7 +7,8 @@ class Window:
     """The accumulation window of the current batch.
 
     With epochs as the training unit, the last batch of an epoch always completes a step, even if
-    its window is not full. So no gradients remain for the next epoch.
+    its window is not full. So no gradients remain for the next epoch. A resumed run begins with a
+    new window, because checkpoints are saved only between windows.
 
     Args:
         accumulation_steps: the number of batches in a full window.
@@ -21,6 +22,7 @@ class Window:
     def __init__(self, accumulation_steps: int, unit: TrainingUnit) -> None:
         self._accumulate = accumulation_steps
         self._in_epochs = unit is TrainingUnit.EPOCH
+        self._batches = 0
         self.size = 1
         self.is_complete = True
 
@@ -39,12 +41,10 @@ class Window:
         state.global_iteration += 1
         state.running_iter += 1
         if self._accumulate > 1:
-            if self._in_epochs:
-                in_window = state.dataset_iter % self._accumulate
-                left = per_epoch - (state.dataset_iter - in_window)
+            if self.is_complete:  # the batch before; this one begins a window
+                self._batches = 0
+                left = per_epoch - state.dataset_iter if self._in_epochs else self._accumulate
                 self.size = int(min(self._accumulate, left))
-                self.is_complete = in_window + 1 == self.size
-            else:
-                self.size = self._accumulate
-                self.is_complete = state.global_iteration % self._accumulate == 0
+            self._batches += 1
+            self.is_complete = self._batches == self.size
         state.current_iteration += self.is_complete

@@ -140,9 +140,8 @@ class Batches:
         accumulate = self._window.read_ahead
         self.per_epoch = math.inf
         while math.isinf(self.per_epoch):
-            wanted = accumulate - state.dataset_iter % accumulate
-            window = list(itertools.islice(iterator, wanted))
-            if len(window) < wanted:
+            window = list(itertools.islice(iterator, accumulate))
+            if len(window) < accumulate:
                 self.per_epoch = state.dataset_iter + len(window)
             yield from window
 

@@ -100,6 +100,8 @@ def train_batch(run: "Run", batch: Any) -> None:
     model.on_training_batch_start(state)
     with run.step_context("training"):
         outputs = model.train_step(batch, state)
+    if run.window.is_complete:
+        run.session.end_window()
     if hooks.on_training_batch_end is not None:
         hooks.on_training_batch_end(outputs=outputs, state=state)
     should_log = run.window.is_complete and is_due(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
-from helios.model import stateful
+from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.session import Session
 from helios.trainer import loops, parts
@@ -51,16 +51,14 @@ class Run:
         self.place = Place(trainer.device)
         self.group = Alone()
         self.group.require_same("the plan of the plug-ins", job.plan.digest)
+        optimizers = Optimizers(self.model)
         self.session = Session(
             self.place,
             self.hooks,
             self.state,
             self.window,
-            Precision(
-                trainer.precision,
-                self.place.device.type,
-                functools.partial(stateful.name_of, self.model),
-            ),
+            Precision(trainer.precision, self.place.device.type, optimizers.name_of),
+            optimizers,
             is_training=job.purpose == "fit",
             keeps_training_values=trainer.print_frequency is not None,
         )

@@ -5,6 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from helios.plugins.markers import hookimpl
 from helios.plugins.plugin import Plugin
 
 
@@ -43,6 +44,7 @@ class PreemptionPlugin(Plugin):
         """Catch the signals."""
         self._catch()
 
+    @hookimpl(trylast=True)
     def on_training_end(self) -> None:
         """Put the previous handlers back: a signal that comes now is not for this run."""
         self._put_back()
