@@ -106,7 +106,10 @@ def test_bad_batch_size(batch_size: Any) -> None:
             {"num_workers": 1, "prefetch_factor": 0},
             "prefetch_factor=0: write a whole number of batches, at least 1",
         ),
-        ({"prefetch_factor": 2}, r"prefetch_factor=2 without workers.*pass num_workers, too"),
+        (
+            {"prefetch_factor": 2},
+            r"prefetch_factor=2 without workers.*pass num_workers, too, or remove pref",
+        ),
     ],
 )
 def test_bad_parameters(params: dict[str, Any], message: str) -> None:
@@ -132,7 +135,7 @@ class Stream(IterableDataset[int]):
 @pytest.mark.parametrize("name", ["shuffle", "sampler"])
 def test_order_of_a_stream(name: str) -> None:
     params = DataLoaderParams(**{name: ResumableSequentialSampler(range(3))})
-    message = f"Stream is an iterable-style dataset.*leave {name} out, and shuffle in its __iter__"
+    message = f"Stream is an iterable-style dataset.*remove {name}, and shuffle in its __iter__"
     with pytest.raises(ConfigurationError, match=message):
         create_dataloader(Stream(), params)
 

@@ -128,7 +128,7 @@ class Nothing(IterableDataset[Any]):
         (
             lambda: Data(Nothing()),
             ConfigurationError,
-            "stream Nothing has no batch in epoch 0: let __iter__ start anew",
+            "stream Nothing has no batch in epoch 0: return a new iterator from each call of",
         ),
     ],
     ids=["none", "empty", "no whole batch", "stream"],

@@ -1,4 +1,4 @@
-"""Datasets, and loaders that know their position."""
+"""Datasets, and data loaders that can resume at any batch."""
 
 from helios.data.datamodule import (
     DATASET_REGISTRY,

@@ -1,4 +1,4 @@
-"""Where the batches of a run come from."""
+"""The base class of data modules, which provide the datasets and the loaders of a run."""
 
 import abc
 import copy
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 LoaderAndPosition = tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]
-"""A loader, and what knows its position: its sampler, or of a stream, an object of its own."""
+"""A loader and the object that knows its position: a sampler, or a stream's position."""
 
 DATASET_REGISTRY = Registry("dataset")
 """The registry of datasets; empty at first."""
@@ -39,7 +39,7 @@ def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 class DatasetSplit(enum.Enum):
-    """The part that a dataset plays in a run."""
+    """The purpose of a dataset in a run."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -50,7 +50,7 @@ class DatasetSplit(enum.Enum):
         """Return the split of this name.
 
         Raises:
-            ConfigurationError: there is no such split.
+            ConfigurationError: no split has this name.
         """
         try:
             return cls(label.lower())
@@ -62,12 +62,12 @@ class DatasetSplit(enum.Enum):
 
 @dataclasses.dataclass
 class DatasetParams:
-    """A dataset and how it is batched; made by :meth:`DataModule._create_dataset`.
+    """A dataset with its loader parameters; created by :meth:`DataModule._create_dataset`.
 
     Attributes:
         dataset: a map-style or an iterable-style dataset.
-        params: how to batch it.
-        is_of_setup: whether ``setup()`` made it; the ``setup()`` of the next run makes it anew.
+        params: the parameters of its data loader.
+        is_of_setup: ``True`` if ``setup()`` created it. The next run then creates it again.
     """
 
     dataset: Dataset[Any]
@@ -76,11 +76,11 @@ class DatasetParams:
 
 
 class DataModule(abc.ABC):
-    """The datasets of a run, and the loaders made of them.
+    """The base class of data modules: the datasets of a run and their loaders.
 
-    Subclasses write :meth:`setup`, which assigns ``self._train_dataset``,
-    ``self._valid_dataset`` and ``self._test_dataset``; what is left out is ``None``, and the
-    trainer skips it. Training may go through several datasets, one a phase: see
+    A subclass writes :meth:`setup`, which assigns ``self._train_dataset``,
+    ``self._valid_dataset`` and ``self._test_dataset``. The trainer skips a dataset that is
+    ``None``, the default. Training may use several datasets, one per phase: see
     :meth:`_add_train_phase`.
 
     Example:
@@ -103,7 +103,7 @@ class DataModule(abc.ABC):
 
     @property
     def is_distributed(self) -> bool:
-        """Whether several processes train together; set by the trainer."""
+        """True if several processes train together; set by the trainer."""
         return self._is_distributed
 
     @is_distributed.setter
@@ -112,7 +112,11 @@ class DataModule(abc.ABC):
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` before the first run."""
+        """The trainer of the newest run.
+
+        Raises:
+            AssertionError: no run has started yet.
+        """
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
@@ -128,7 +132,7 @@ class DataModule(abc.ABC):
         """Create the datasets. Called in every process, before the model's ``setup``."""
 
     def run_setup(self) -> None:
-        """Call :meth:`setup`, whose phases replace those of an earlier call; for the trainer."""
+        """Call :meth:`setup`, and replace the phases of an earlier call. For the trainer only."""
         self._train_phases = [phase for phase in self._train_phases if not phase.is_of_setup]
         self._phase = 0
         self._is_in_setup = True
@@ -138,7 +142,7 @@ class DataModule(abc.ABC):
             self._is_in_setup = False
 
     def teardown(self) -> None:  # noqa: B027 - optional
-        """Release what :meth:`setup` made. Called at the end of a run, also when it fails."""
+        """Release what :meth:`setup` created. Called at the end of a run, even if the run fails."""
 
     @property
     def train_dataset(self) -> Dataset[Any] | None:
@@ -156,22 +160,22 @@ class DataModule(abc.ABC):
         return self._test_dataset.dataset if self._test_dataset else None
 
     def train_dataloader(self) -> LoaderAndPosition | None:
-        """Return a fresh loader of the training set and its sampler; ``None`` without a set."""
+        """Return a new loader of the training set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._train_dataset)
 
     def valid_dataloader(self) -> LoaderAndPosition | None:
-        """Return a fresh loader of the validation set and its sampler; ``None`` without a set."""
+        """Return a new loader of the validation set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._valid_dataset)
 
     def test_dataloader(self) -> LoaderAndPosition | None:
-        """Return a fresh loader of the test set and its sampler; ``None`` without a set."""
+        """Return a new loader of the test set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._test_dataset)
 
     def get_train_steps_per_epoch(self) -> int:
-        """Return the batches of one epoch of the current phase.
+        """Return the number of batches in one epoch of the current phase.
 
         Raises:
-            RuntimeError: there is no training set, or it is a stream.
+            RuntimeError: no training set was assigned, or it is a stream.
         """
         loader_and_sampler = self.train_dataloader()
         if loader_and_sampler is None:
@@ -181,16 +185,17 @@ class DataModule(abc.ABC):
         loader, position = loader_and_sampler
         if isinstance(position, StreamPosition):
             raise RuntimeError(
-                f"{type(self.train_dataset).__name__} is an iterable-style dataset: how many"
-                " batches it has is known when it has ended."
+                f"{type(self.train_dataset).__name__} is an iterable-style dataset: its number"
+                " of batches is known only at the end of an epoch. To know it in advance, write"
+                " a map-style dataset, with __getitem__ and __len__."
             )
         return len(loader)
 
     def advance_train_phase(self) -> bool:
-        """Go on to the next training set.
+        """Switch to the next training set.
 
         Returns:
-            Whether there was one; in the last phase nothing changes.
+            ``True`` if a next one exists. In the last phase, nothing changes.
         """
         if self._phase + 1 >= len(self._train_phases):
             return False
@@ -198,7 +203,7 @@ class DataModule(abc.ABC):
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep: the phase, if there are several."""
+        """Return the current phase if the run has several; otherwise nothing."""
         return {"phase": self._phase} if len(self._train_phases) > 1 else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -217,14 +222,14 @@ class DataModule(abc.ABC):
     def _create_dataset(
         self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
     ) -> DatasetParams:
-        """Pair a dataset with its parameters, to be assigned in :meth:`setup`.
+        """Return a dataset with its loader parameters, to assign in :meth:`setup`.
 
         Args:
             dataset: a map-style or an iterable-style dataset.
-            params: how to batch it; copied, so one object can serve several datasets.
+            params: the parameters of its data loader; copied, so datasets can share one object.
 
         Raises:
-            ConfigurationError: there is no such parameter; the message offers the nearest.
+            ConfigurationError: a parameter is unknown; the message suggests the nearest name.
         """
         if isinstance(params, dict):
             _check_keys(params)
@@ -234,7 +239,7 @@ class DataModule(abc.ABC):
     def _add_train_phase(
         self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
     ) -> None:
-        """Append a training set to those that training goes through, one a phase."""
+        """Add a training set, which becomes the last training phase."""
         self._train_phases.append(self._create_dataset(dataset, params))
 
     def _add_valid_dataset(
@@ -255,7 +260,7 @@ class DataModule(abc.ABC):
         if not isinstance(data, DatasetParams):
             raise TypeError(
                 f"{type(self).__name__} has assigned a {type(data).__name__} as one of its"
-                " datasets: wrap it, with how to batch it,"
+                " datasets: wrap the dataset and its loader parameters, as in"
                 " self._create_dataset(dataset, {'batch_size': 32})."
             )
         params = dataclasses.replace(data.params)

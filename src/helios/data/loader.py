@@ -1,4 +1,4 @@
-"""From a dataset and its parameters to a data loader."""
+"""Functions that create a data loader from a dataset and its parameters."""
 
 import dataclasses
 from collections.abc import Callable, Sized
@@ -41,22 +41,25 @@ def create_collate_fn(type_name: str, *args: Any, **kwargs: Any) -> Callable[...
 
 @dataclasses.dataclass
 class DataLoaderParams:
-    """How a dataset is turned into batches.
+    """The parameters of a data loader.
 
     Attributes:
-        random_seed: chooses the order of the samples; the trainer's ``random_seed`` by default.
-        batch_size: samples per batch and process.
-        shuffle: draw a new order each epoch.
-        num_workers: processes that load samples; 0 loads in the training process.
-        pin_memory: load into page-locked memory; without effect where there is no CUDA.
-        drop_last: leave out a last batch that is not full.
-        is_distributed: share the samples among processes; filled in by the trainer.
-        sampler: a resumable sampler to use instead of the one that ``shuffle`` chooses.
-        collate_fn: makes a batch of a list of samples; PyTorch's default by default.
-        seeding: seeds Python's, NumPy's and PyTorch's generators by seed, epoch and index before
-            each ``"sample"``, or only before the first of a ``"batch"``, which is cheaper but
-            depends on the batch size; or ``"none"``, where samples draw no random numbers.
-        prefetch_factor: batches that each worker reads ahead; PyTorch's default by default.
+        random_seed: the seed for the order of the samples; the trainer's by default.
+        batch_size: the number of samples per batch and process.
+        shuffle: ``True`` to draw a new order for each epoch.
+        num_workers: the number of processes that load samples; with 0, the training process loads
+            them.
+        pin_memory: ``True`` to load into page-locked memory; no effect without CUDA.
+        drop_last: ``True`` to skip a last batch that is not full.
+        is_distributed: ``True`` to share the samples among processes; the trainer sets it.
+        sampler: a resumable sampler that replaces the one that ``shuffle`` chooses.
+        collate_fn: the function that makes a batch of a list of samples; PyTorch's by default.
+        seeding: the moment when Python's, NumPy's and PyTorch's generators are seeded, by seed,
+            epoch and index. ``"sample"`` seeds them before each sample. ``"batch"`` seeds them
+            only before the first sample of a batch; this costs less, but the random numbers then
+            depend on the batch size. ``"none"`` is for samples that draw no random numbers.
+        prefetch_factor: the number of batches that each worker reads ahead; PyTorch's default by
+            default.
     """
 
     random_seed: int | None = None
@@ -77,7 +80,7 @@ class DataLoaderParams:
 
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> Self:
-        """Make parameters of a dictionary; unknown keys and ``sampler`` are left out."""
+        """Create parameters from a dictionary; unknown keys and ``sampler`` are ignored."""
         known = {field.name for field in dataclasses.fields(cls)} - {"sampler"}
         return cls(**{key: value for key, value in params.items() if key in known})
 
@@ -85,18 +88,18 @@ class DataLoaderParams:
 def create_dataloader(
     dataset: Dataset[Any], params: DataLoaderParams
 ) -> tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]:
-    """Create a data loader that can start in the middle of an epoch, and what knows its position.
+    """Create a data loader that can start in the middle of an epoch.
 
     Args:
         dataset: a map-style dataset, or an iterable-style one, here called a stream.
-        params: how to batch it.
+        params: the parameters of the loader.
 
     Returns:
-        The loader, and its sampler; of a stream, the object that knows its position.
+        The loader, and the object that knows its position: its sampler, or a stream's position.
 
     Raises:
-        ConfigurationError: the dataset is empty, a parameter makes no sense, or torchdata, which
-            streams need, is not installed.
+        ConfigurationError: the dataset is empty, a parameter is invalid, or the dataset is a
+            stream and torchdata is not installed.
         TypeError: ``params.sampler`` is not resumable.
     """
     _check(params)
@@ -114,14 +117,16 @@ def create_dataloader(
         )
         return create_stream_loader(stream, params.num_workers, params.prefetch_factor, pin_memory)
     if len(cast(Sized, dataset)) == 0:
-        raise ConfigurationError(f"the dataset {type(dataset).__name__} is empty: no batches.")
+        raise ConfigurationError(
+            f"the dataset {type(dataset).__name__} is empty: give it at least one sample."
+        )
     sampler = params.sampler or _default_sampler(dataset, params)
     if not isinstance(sampler, ResumableSamplerType):
         raise TypeError(
             f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
             " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
         )
-    sampler.batch_size = params.batch_size  # what its start_iter counts in
+    sampler.batch_size = params.batch_size  # its start_iter counts batches of this size
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
         collate_fn = as_it_is
@@ -135,14 +140,14 @@ def create_dataloader(
         collate_fn=collate_fn,
         prefetch_factor=params.prefetch_factor,
         worker_init_fn=leave_signals_to_the_trainer,
-        # Its own generator: an iterator of the loader must not draw from the training stream.
+        # Its own generator, because the loader's iterators must not draw from training's.
         generator=torch.Generator().manual_seed(_seed(params)),
     )
     return loader, sampler
 
 
 def _check(params: DataLoaderParams) -> None:
-    """Refuse what PyTorch would take without a word, or refuse in words that do not help."""
+    """Refuse parameters that PyTorch would accept silently or reject with an unclear message."""
     if params.seeding not in get_args(Seeding):
         raise ConfigurationError(f"seeding={params.seeding!r}: write 'sample', 'batch' or 'none'.")
     _check_count("batch_size", params.batch_size, "samples", 1)
@@ -152,7 +157,7 @@ def _check(params: DataLoaderParams) -> None:
         if params.num_workers == 0:
             raise ConfigurationError(
                 f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
-                " num_workers, too, or leave it out."
+                " num_workers, too, or remove prefetch_factor."
             )
 
 
@@ -161,7 +166,7 @@ def _check_stream(dataset: IterableDataset[Any], params: DataLoaderParams) -> No
         if is_given:
             raise ConfigurationError(
                 f"{type(dataset).__name__} is an iterable-style dataset, which chooses the order of"
-                f" its samples itself: leave {name} out, and shuffle in its __iter__."
+                f" its samples itself: remove {name}, and shuffle in its __iter__."
             )
 
 
@@ -197,19 +202,21 @@ def _seed(params: DataLoaderParams) -> int:
 def set_position(
     loader: DataLoader[Any], sampler: ResumableSamplerType, seed: int, epoch: int, start_iter: int
 ) -> None:
-    """Let the next iteration of a loader begin at a batch of an epoch.
+    """Set the batch of an epoch at which the next iteration of a loader begins.
 
     Args:
-        loader: made by :func:`create_dataloader`.
-        sampler: its sampler.
-        seed: with the epoch, chooses what workers start with where samples are not seeded.
-        epoch: with the loader's own seed, chooses the order and the random numbers of the samples.
-        start_iter: the batches to skip.
+        loader: a loader that :func:`create_dataloader` created.
+        sampler: the sampler of the loader.
+        seed: the seed of the run. With the epoch, it seeds the workers, which matters only if
+            samples are not seeded.
+        epoch: the epoch. With the loader's own seed, it determines the order and the random
+            numbers of the samples.
+        start_iter: the number of batches to skip.
     """
     sampler.set_epoch(epoch)
     sampler.start_iter = start_iter
     if isinstance(loader.dataset, SeededBatches):
         loader.dataset.epoch = epoch
-    if loader.generator is None:  # a loader of the user's own: it would draw from our stream
+    if loader.generator is None:  # a user's own loader would draw from training's
         loader.generator = torch.Generator()
     loader.generator.manual_seed(seed + epoch)

@@ -1,6 +1,6 @@
-"""Samplers whose position can be set, so that a run continues with the batch it would have had.
+"""Samplers that can start in the middle of an epoch, so that a run resumes at the right batch.
 
-Each draws its order from ``seed + epoch`` alone, and skips ``start_iter`` whole batches.
+Each sampler draws its order from ``seed + epoch`` alone, and skips ``start_iter`` whole batches.
 """
 
 from collections.abc import Iterator, Sized
@@ -31,8 +31,8 @@ class ResumableSampler(Sampler[int]):
     """Base class of samplers that can start in the middle of an epoch.
 
     Args:
-        data_source: what is sampled; only its length is used.
-        batch_size: samples per batch, the unit in which :attr:`start_iter` counts.
+        data_source: the dataset to sample; only its length is used.
+        batch_size: the number of samples in a batch; :attr:`start_iter` counts such batches.
     """
 
     def __init__(self, data_source: Sized, batch_size: int = 1) -> None:
@@ -40,10 +40,10 @@ class ResumableSampler(Sampler[int]):
         self.batch_size = batch_size
         self._epoch = 0
         self.start_iter = 0
-        """Batches to skip at the beginning of an iteration; kept until it is changed."""
+        """The number of batches to skip at the beginning of each iteration."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is drawn next."""
+        """Set the epoch whose order is drawn next."""
         self._epoch = epoch
 
     def indices(self) -> list[int]:
@@ -54,18 +54,18 @@ class ResumableSampler(Sampler[int]):
         return iter(self.indices()[self.start_iter * self.batch_size :])
 
     def __len__(self) -> int:
-        """Return the samples of a whole epoch, whatever is skipped."""
+        """Return the number of samples in a whole epoch, including skipped ones."""
         return len(self._data_source)
 
 
 @SAMPLER_REGISTRY.register
 class ResumableRandomSampler(ResumableSampler):
-    """Every sample once, in a random order that is a function of seed and epoch.
+    """A sampler that yields each sample once, in a random order drawn from seed and epoch.
 
     Args:
-        data_source: what is sampled.
-        seed: chooses the sequence of orders.
-        batch_size: samples per batch.
+        data_source: the dataset to sample.
+        seed: the seed of the orders.
+        batch_size: the number of samples in a batch.
     """
 
     def __init__(self, data_source: Sized, seed: int = 0, batch_size: int = 1) -> None:
@@ -81,25 +81,26 @@ class ResumableRandomSampler(ResumableSampler):
 
 @SAMPLER_REGISTRY.register
 class ResumableSequentialSampler(ResumableSampler):
-    """Every sample once, in the order of the dataset."""
+    """A sampler that yields each sample once, in the order of the dataset."""
 
     def indices(self) -> list[int]:
-        """Return the numbers of the samples, in order."""
+        """Return the indices of the samples, in order."""
         return list(range(len(self)))
 
 
 @SAMPLER_REGISTRY.register
 class ResumableDistributedSampler(DistributedSampler[int]):
-    """The share of one process in a distributed run.
+    """A sampler that yields the samples of one process in a distributed run.
 
     Args:
-        dataset: what is sampled.
-        num_replicas: processes; from the process group by default.
-        rank: number of this process; from the process group by default.
-        shuffle: draw a random order from seed and epoch.
-        seed: chooses the sequence of orders; the same in all processes.
-        drop_last: leave out the tail that does not divide evenly, rather than repeat samples.
-        batch_size: samples per batch and process.
+        dataset: the dataset to sample.
+        num_replicas: the number of processes; from the process group by default.
+        rank: the rank of this process; from the process group by default.
+        shuffle: ``True`` to draw a random order from seed and epoch.
+        seed: the seed of the orders; the same in all processes.
+        drop_last: ``True`` to skip the last samples if they do not divide evenly among the
+            processes; ``False`` to repeat samples instead.
+        batch_size: the number of samples per batch and process.
     """
 
     def __init__(
@@ -115,12 +116,12 @@ class ResumableDistributedSampler(DistributedSampler[int]):
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size
         self.start_iter = 0
-        """Batches to skip at the beginning of an iteration; kept until it is changed."""
+        """The number of batches to skip at the beginning of each iteration."""
 
     def __iter__(self) -> Iterator[int]:
-        # PyTorch's sampler yields this process's share; a batch is batch_size samples of it.
+        # PyTorch's sampler yields only this process's samples, so a batch is batch_size of them.
         return iter(list(super().__iter__())[self.start_iter * self.batch_size :])
 
 
 ResumableSamplerType = ResumableSampler | ResumableDistributedSampler
-"""What a data loader of Helios accepts as its sampler."""
+"""The samplers that a data loader of Helios accepts."""

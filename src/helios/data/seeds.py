@@ -1,8 +1,8 @@
-"""Random numbers of samples: a function of seed, epoch and index, wherever a sample is loaded.
+"""The random numbers of samples: a function of seed, epoch and index.
 
-So augmentation does not depend on the number of workers, on how far they read ahead, on the size
-of batches, on the number of processes, or on where a run was cut. The training stream is left as it
-was found.
+So augmentation does not depend on the number of workers, their prefetching, the batch size, the
+number of processes, or the batch at which a run was interrupted. The generators that training
+draws from do not change.
 """
 
 import contextlib
@@ -20,34 +20,36 @@ _SIGNALS = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGUSR1", "
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore, in a worker process, the signals that the training process has a handler for.
+    """Ignore, in a worker process, the signals that the training process handles.
 
-    Whoever stops a job signals all of its processes. A worker that died of it would end the
-    training process before that has saved a checkpoint; it ends its workers itself.
+    A scheduler that stops a job signals all of its processes. If a worker died of the signal, the
+    training process would fail before it has saved a checkpoint. The training process ends its
+    workers itself.
 
     Args:
         worker: the number of the worker.
     """
     for number in _SIGNALS:
-        handler = signal.getsignal(number)  # inherited where workers are forked
+        handler = signal.getsignal(number)  # a forked worker inherits it
         if callable(handler) and handler is not signal.default_int_handler:
             signal.signal(number, signal.SIG_IGN)
 
 
 Seeding = Literal["sample", "batch", "none"]
-"""When the generators are seeded: before each sample, once a batch, or not at all."""
+"""The moment when generators are seeded: before each sample, once per batch, or never."""
 
 
 class SeededBatches(Dataset[Any]):
-    """What a loader fetches batches from: loads and collates them with seeded generators.
+    """A dataset that loads and collates whole batches with seeded generators.
 
-    A sample is seeded by :func:`helios.core.rng.derive_seed` of seed, epoch and index. Collating
-    goes on with the numbers of the last sample, so it is determined, too. With ``"batch"``, only
-    the first sample is seeded, and the others go on with its numbers.
+    The seed of a sample is :func:`helios.core.rng.derive_seed` of seed, epoch and index. The
+    collate function draws from the generators as the last sample left them, so its random numbers
+    are determined, too. With ``"batch"``, only the first sample is seeded, and the other samples
+    draw from the same generators after it.
 
     Args:
         dataset: the user's map-style dataset.
-        collate_fn: makes a batch of a list of samples.
+        collate_fn: the function that makes a batch of a list of samples.
         seeding: ``"sample"`` or ``"batch"``.
         seed: the seed of the run.
     """
@@ -57,18 +59,18 @@ class SeededBatches(Dataset[Any]):
     ) -> None:
         self.dataset = dataset
         self.epoch = 0
-        """Set before an iteration begins: worker processes have a copy of this object."""
+        """The epoch; set it before an iteration begins, because workers copy this object."""
         self._collate_fn = collate_fn
         self._seeding = seeding
         self._seed = seed
-        # Where a dataset can load many samples at once, PyTorch's loader asks it for all of them.
+        # PyTorch's loader calls it to load many samples at once, if the dataset has it.
         self._fetch: Callable[[list[Any]], Any] | None = getattr(dataset, "__getitems__", None)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
     def __getitems__(self, indices: list[Any]) -> Any:
-        """Return the batch of these samples; PyTorch's loader calls it where it exists."""
+        """Return the batch of these samples. PyTorch's loader calls this method."""
         base = rng.derive_seed(self._seed, self.epoch)
         with own_streams():
             if self._seeding == "sample":
@@ -83,8 +85,8 @@ class SeededBatches(Dataset[Any]):
             seed = rng.derive_seed(base, operator.index(index))
         except TypeError:
             raise ConfigurationError(
-                f"the sampler of {type(self.dataset).__name__} yields {index!r}, from which no seed"
-                " can be made: let it yield whole numbers, or pass seeding='none'."
+                f"the sampler of {type(self.dataset).__name__} yields {index!r}, but a seed needs a"
+                " whole number: yield whole numbers, or pass seeding='none'."
             ) from None
         rng.reseed_cpu_rngs(seed)
 
@@ -96,8 +98,8 @@ class SeededBatches(Dataset[Any]):
         if not isinstance(samples, list | tuple) or len(samples) != 1:
             raise ConfigurationError(
                 f"{type(self.dataset).__name__}.__getitems__ returned a {type(samples).__name__}"
-                " for one index rather than a list of one sample, so samples cannot be seeded one"
-                " by one: pass seeding='batch'."
+                " for one index rather than a list of one sample, so Helios cannot seed each"
+                " sample: pass seeding='batch'."
             )
         return samples[0]
 
@@ -108,12 +110,12 @@ class SeededBatches(Dataset[Any]):
 
 
 def own_streams() -> contextlib.AbstractContextManager[None]:
-    """Keep the training stream as it is, where samples are loaded in the training process."""
+    """Restore the generators at the end of the block, if it runs in the training process."""
     if get_worker_info() is None:
         return rng.preserved_cpu_rng_state()
     return contextlib.nullcontext()
 
 
 def as_it_is(batch: Any) -> Any:
-    """Return a batch that is collated already; the ``collate_fn`` of seeded loaders."""
+    """Return an already collated batch; the ``collate_fn`` of seeded loaders."""
     return batch

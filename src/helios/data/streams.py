@@ -1,7 +1,8 @@
-"""Streams: iterable-style datasets, which know neither how many samples they have, nor an index.
+"""Streams: iterable-style datasets, which have neither a length nor indices.
 
-torchdata's ``StatefulDataLoader`` carries the state of a stream out of its workers, batch by batch.
-What it carries is made here: samples are seeded, and streams without a state of their own skipped.
+torchdata's ``StatefulDataLoader`` returns the state of a stream from its workers after each batch.
+This module creates that state, and seeds the samples. To restore a stream that has no state of its
+own, it skips samples.
 """
 
 import collections
@@ -26,14 +27,14 @@ from helios.errors import CheckpointError, ConfigurationError
 
 
 class StreamBatches(IterableDataset[Any]):
-    """What a loader fetches the batches of a stream from.
+    """A dataset that yields the batches of a stream.
 
     Args:
         dataset: the user's iterable-style dataset.
-        batch_size: samples per batch.
-        drop_last: leave out a last batch that is not full; each worker has one.
-        collate_fn: makes a batch of a list of samples.
-        seeding: seeds each sample, or the first of each batch, by seed, epoch, worker and number.
+        batch_size: the number of samples in a batch.
+        drop_last: ``True`` to skip a last batch that is not full; each worker has one.
+        collate_fn: the function that makes a batch of a list of samples.
+        seeding: the moment when generators are seeded, by seed, epoch, worker and sample number.
         seed: the seed of the run.
     """
 
@@ -53,7 +54,7 @@ class StreamBatches(IterableDataset[Any]):
         self.seeding = seeding
         self.seed = seed
         self.epoch = 0
-        """Set before an iteration begins: worker processes have a copy of this object."""
+        """The epoch; set it before an iteration begins, because workers copy this object."""
         self.rank = get_global_rank()
 
     def __iter__(self) -> "_Reader":
@@ -61,7 +62,7 @@ class StreamBatches(IterableDataset[Any]):
 
 
 class _Reader:
-    """Reads a stream in one process, batch by batch, and knows where it stands."""
+    """An iterator over the batches of a stream in one process, which knows its position."""
 
     def __init__(self, stream: StreamBatches) -> None:
         self._stream = stream
@@ -86,21 +87,21 @@ class _Reader:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples taken, and the states of dataset and iterator where they have one."""
+        """Return the number of samples taken, and the states of dataset and iterator, if any."""
         state: dict[str, Any] = {"taken": self._taken, "ended": self._ended}
         if self._samples is not None:
-            # Copied, because what is handed out may be what goes on changing.
+            # Copied, because a dataset may return an object that it changes later.
             for name, part in self._stateful(self._samples).items():
                 state[name] = copy.deepcopy(part.state_dict())
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go where :meth:`state_dict` was called: by the states, or else by skipping samples."""
+        """Restore the position by the saved states, or by skipping samples if none was saved."""
         self._ended = state["ended"]
         if state["taken"] == 0 or self._ended:
             return
-        with own_streams():  # also without seeding: the training stream was not there yet
-            self._set_epoch()  # before the state, which it may reset
+        with own_streams():  # also without seeding: the interrupted run has drawn already
+            self._set_epoch()  # before the state is restored, because set_epoch may reset it
             if "dataset" in state:
                 self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
             samples = self._iterate()
@@ -113,12 +114,12 @@ class _Reader:
         if self._taken != state["taken"]:
             raise CheckpointError(
                 f"the stream {type(self._stream.dataset).__name__} ends after {self._taken}"
-                f" samples, but the checkpoint was saved when {state['taken']} had been taken:"
+                f" samples, but the checkpoint was saved after {state['taken']} samples:"
                 " restore the data that the run was started with, or start a new run."
             )
 
     def _take(self) -> list[Any]:
-        """Take the samples of a batch; fewer at the end of the stream."""
+        """Return the samples of the next batch; fewer at the end of the stream."""
         seeding = self._stream.seeding
         if self._samples is None:
             self._set_epoch()
@@ -145,7 +146,7 @@ class _Reader:
         return self._samples
 
     def _stateful(self, samples: Any) -> dict[str, Any]:
-        """Return what has a state, by its name in :meth:`state_dict`."""
+        """Return the objects that have a state, by their names in :meth:`state_dict`."""
         parts = {"dataset": self._stream.dataset, "iterator": samples}
         if samples is self._stream.dataset:
             del parts["dataset"]
@@ -157,14 +158,14 @@ class _Reader:
 
 
 class StreamPosition:
-    """Where a stream stands: what a sampler is to a map-style dataset.
+    """The position of a stream, which replaces the sampler of a map-style dataset.
 
-    Workers, accumulation and plug-ins read ahead, so what the loader says behind each batch is kept
-    until that batch has been consumed.
+    Workers, accumulation and plug-ins read ahead. So this object keeps the loader's state after
+    each batch until training has consumed that batch.
 
     Args:
-        loader: made by :func:`create_stream_loader`.
-        stream: what it fetches batches from.
+        loader: a loader that :func:`create_stream_loader` created.
+        stream: the dataset of the loader.
     """
 
     def __init__(self, loader: DataLoader[Any], stream: StreamBatches) -> None:
@@ -173,14 +174,14 @@ class StreamPosition:
         self._behind: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def read(self, state: TrainingState) -> Iterator[Any]:
-        """Yield the batches of the running epoch that have not been consumed.
+        """Yield the batches of the current epoch that have not been consumed yet.
 
         Args:
-            state: its ``dataset_iter`` says how many batches of the epoch have been consumed, now
-                and when further ones are asked for.
+            state: the progress of the run. Its ``dataset_iter`` is the number of consumed batches
+                of the epoch, and increases while this method reads on.
 
         Raises:
-            ConfigurationError: the epoch has no batch at all.
+            ConfigurationError: the epoch has no batch.
         """
         self._stream.epoch = state.global_epoch
         self._loader.generator.manual_seed(self._stream.seed + state.global_epoch)
@@ -195,32 +196,32 @@ class StreamPosition:
                     self._behind.popleft()
                 yield batch
         finally:
-            self._loader.load_state_dict({})  # lets go of the workers
+            self._loader.load_state_dict({})  # ends the workers
         if number == 0:
             raise ConfigurationError(
                 f"the stream {type(self._stream.dataset).__name__} has no batch in epoch"
-                f" {state.global_epoch}: let __iter__ start anew each time it is called."
+                f" {state.global_epoch}: return a new iterator from each call of __iter__."
             )
 
     def state_dict(self, consumed: int) -> dict[str, Any] | None:
-        """Return the position behind a batch of the running epoch; ``None`` at its beginning."""
+        """Return the position after a batch of the current epoch; ``None`` at its beginning."""
         if consumed == 0:
             return None
         loader_state = next(state for number, state in self._behind if number == consumed)
         return {**self._parameters(), "loader": loader_state}
 
     def load_state_dict(self, state: dict[str, Any], consumed: int) -> None:
-        """Let the next iteration begin behind a batch of the running epoch.
+        """Start the next iteration after a batch of the current epoch.
 
         Raises:
-            CheckpointError: the number of workers or the batch size is another one.
+            CheckpointError: the number of workers or the batch size has changed.
         """
         for name, value in self._parameters().items():
             if state[name] != value:
                 raise CheckpointError(
                     f"the checkpoint was saved inside an epoch of a stream with"
-                    f" {name}={state[name]}, but {name} is {value} now: restore it until the epoch"
-                    " is over, or start a new run."
+                    f" {name}={state[name]}, but {name} is {value} now: pass"
+                    f" {name}={state[name]} until the epoch is over, or start a new run."
                 )
         self._behind.append((consumed, state["loader"]))
         self._loader.load_state_dict(state["loader"])
@@ -235,13 +236,13 @@ class StreamPosition:
 def create_stream_loader(
     stream: StreamBatches, num_workers: int, prefetch_factor: int | None, pin_memory: bool
 ) -> tuple[DataLoader[Any], StreamPosition]:
-    """Create a loader of a stream, and what knows its position.
+    """Create a loader of a stream, and the object that knows its position.
 
     Args:
-        stream: what to fetch batches from.
-        num_workers: processes that read; each reads the stream that the dataset gives it.
-        prefetch_factor: batches that each worker reads ahead.
-        pin_memory: load into page-locked memory.
+        stream: the dataset that yields the batches.
+        num_workers: the number of processes that read; each one has its own copy of the dataset.
+        prefetch_factor: the number of batches that each worker reads ahead.
+        pin_memory: ``True`` to load into page-locked memory.
 
     Raises:
         ConfigurationError: torchdata is not installed.
@@ -250,21 +251,21 @@ def create_stream_loader(
         from torchdata.stateful_dataloader import StatefulDataLoader  # an extra, and slow to import
     except ImportError as error:
         raise ConfigurationError(
-            f"{type(stream.dataset).__name__} is an iterable-style dataset, whose position only"
-            " torchdata can save: pip install 'helios-trainer[streaming]', or write a map-style"
+            f"{type(stream.dataset).__name__} is an iterable-style dataset, and only torchdata can"
+            " save its position: pip install 'helios-trainer[streaming]', or write a map-style"
             " dataset, with __getitem__ and __len__."
         ) from error
     with warnings.catch_warnings():
-        # torchdata 0.11 calls a function that newer releases of PyTorch warn of.
+        # torchdata 0.11 calls a function that newer releases of PyTorch deprecate.
         warnings.filterwarnings("ignore", "'set_vital' is deprecated")
         loader: DataLoader[Any] = StatefulDataLoader(
             stream,
-            batch_size=None,  # the stream makes batches itself
+            batch_size=None,  # the stream yields whole batches
             collate_fn=as_it_is,
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
             pin_memory=pin_memory,
             worker_init_fn=leave_signals_to_the_trainer,
-            generator=torch.Generator(),  # or an iterator would draw from the training stream
+            generator=torch.Generator(),  # or an iterator would draw from training's
         )
     return loader, StreamPosition(loader, stream)
