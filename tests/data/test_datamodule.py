@@ -63,7 +63,9 @@ def test_every_parameter_of_a_dictionary_counts() -> None:
 def test_dataset_that_is_not_wrapped() -> None:
     data = TinyDataModule()
     data._train_dataset = numbers(4)  # type: ignore[assignment]  # on purpose
-    with pytest.raises(TypeError, match=r"a TensorDataset as one of its datasets: wrap the dataset"):
+    with pytest.raises(
+        TypeError, match=r"a TensorDataset as one of its datasets: wrap the dataset"
+    ):
         data.train_dataloader()
 
 
