@@ -1,8 +1,8 @@
-"""Every error of Helios that a user can meet.
+"""The errors that Helios raises.
 
 Each class derives from :class:`HeliosError` and from the built-in type that a reader would expect
 (``ValueError`` for a conflict, ``KeyError`` for an unknown name), so both kinds of ``except`` work.
-Messages say what is wrong, where it came from, and what to write instead.
+Messages name the problem, its source, and a remedy that the user can copy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class HeliosError(Exception):
-    """Base class of all errors that Helios raises on its own account."""
+    """Base class of all Helios errors."""
 
     def __str__(self) -> str:
         # KeyError would show repr(message): quotes around it, line breaks escaped.
@@ -19,104 +19,108 @@ class HeliosError(Exception):
 
 
 class ConfigurationError(HeliosError, ValueError):
-    """An argument, environment variable or file asks for something that cannot be."""
+    """Raised if an argument, an environment variable or a file has an invalid value."""
 
 
 class RegistrationError(HeliosError, KeyError, AssertionError):
-    """A name in a registry is taken.
+    """Raised if a name in a registry is already in use.
 
-    Also an ``AssertionError``, because earlier releases raised that.
+    The class derives from ``AssertionError`` too, because earlier releases raised that.
     """
 
 
 class UnknownNameError(HeliosError, KeyError):
-    """A name is not in a registry, or is not a plug-in that is installed or registered."""
+    """Raised if a registry does not contain a name, or no plug-in has this name."""
 
 
 class NoRunError(HeliosError, RuntimeError):
-    """A model asked for what it has only while a trainer runs it."""
+    """Raised if a model needs a running trainer, but no trainer runs it."""
 
 
 class CheckpointError(HeliosError, RuntimeError):
-    """A checkpoint is damaged, too new, or does not fit what it is loaded into."""
+    """Raised if a checkpoint is damaged, is too new, or does not match the run."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is not as it was written; an older one can be used instead."""
+    """Raised if a checkpoint is damaged; an older checkpoint can replace it."""
 
 
 class PluginError(HeliosError):
-    """Base class of the errors of the plug-in framework."""
+    """Base class of all errors of the plug-in framework."""
 
 
 class InvalidPluginError(PluginError, TypeError):
-    """An object cannot be a plug-in: not a plug-in at all, or with a hook that cannot be called."""
+    """Raised if an object is not a plug-in, or has a hook that Helios cannot call."""
 
 
 class DuplicatePluginError(PluginError, KeyError):
-    """Another plug-in is registered under the same id."""
+    """Raised if two plug-ins have the same id."""
 
 
 class PluginConflictError(PluginError, ValueError):
-    """Two plug-ins want to do what only one may."""
+    """Raised if several plug-ins claim a capability that only one may have."""
 
 
 class PluginOrderError(PluginError, ValueError):
-    """The plug-ins' wishes to come before or after one another contradict each other."""
+    """Raised if the attributes ``before`` and ``after`` of plug-ins contradict each other."""
 
 
 class UnmetRequirementError(PluginError, ValueError):
-    """What is installed is not the version that was asked for."""
+    """Raised if the installed version of a plug-in is not the requested one."""
 
 
 class PlanDriftError(PluginError, RuntimeError):
-    """The plug-ins of a resumed run are not those of its checkpoint."""
+    """Raised if the plug-ins of a resumed run differ from those of its checkpoint."""
 
 
 class AmbiguousPluginError(PluginError, LookupError):
-    """Several distributions offer a plug-in of this name."""
+    """Raised if several distributions offer a plug-in with the same name."""
 
 
 class PluginLoadError(PluginError, ImportError):
-    """An installed plug-in could not be imported or built; the original error is the cause."""
+    """Raised if Helios cannot import or build an installed plug-in.
+
+    The original error is the ``__cause__``.
+    """
 
 
 class FrozenPlanError(PluginError, RuntimeError):
-    """The set of plug-ins was to be changed while a run is using it."""
+    """Raised if the set of plug-ins is changed during a run."""
 
 
 class PluginProblems(PluginError, ExceptionGroup[HeliosError], ValueError, KeyError):
-    """Several things are wrong with the plug-ins; ``exceptions`` holds them all, each whole.
+    """Raised if the plug-ins have several problems; ``exceptions`` contains all of them.
 
-    It is a ``ValueError`` and a ``KeyError``, as conflicts and duplicate ids alone are.
+    The class derives from ``ValueError`` and ``KeyError``, because a single conflict is a
+    ``ValueError`` and a single duplicate id is a ``KeyError``.
     """
 
     def __new__(cls, problems: Sequence[HeliosError]) -> Self:
-        """Sum up the problems: the first line of each."""
+        """Create the group, with the first line of each problem in the message."""
         lines = [
             f"  {number}. {str(problem).partition(chr(10))[0]}"
             for number, problem in enumerate(problems, start=1)
         ]
-        message = f"{len(problems)} things are wrong with the plug-ins:\n" + "\n".join(lines)
+        message = f"the plug-ins have {len(problems)} problems:\n" + "\n".join(lines)
         return super().__new__(cls, message, problems)
 
     def __str__(self) -> str:
         return self.message
 
     def derive(self, excs: Sequence[HeliosError]) -> "PluginProblems":  # type: ignore[override]  # typeshed wants it generic
-        """Return a group of some of the problems, as ``except*`` needs it."""
+        """Return a group of the given problems; ``except*`` calls this method."""
         return PluginProblems(excs)
 
 
 def each_of(problem: HeliosError) -> Sequence[HeliosError]:
-    """Return what a :class:`PluginProblems` holds, or any other error alone."""
+    """Return the errors in a :class:`PluginProblems`, or a list of any other error."""
     if isinstance(problem, PluginProblems):
         return [each for each in problem.exceptions if isinstance(each, HeliosError)]
     return [problem]
 
 
 def raise_all(problems: Sequence[HeliosError]) -> None:
-    """Raise the only problem itself, several as one :class:`PluginProblems`; nothing for none."""
+    """Raise a single problem directly, and several as one :class:`PluginProblems`."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -124,11 +128,11 @@ def raise_all(problems: Sequence[HeliosError]) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known names closest to ``name``, or ``""``.
+    """Return ``" Did you mean 'x'?"`` with the closest known names, or ``""``.
 
     Args:
-        name: what was written.
-        known: the names that would have been right.
+        name: the name that the user wrote.
+        known: the valid names.
     """
     by_folded = {candidate.lower(): candidate for candidate in known}
     close = [by_folded[match] for match in get_close_matches(name.lower(), by_folded, n=3)]

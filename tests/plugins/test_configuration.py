@@ -337,5 +337,5 @@ def test_everything_wrong_is_reported_at_once(project: Any, make_trainer: Make) 
         "InvalidPluginError",
         "UnknownNameError",
     ]
-    assert str(caught.value).startswith("4 things are wrong with the plug-ins:\n  1. no plug-in")
+    assert str(caught.value).startswith("the plug-ins have 4 problems:\n  1. no plug-in")
     assert isinstance(caught.value, ValueError)

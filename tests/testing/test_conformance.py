@@ -186,13 +186,13 @@ def test_kit_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("create", "message"),
     [
-        (ForgetsAll, r"stopped after \d batches and resumed, .* different state of the model"),
-        (ForgetsPart, r"stopped after \d batches and resumed, .* different state of the model"),
+        (ForgetsAll, r"stops after \d batches and resumes ends .* different state of the model"),
+        (ForgetsPart, r"stops after \d batches and resumes ends .* different state of the model"),
         (
             DoesNotRestore,
-            r"stopped after \d batches and resumed, .* different state of the plug-in",
+            r"stops after \d batches and resumes ends .* different state of the plug-in",
         ),
-        (DrawsOnStart, r"stopped after \d batches and resumed, .* different state of the model"),
+        (DrawsOnStart, r"stops after \d batches and resumes ends .* different state of the model"),
         (Swallows, "swallows the error"),
         (Replaces, "hides the error"),
     ],

@@ -1,4 +1,4 @@
-"""Names for classes and functions, so that they can be created from a configuration."""
+"""Registries that map names to classes and functions, so that a configuration can name them."""
 
 import functools
 import importlib
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Registry:
-    """A table of names and the classes or functions that they stand for.
+    """A table that maps names to classes and functions.
 
     Args:
-        name: what the entries are, in the singular; used in messages.
+        name: the word for one entry, for example ``"model"``; messages use it.
 
     Example:
         .. code-block:: python
@@ -45,22 +45,22 @@ class Registry:
         """Store a class or function under its own name, or under ``<name>_<suffix>``.
 
         Args:
-            obj: what to store. Without it, a decorator is returned.
-            suffix: appended to the name, to tell several objects of one name apart.
+            obj: the class or function; if it is ``None``, the method returns a decorator.
+            suffix: the end of the name; it distinguishes several objects with the same name.
 
         Returns:
-            ``obj`` itself, so that the method serves as a decorator.
+            ``obj`` itself, so that the method works as a decorator.
 
         Raises:
-            RegistrationError: the name is taken.
+            RegistrationError: the name is already in use.
         """
         if obj is None:
             return functools.partial(self.register, suffix=suffix)
         name = obj.__name__ if suffix is None else f"{obj.__name__}_{suffix}"
         if name in self._objects:
             raise RegistrationError(
-                f"the {self} registry already holds {_origin(self._objects[name])} under the name"
-                f" {name!r}, so {_origin(obj)} cannot be registered. Rename one of them, or pass"
+                f"the {self} registry already contains {_origin(self._objects[name])} under the"
+                f" name {name!r}, so it cannot register {_origin(obj)}. Rename one of them, or pass"
                 f" suffix=... to register()."
             )
         self._objects[name] = obj
@@ -73,10 +73,11 @@ class Registry:
 
         Args:
             name: the name.
-            suffix: if the plain name is absent, ``<name>_<suffix>`` is tried, with a warning.
+            suffix: the suffix of ``<name>_<suffix>``, which is the second choice. If only this
+                name is registered, the method returns its object and gives a warning.
 
         Raises:
-            UnknownNameError: neither is there; the message offers the nearest names.
+            UnknownNameError: neither name is registered; the message suggests the nearest names.
         """
         if name in self._objects:
             return self._objects[name]
@@ -93,7 +94,7 @@ class Registry:
         return name in self._objects
 
     def keys(self) -> KeysView[str]:
-        """Return the registered names, as a live view."""
+        """Return a live view of the registered names."""
         return self._objects.keys()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -113,13 +114,13 @@ def update_all_registries(
 ) -> None:
     """Import the modules of a package that register something.
 
-    A module is imported when its text mentions a registry (``..._REGISTRY`` or ``.register``);
-    importing it is what fills the registries.
+    A module is imported if its text mentions a registry (``..._REGISTRY`` or ``.register``). The
+    import registers its classes and functions.
 
     Args:
         root: the folder of the package; its parent must be importable.
-        recurse: descend into subpackages.
-        import_prefix: the dotted name of the package that holds ``root``, if there is one.
+        recurse: if True, subpackages are included.
+        import_prefix: the dotted name of the package that contains ``root``, or an empty string.
 
     Raises:
         ConfigurationError: ``root`` is not the folder of a package.
@@ -128,11 +129,11 @@ def update_all_registries(
     if not (root / "__init__.py").is_file():
         raise ConfigurationError(
             f"cannot scan {root} for registered classes: it is not a package."
-            " Pass a folder that holds an __init__.py."
+            " Pass a folder that contains an __init__.py."
         )
     prefix = ".".join(filter(None, [import_prefix, root.name]))
     for path in sorted(root.glob("**/*.py" if recurse else "*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        is_module = all(part.isidentifier() for part in parts)  # not .ipynb_checkpoints
+        is_module = all(part.isidentifier() for part in parts)  # skips .ipynb_checkpoints
         if is_module and _REGISTERS.search(path.read_text(encoding="utf-8")):
             importlib.import_module(".".join([prefix, *(p for p in parts if p != "__init__")]))

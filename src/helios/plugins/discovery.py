@@ -1,6 +1,6 @@
-"""From the metadata of installed distributions to records of the plug-ins that they offer.
+"""Discovery: read the plug-ins of installed distributions from their metadata.
 
-Nothing is imported here: reading names, versions and entry points is reading files.
+This module imports no plug-in. It reads names, versions and entry points from files.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 def canonical(name: str) -> str:
-    """Return a name as it is compared: lower case, runs of ``-``, ``_`` and ``.`` as ``-``."""
+    """Return a name in lower case, with each run of ``-``, ``_`` and ``.`` as one ``-``."""
     from packaging.utils import canonicalize_name
 
     return canonicalize_name(name)
@@ -33,11 +33,11 @@ class EntryPointRecord:
 
     Attributes:
         name: the canonical name of the entry point.
-        value: what it points to, ``module:attribute``.
+        value: the target of the entry point, ``module:attribute``.
         distribution: the name of the distribution.
         version: the version of the distribution.
-        location: the folder that the distribution is installed in.
-        missing: requirements of the entry point's extras that are not installed.
+        location: the folder that contains the distribution.
+        missing: the requirements of the entry point's extras that are not installed.
     """
 
     name: str
@@ -49,25 +49,25 @@ class EntryPointRecord:
 
     @property
     def qualified_name(self) -> str:
-        """The name that is unique among all distributions: ``distribution:name``."""
+        """The unique name among all distributions: ``distribution:name``."""
         return f"{canonical(self.distribution)}:{self.name}"
 
     def answers_to(self, name: str) -> bool:
-        """Whether a plain or a qualified name means this record, in any spelling."""
+        """Return whether a plain or qualified name, in any spelling, means this record."""
         distribution, _, plain = name.rpartition(":")
         if canonical(plain) != self.name:
             return False
         return not distribution or canonical(distribution) == canonical(self.distribution)
 
     def is_covered_by(self, name: str) -> bool:
-        """Whether a name means this record, or the distribution that it belongs to."""
+        """Return whether a name means this record or its distribution."""
         return self.answers_to(name) or canonical(name) == canonical(self.distribution)
 
     def load(self) -> Any:
-        """Import and return what the entry point names.
+        """Import the object that the entry point names, and return it.
 
         Raises:
-            PluginLoadError: the import failed; the cause is the original error.
+            PluginLoadError: the import failed; the original error is the cause.
         """
         from importlib_metadata import EntryPoint
 
@@ -79,10 +79,10 @@ class EntryPointRecord:
     def load_error(
         self, what: str, error: BaseException, kind: type[PluginError] = PluginLoadError
     ) -> PluginError:
-        """Return an error for this record that says how to live without it."""
+        """Return an error for this record, with ways to switch it off."""
         if self.missing:
-            needs = ", ".join(self.missing)
-            remedy = f"Install what it needs ({needs}):\n  pip install {self._with_extras!r}\n"
+            names = ", ".join(self.missing)
+            remedy = f"Install its missing requirements ({names}):\n  pip install {self._with_extras!r}\n"
         else:
             remedy = ""
         return kind(
@@ -93,22 +93,22 @@ class EntryPointRecord:
             f"  Trainer(block=[{self.name!r}])\n"
             f"  HELIOS_BLOCK_PLUGINS={self.name}\n"
             + (f"  pip uninstall {self.distribution}\n" if self.distribution != OURSELVES else "")
-            + 'or keep going without whatever fails: Trainer(on_load_error="skip").'
+            + 'or skip every plug-in that fails to load: Trainer(on_load_error="skip").'
         )
 
     @property
     def _with_extras(self) -> str:
-        """What pip is told to install the distribution with the entry point's extras."""
+        """The argument of pip that installs the distribution with the entry point's extras."""
         return self.distribution + self.value.partition(":")[2].partition(" ")[2].strip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A distribution whose metadata cannot be read.
+    """A distribution with metadata that cannot be read.
 
     Attributes:
         place: the folder of its metadata.
-        error: why not.
+        error: the error of the attempt to read it.
     """
 
     place: str
@@ -118,27 +118,26 @@ class Damage:
 def discover() -> list[EntryPointRecord]:
     """Return a record for each entry point of the group, sorted by name and distribution.
 
-    A distribution with unreadable metadata is reported in the log and left out. Of a
-    distribution that is found twice, the one that comes first on ``sys.path`` counts, as it does
-    for ``import``.
+    The function logs and skips a distribution with unreadable metadata. If a distribution occurs
+    twice on ``sys.path``, the first one counts, as for ``import``.
     """
     records, damages = survey()
     for damage in damages:
         _logger.error(
-            "cannot read the metadata of %s: left out", damage.place, exc_info=damage.error
+            "cannot read the metadata of %s, so it is skipped", damage.place, exc_info=damage.error
         )
     return records
 
 
 def survey() -> tuple[list[EntryPointRecord], list[Damage]]:
-    """Return what :func:`discover` does, and what it has to leave out."""
+    """Return the records as :func:`discover` does, and the distributions that it skips."""
     from importlib_metadata import distributions
 
     records: dict[str, list[EntryPointRecord]] = {}
     damages = []
     for distribution in distributions():
         try:
-            # Most distributions have nothing for us: their metadata need not be parsed.
+            # Most distributions offer no plug-in, and parsing takes longer than this check.
             if GROUP not in (distribution.read_text("entry_points.txt") or ""):
                 continue
             if not _is_shadowed(distribution):
@@ -150,12 +149,13 @@ def survey() -> tuple[list[EntryPointRecord], list[Damage]]:
 
 
 def place_of(distribution: Any) -> str:
-    """Return the folder of a distribution's metadata, which there is no public name for."""
+    """Return the folder of a distribution's metadata."""
+    # importlib_metadata has no public name for it.
     return str(getattr(distribution, "_path", distribution))
 
 
 def _is_shadowed(candidate: Any) -> bool:
-    """Whether another copy of a distribution, perhaps without our entry points, comes first."""
+    """Return whether another copy of a distribution comes first on ``sys.path``."""
     from importlib_metadata import distribution
 
     first = distribution(candidate.name)
@@ -177,7 +177,7 @@ def _records(distribution: Any) -> list[EntryPointRecord]:
 
 
 def _missing_requirements(distribution: Any, extras: list[str]) -> tuple[str, ...]:
-    """Return what ``module:attribute [extra]`` needs beyond the distribution, and is not here."""
+    """Return the requirements of an entry point's extras that are not installed."""
     if not extras:
         return ()
     unmet = unmet_requirements(distribution, extras)
@@ -187,14 +187,15 @@ def _missing_requirements(distribution: Any, extras: list[str]) -> tuple[str, ..
 def unmet_requirements(
     distribution: Any, extras: Sequence[str] = ()
 ) -> Iterator[tuple["Requirement", str | None]]:
-    """Yield requirements that do not hold, each with the version that is installed, if any is.
+    """Yield each unmet requirement with the installed version, or with ``None``.
 
     Args:
-        distribution: whose requirements.
-        extras: look at what these need beyond the distribution, instead of at what it needs itself.
+        distribution: the distribution that has the requirements.
+        extras: the extras of the distribution. If any are given, the function checks only the
+            requirements that the extras add; otherwise only those of the distribution itself.
 
     Raises:
-        InvalidRequirement: one of them cannot be read.
+        InvalidRequirement: a requirement cannot be parsed.
     """
     from importlib_metadata import PackageNotFoundError, version
     from packaging.requirements import Requirement

@@ -1,10 +1,11 @@
-"""The hooks: every named moment of a run, declared once.
+"""The declarations of all hooks.
 
-:class:`PluginSpec` is the single source. pluggy takes the hook specifications from it,
-:class:`~helios.plugins.Plugin` inherits it, and the documented table is compared with it.
+:class:`PluginSpec` declares each hook once. pluggy reads the hook specifications from it,
+:class:`~helios.plugins.Plugin` inherits from it, and a test compares the documentation with it.
 
-A hook of kind *all* calls every implementation, in the order of the plan. A hook of kind *one* is
-a capability that a single active plug-in may have; two are a conflict, found at registration.
+For a hook of kind *all*, pluggy calls every implementation in the order of the plan. A hook of kind
+*one* is a capability, and only one active plug-in may have it. If two plug-ins implement it, Helios
+raises an error at registration.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class PluginSpec:
-    """All hooks, grouped by moment. The bodies are what a plug-in does by default."""
+    """All hooks, grouped by moment; each body is the default of a plug-in."""
 
     # Before launch, in the parent process.
 
@@ -35,32 +36,33 @@ class PluginSpec:
     def configure_trainer(self, trainer: "Trainer") -> None:
         """Configure the trainer before training or testing.
 
-        Called once per plug-in and trainer, also when the user has called it by hand.
+        Called once per plug-in and trainer; a direct call by the user counts.
 
         Args:
-            trainer: not yet launched; plug-ins can still be registered.
+            trainer: the trainer before launch; you can still register plug-ins.
         """
 
     @hookspec
     def configure_model(self, model: "Model") -> None:
         """Configure the model before training or testing.
 
-        Called once per plug-in and model, also when the user has called it by hand.
+        Called once per plug-in and model; a direct call by the user counts.
 
         Args:
-            model: not yet set up.
+            model: the model before its ``setup``.
         """
 
     @unique("launch")
     def launch(self, trainer: "Trainer", target: Callable[[], Any]) -> Any:
-        """Start the processes of the run, instead of the built-in launchers.
+        """Start the processes of the run in place of the built-in launcher.
 
         Args:
-            trainer: configured, its plan frozen.
-            target: does the whole work of one process; picklable if trainer, model and data are.
+            trainer: the configured trainer with its frozen plan.
+            target: the function that does all work of one process; picklable if the trainer, the
+                model and the data are picklable.
 
         Returns:
-            What ``target`` returned in the process with global rank 0.
+            The return value of ``target`` in the process with global rank 0.
         """
         return target()
 
@@ -68,14 +70,14 @@ class PluginSpec:
 
     @hookspec
     def setup(self) -> None:
-        """Construct all required state. Device and process group are ready."""
+        """Construct all required state; the device and the process group are ready."""
 
     @unique("module")
     def prepare_module(self, module: "nn.Module") -> "nn.Module":
         """Place a network on its device, and wrap it for parallelism.
 
         Args:
-            module: what a model passed to ``Model.prepare``.
+            module: the network that a model passed to ``Model.prepare``.
 
         Returns:
             The network to train.
@@ -84,9 +86,9 @@ class PluginSpec:
 
     @unique("batches")
     def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
-        """Wrap the batches of a loader, for example to fetch them ahead.
+        """Wrap the batches of a loader, for example to prefetch them.
 
-        Called once for each iteration over a loader.
+        Called once per iteration over a loader.
 
         Args:
             batches: the loader.
@@ -99,7 +101,7 @@ class PluginSpec:
 
     @hookspec
     def step_context(self, phase: str) -> AbstractContextManager[Any] | None:
-        """Return a context manager to be entered around the model's next step, or ``None``.
+        """Return a context manager for the model's next step, or ``None``.
 
         Args:
             phase: ``"training"``, ``"validation"`` or ``"testing"``.
@@ -110,11 +112,11 @@ class PluginSpec:
 
     @hookspec
     def on_training_start(self) -> None:
-        """Perform any necessary actions when training starts; the checkpoint is loaded."""
+        """Perform any necessary actions when training starts, after the checkpoint is loaded."""
 
     @hookspec
     def on_training_epoch_start(self, state: TrainingState) -> None:
-        """Called when an epoch begins, but not when a resumed run goes on inside one.
+        """Called when an epoch begins, but not when a run resumes inside an epoch.
 
         Args:
             state: the position of the run.
@@ -125,11 +127,11 @@ class PluginSpec:
         """Process the training batch, prior to the model's ``train_step``.
 
         Args:
-            batch: what the dataset's loader returned.
+            batch: the batch that the loader returned.
             state: the position of the run.
 
         Returns:
-            The batch that the model gets.
+            The batch for the model.
         """
         return batch
 
@@ -148,7 +150,7 @@ class PluginSpec:
         """Called when the gradients are complete and unscaled, but not yet clipped.
 
         Args:
-            optimizer: about to take a step.
+            optimizer: the optimizer before its step.
             state: the position of the run.
         """
 
@@ -156,10 +158,10 @@ class PluginSpec:
     def on_after_optimizer_step(
         self, optimizer: "torch.optim.Optimizer", state: TrainingState
     ) -> None:
-        """Called when an optimizer has really taken a step.
+        """Called when an optimizer has taken a step, but not when the step was skipped.
 
         Args:
-            optimizer: its gradients are already reset.
+            optimizer: the optimizer after its step, with its gradients reset.
             state: the position of the run.
         """
 
@@ -168,34 +170,34 @@ class PluginSpec:
         """Called after the model's ``train_step``.
 
         Args:
-            outputs: what ``train_step`` returned.
+            outputs: the return value of ``train_step``.
             state: the position of the run.
         """
 
     @hookspec
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
-        """Receive what the model logged; already on the host.
+        """Receive the metrics that the model logged, already on the host.
 
-        Called every ``print_frequency`` steps with the means since the last call, and at the end
-        of validation and testing with the means over all their batches.
+        Called every ``print_frequency`` steps with the means since the last call. At the end of
+        validation and testing, called with the means over all their batches.
 
         Args:
-            metrics: values by name.
+            metrics: the values by name.
             state: the position of the run.
         """
 
     @unique("should_training_stop")
     def should_training_stop(self) -> bool:
-        """Determine whether training should stop; asked after each batch and each validation.
+        """Determine whether training should stop; called after each batch and each validation.
 
         Returns:
-            False if training should continue, true otherwise.
+            False if training should continue, True otherwise.
         """
         return False
 
     @hookspec
     def on_training_epoch_end(self, state: TrainingState) -> None:
-        """Called when an epoch is complete, before the model's method.
+        """Called when an epoch is complete, before the method of the model.
 
         Args:
             state: the position of the run; ``global_epoch`` is still the number of this epoch.
@@ -203,7 +205,7 @@ class PluginSpec:
 
     @hookspec
     def on_training_end(self) -> None:
-        """Perform any necessary actions when training ends; the last checkpoint is saved."""
+        """Perform any necessary actions when training ends, after the last checkpoint is saved."""
 
     # Validation.
 
@@ -220,11 +222,11 @@ class PluginSpec:
         """Process the validation batch, prior to the model's ``valid_step``.
 
         Args:
-            batch: what the dataset's loader returned.
+            batch: the batch that the loader returned.
             step: the number of the batch, from 0.
 
         Returns:
-            The batch that the model gets.
+            The batch for the model.
         """
         return batch
 
@@ -233,7 +235,7 @@ class PluginSpec:
         """Called after the model's ``valid_step``.
 
         Args:
-            outputs: what ``valid_step`` returned.
+            outputs: the return value of ``valid_step``.
             step: the number of the batch, from 0.
         """
 
@@ -256,11 +258,11 @@ class PluginSpec:
         """Process the testing batch, prior to the model's ``test_step``.
 
         Args:
-            batch: what the dataset's loader returned.
+            batch: the batch that the loader returned.
             step: the number of the batch, from 0.
 
         Returns:
-            The batch that the model gets.
+            The batch for the model.
         """
         return batch
 
@@ -269,7 +271,7 @@ class PluginSpec:
         """Called after the model's ``test_step``.
 
         Args:
-            outputs: what ``test_step`` returned.
+            outputs: the return value of ``test_step``.
             step: the number of the batch, from 0.
         """
 
@@ -277,54 +279,54 @@ class PluginSpec:
     def on_testing_end(self) -> None:
         """Perform any actions when testing ends."""
 
-    # Checkpoints, failure, the end.
+    # Checkpoints, failure, teardown.
 
     @hookspec
     def on_checkpoint_saved(self, path: "Path", state: TrainingState) -> None:
-        """Called when a checkpoint is complete and durable; in the process with rank 0.
+        """Called in the process with rank 0 when a checkpoint is complete and durable.
 
-        With ``async_checkpoints`` that is at the next save, or at the end of training.
+        With ``async_checkpoints``, called at the next save or at the end of training.
 
         Args:
-            path: the file.
-            state: the position of the run when it was saved.
+            path: the file of the checkpoint.
+            state: the position of the run at the time of the save.
         """
 
     @hookspec
     def on_checkpoint_loaded(self, path: "Path", state: TrainingState) -> None:
-        """Called when everything has been restored from a checkpoint.
+        """Called when everything is restored from a checkpoint.
 
         Args:
-            path: the file.
+            path: the file of the checkpoint.
             state: the position of the run.
         """
 
     @hookspec
     def on_exception(self, error: BaseException, state: TrainingState) -> None:
-        """Called when a run fails, before it is torn down; errors in here are only logged.
+        """Called when a run fails, before teardown; an error in this hook is only logged.
 
         Args:
-            error: what ``fit`` or ``test`` is going to raise.
+            error: the exception that ``fit`` or ``test`` will raise.
             state: the position of the run.
         """
 
     @hookspec
     def teardown(self) -> None:
-        """Release what ``setup`` acquired.
+        """Release the resources that ``setup`` acquired.
 
-        Called at the end of every run, in reverse order, also when the run has failed.
+        Called in reverse order at the end of every run, even if the run has failed.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class HookInfo:
-    """What the rest of the framework needs to know of a hook.
+    """The facts about one hook that the framework needs.
 
     Attributes:
-        name: its name.
+        name: the name of the hook.
         arguments: the names of its arguments.
-        claim: the capability that implementing it claims; ``None`` for a hook of kind *all*.
-        deprecations: what of it is going to be removed.
+        claim: the capability that each implementation claims; ``None`` for a hook of kind *all*.
+        deprecations: the deprecations of the hook and of its arguments.
     """
 
     name: str
@@ -334,7 +336,7 @@ class HookInfo:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> "HookInfo":
-        """Return what there is to know of a method of :class:`PluginSpec`."""
+        """Return the facts about a method of :class:`PluginSpec`."""
         return cls(
             name=function.__name__,
             arguments=tuple(inspect.signature(function).parameters)[1:],
@@ -348,4 +350,4 @@ HOOKS: dict[str, HookInfo] = {
     for name, function in vars(PluginSpec).items()
     if not name.startswith("_")
 }
-"""The hooks by name, in the order of their declaration."""
+"""All hooks by name, in the order of declaration."""

@@ -1,4 +1,4 @@
-"""For authors of plug-ins: a tiny model with data, and the conformance kit."""
+"""Test tools for plug-in authors: a tiny model, its data, and a conformance test."""
 
 from helios.testing.conformance import ConformanceError, StopAfter, check_conformance, equal
 from helios.testing.tiny import TinyDataModule, TinyModel

@@ -1,4 +1,4 @@
-"""What every plug-in must stand, as one call in its author's test suite."""
+"""A test that every plug-in must pass, as one function call."""
 
 import pathlib
 import struct
@@ -15,23 +15,25 @@ from helios.testing.tiny import TinyDataModule, TinyModel
 
 
 class ConformanceError(AssertionError):
-    """A plug-in does not do what every plug-in must."""
+    """Raised if a plug-in fails the conformance test."""
 
 
 def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> None:
-    """Train a tiny model with a plug-in: whole, cut in two, and failing.
+    """Train a tiny model with a plug-in: uninterrupted, stopped and resumed, and with an error.
 
-    Checked is that the plug-in can be registered and survives ``fit`` and ``test``; that a run
-    which is stopped and resumed in a new trainer ends with the same weights and the same state of
-    the plug-in as the run that was not; and that the plug-in does not hide the error of a run
-    that fails.
+    The function checks that
+
+    - the trainer can register the plug-in, and ``fit`` and ``test`` finish;
+    - a run that stops and resumes in a new trainer ends with the same weights and the same state
+      of the plug-in as an uninterrupted run;
+    - the plug-in does not hide the error of a failing run.
 
     Args:
-        create: returns a new plug-in at each call.
-        trainer_arguments: further arguments of the trainers.
+        create: a function that returns a new plug-in at each call.
+        trainer_arguments: more arguments for each trainer.
 
     Raises:
-        ConformanceError: one of these does not hold.
+        ConformanceError: one of these checks failed.
 
     Example:
         .. code-block:: python
@@ -42,21 +44,21 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         whole = _train(create(), root / "whole", None, trainer_arguments)
-        for batches in (1, 4, 8):  # in the first epoch, and in the second
+        for batches in (1, 4, 8):  # in the first and in the second epoch
             _train(create(), root / f"cut-{batches}", batches, trainer_arguments)
             resumed = _train(create(), root / f"cut-{batches}", None, trainer_arguments)
             for what in whole:
                 if not equal(whole[what], resumed[what]):
                     raise ConformanceError(
-                        f"stopped after {batches} batches and resumed, the run ends with a"
-                        f" different {what} than without the stop: keep everything that influences"
-                        " it in state_dict() and load_state_dict()."
+                        f"a run that stops after {batches} batches and resumes ends with a"
+                        f" different {what} than an uninterrupted run: return everything that influences it"
+                        " from state_dict(), and restore it in load_state_dict()."
                     )
         _check_failure(create(), trainer_arguments)
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two states are equal to the bit, tensors included."""
+    """Return whether two states, including their tensors, are equal bit for bit."""
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         same_kind = left.dtype == right.dtype and left.shape == right.shape
         return same_kind and torch.equal(_bytes(left), _bytes(right))
@@ -72,15 +74,18 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a tensor: by value, NaN differs from itself, and -0.0 equals 0.0."""
+    """Return the bytes of a tensor.
+
+    Bytes compare exactly; values do not, since NaN differs from itself and -0.0 equals 0.0.
+    """
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 class StopAfter:
-    """A plug-in that asks for a stop after a number of batches of this process.
+    """A plug-in that requests a stop after a number of batches in this process.
 
     Args:
-        batches: how many; ``None`` for never.
+        batches: the number of batches; ``None`` to never request a stop.
     """
 
     def __init__(self, batches: int | None) -> None:
@@ -88,13 +93,13 @@ class StopAfter:
 
     @hookimpl
     def on_training_batch_end(self, state: Any) -> None:
-        """Count."""
+        """Request the stop after the last batch."""
         if state.running_iter == self._batches:
             self._trainer.request_stop("enough for this test")
 
     @hookimpl
     def configure_trainer(self, trainer: Trainer) -> None:
-        """Remember whom to ask."""
+        """Store the trainer, which receives the request."""
         self._trainer = trainer
 
 
@@ -145,7 +150,7 @@ def _check_failure(plugin: Any, arguments: dict[str, Any]) -> None:
             Trainer(**options).fit(_FailingModel(), TinyDataModule())
         except _Failure:
             return
-        except InvalidPluginError as error:  # its launch hook has returned no outcome
+        except InvalidPluginError as error:  # its launch hook returned no result
             raise ConformanceError("the plug-in swallows the error of a run that fails") from error
         except Exception as error:
             raise ConformanceError("the plug-in hides the error of a run that fails") from error

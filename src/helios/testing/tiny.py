@@ -1,7 +1,7 @@
-"""A model and data small enough for hundreds of runs a minute, with everything that can go wrong.
+"""A tiny model and its data, for hundreds of runs per minute.
 
-The network has dropout, so that it draws random numbers; the optimizer has momentum and the
-scheduler a counter, so that a forgotten state shows.
+The network has dropout, so each step draws random numbers. The optimizer has momentum and the
+scheduler has a counter, so a test notices a state that was not restored.
 """
 
 from typing import Any
@@ -14,23 +14,23 @@ from helios import DataLoaderParams, DataModule, Model, TrainingState
 
 
 class TinyModel(Model):
-    """A classifier of 4 numbers into 2 classes.
+    """A classifier with 4 input features and 2 classes.
 
     Args:
-        save_name: names the checkpoints.
+        save_name: the name of the checkpoints.
     """
 
     def __init__(self, save_name: str = "tiny") -> None:
         super().__init__(save_name)
 
     def setup(self, fast_init: bool = False) -> None:
-        """Create network, optimizer and scheduler."""
+        """Create the network, the optimizer and the scheduler."""
         self.net = self.prepare(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2)))
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.05, momentum=0.9)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3, gamma=0.9)
 
     def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
-        """Take a step on the cross entropy, and return it."""
+        """Optimize the cross entropy, and return it."""
         features, labels = batch
         loss = nn.functional.cross_entropy(self.net(features), labels)
         self.log("loss", loss)
@@ -51,13 +51,13 @@ class TinyModel(Model):
 
 
 class TinyDataModule(DataModule):
-    """Random features with a learnable label.
+    """Random features with labels that a model can learn.
 
     Args:
-        train_size: training samples.
-        batch_size: samples per training batch; 4 of 22 leave a last batch of 2.
-        shuffle: draw a new order each epoch.
-        valid_size: samples of validation and testing; 0 for neither.
+        train_size: the number of training samples.
+        batch_size: the number of samples per training batch; by default, the last batch has 2.
+        shuffle: if True, each epoch has a new order.
+        valid_size: the number of validation samples, and of test samples; 0 disables both.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TinyDataModule(DataModule):
         self._valid_size = valid_size
 
     def setup(self) -> None:
-        """Create the datasets; always the same."""
+        """Create the same datasets at each call."""
         params = DataLoaderParams(batch_size=self._batch_size, shuffle=self._shuffle)
         self._train_dataset = self._create_dataset(_samples(self._train_size, seed=1), params)
         if self._valid_size:
