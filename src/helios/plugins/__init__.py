@@ -1,4 +1,4 @@
-"""The plug-in framework, and the plug-ins that come with Helios."""
+"""The plug-in framework and the built-in plug-ins."""
 
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.manager import PluginManager

@@ -1,8 +1,8 @@
-"""Which plug-in does a stack frame belong to?
+"""Find the plug-in that a stack frame belongs to.
 
-pluggy keeps the implementation that it is calling in a local variable of its call loop. Reading
-it from there names the plug-in at fault, or the author of a stop request, at no cost while
-nothing happens. Wrapping every implementation would cost on every call.
+The call loop of pluggy keeps the current implementation in a local variable. Helios reads this
+variable to name the plug-in that failed or that requested a stop. This costs nothing until it is
+needed. A wrapper around each implementation would add a cost to every call.
 """
 
 import itertools
@@ -19,7 +19,7 @@ _OLD_WRAPPER = "run_old_style_hookwrapper"
 
 
 class HookCall(NamedTuple):
-    """A hook being executed.
+    """A call of a hook by pluggy.
 
     Attributes:
         plug_id: the id of the plug-in.
@@ -36,15 +36,15 @@ def calls_in_traceback(manager: pluggy.PluginManager, error: BaseException) -> l
 
 
 def calls_in_stack(manager: pluggy.PluginManager, frame: FrameType | None) -> list[HookCall]:
-    """Return the hook calls that a frame is executed in, outermost first."""
+    """Return the hook calls around a frame, outermost first."""
     return _calls(manager, _frames_around(frame))
 
 
 def call_in_traceback(manager: "PluginManager", error: BaseException) -> HookCall | None:
     """Return the innermost call of a plug-in that an exception passed through.
 
-    Plug-ins also run outside of hook calls: generators and context managers that they have
-    returned, and ``state_dict``. Such a method is found by its ``self``.
+    Plug-ins also run outside hook calls: in their generators, their context managers and
+    ``state_dict``. For these, the function looks for the plug-in in the local variable ``self``.
     """
     calls = calls_in_traceback(manager, error)
     if calls:
@@ -57,11 +57,11 @@ def call_in_traceback(manager: "PluginManager", error: BaseException) -> HookCal
 
 
 def author_in_stack(manager: "PluginManager", model: object, frame: FrameType | None) -> str:
-    """Return who a frame is executed for: a plug-in's id, ``"the model"``, or ``"the user"``."""
+    """Return the caller of a frame: a plug-in's id, ``"the model"``, or ``"the user"``."""
     frames = _frames_around(frame)
     in_model = [i for i, f in enumerate(frames) if model and f.f_locals.get("self") is model]
     innermost = frames[in_model[-1] :] if in_model else frames
-    # Everything runs inside the launch hook: its plug-in is not the author of it all.
+    # The whole run is inside the launch hook, so its plug-in is not the author.
     calls = [call for call in _calls(manager, innermost) if call.hook != "launch"]
     if calls:
         return calls[-1].plug_id
@@ -88,10 +88,10 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
     calls = []
     for loop, callee in itertools.pairwise(frames):
         is_loop = loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals
-        if is_loop and callee is not loop:  # a loop that raises again is there twice
+        if is_loop and callee is not loop:  # a loop that raises again occurs twice
             implementation = _running(loop.f_locals, callee)
             hook = getattr(manager.hook, loop.f_locals["hook_name"], None)
-            # The program around us, pytest for one, may use pluggy too.
+            # Other parts of the program, for example pytest, may use pluggy too.
             if hook is not None and implementation in hook.get_hookimpls():
                 calls.append(HookCall(implementation.plugin_name, loop.f_locals["hook_name"]))
     return calls
@@ -100,8 +100,8 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
 def _running(local: dict[str, Any], callee: FrameType) -> Any:
     """Return the implementation that the call loop is executing.
 
-    After the last plain implementation, wrappers are resumed; those are found by their code and,
-    among several instances of one class, by ``self``.
+    After the last plain implementation, pluggy resumes the wrappers. The function finds a wrapper
+    by its code, and distinguishes several instances of one class by ``self``.
     """
     wrappers = [
         implementation
@@ -116,7 +116,10 @@ def _running(local: dict[str, Any], callee: FrameType) -> Any:
 
 
 def _mentions(frame: FrameType, plugin: object) -> bool:
-    """Whether a plug-in is among the local variables: as ``self``, or in a decorator's ``args``."""
+    """Return whether a plug-in is in the local variables.
+
+    The variable is ``self``, or the ``args`` of a decorator.
+    """
     values = list(frame.f_locals.values())
     values += [item for value in values if isinstance(value, tuple) for item in value]
     return any(value is plugin for value in values)

@@ -1,4 +1,4 @@
-"""``[tool.helios]`` in ``pyproject.toml``: what a project says of its plug-ins."""
+"""The table ``[tool.helios]`` in ``pyproject.toml``, which configures plug-ins."""
 
 import dataclasses
 import pathlib
@@ -12,15 +12,15 @@ FILE = "pyproject.toml"
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """What a project's file says of plug-ins. Every part may be left out.
+    """The settings of a project file for plug-ins; each of them is optional.
 
     Attributes:
-        path: the file; ``None`` if there is none.
-        enable: names of plug-ins that are wanted, as in ``Trainer(plugins=[...])``.
-        autoload: as in ``Trainer(autoload=...)``.
-        block: as in ``Trainer(block=[...])``.
-        plugins: keyword arguments by the name of the plug-in. They are used when the plug-in is
-            created by its name or autoloaded; they do not make it active.
+        path: the file; ``None`` if no file applies.
+        enable: the names of requested plug-ins, as in ``Trainer(plugins=[...])``.
+        autoload: the same value as in ``Trainer(autoload=...)``.
+        block: the same names as in ``Trainer(block=[...])``.
+        plugins: the keyword arguments by the name of the plug-in. Helios uses them when it
+            autoloads the plug-in or creates it by name; they do not make it active.
     """
 
     path: pathlib.Path | None = None
@@ -30,7 +30,7 @@ class Configuration:
     plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def key(self, *parts: str) -> str:
-        """Return how messages name a key of the file."""
+        """Return the name of a key in messages, with the path of the file."""
         return f"{'.'.join(['tool.helios', *parts])} in {self.path}"
 
 
@@ -38,10 +38,11 @@ def read_configuration(folder: pathlib.Path | None = None) -> Configuration:
     """Read the nearest ``pyproject.toml`` that has a table ``[tool.helios]``.
 
     Args:
-        folder: where to look first, then in the folders around it; the current one by default.
+        folder: the first folder of the search, followed by its parents; by default, the current
+            folder.
 
     Raises:
-        ConfigurationError: the file cannot be read, or says something that cannot be meant.
+        ConfigurationError: the file cannot be read, or has an invalid key or value.
     """
     folder = (folder or pathlib.Path.cwd()).absolute()
     for path in (place / FILE for place in (folder, *folder.parents)):
@@ -57,10 +58,10 @@ def _table(path: pathlib.Path) -> Any:
         text = path.read_text(encoding="utf-8")
         tool = tomllib.loads(text).get("tool")
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
+        raise ConfigurationError(f"cannot read {path}: {error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         if isinstance(error, tomllib.TOMLDecodeError) and "helios" not in text:
-            return None  # somebody else's, further up
+            return None  # a file of another project, in a parent folder
         raise ConfigurationError(f"{path} is not valid TOML: {error}.") from error
     return tool.get("helios") if isinstance(tool, dict) else None
 
@@ -73,7 +74,7 @@ def _checked(path: pathlib.Path, table: Mapping[str, Any]) -> Configuration:
     for key in table:
         if key not in known:
             raise ConfigurationError(
-                f"{where.key(key)} means nothing.{nearest(key, known)} Known are:"
+                f"{where.key(key)} is not a known key.{nearest(key, known)} Known keys:"
                 f" {', '.join(known)}."
             )
     for key in ("enable", "block"):
@@ -85,8 +86,8 @@ def _checked(path: pathlib.Path, table: Mapping[str, Any]) -> Configuration:
     _require(
         isinstance(plugins, dict) and all(isinstance(value, dict) for value in plugins.values()),
         *(where, "plugins", table),
-        "a table of keyword arguments for each plug-in, [tool.helios.plugins.ema]; names alone"
-        " belong into enable",
+        "a table of keyword arguments for each plug-in, [tool.helios.plugins.ema]; for a name"
+        " without arguments, use enable",
     )
     return Configuration(
         path=path,

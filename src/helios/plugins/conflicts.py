@@ -1,6 +1,6 @@
-"""Who may stay: two plug-ins must not have one id, nor claim one capability.
+"""Conflicts: two plug-ins must not have the same id or claim the same capability.
 
-All rows are looked at before anything is decided, and everything that is wrong is reported.
+The functions compare all rows before they decide, and report all problems.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,67 +17,67 @@ from helios.plugins.plan import Inactive, origin_of
 from helios.plugins.table import Registration
 
 _SAME_ID = ""
-"""Stands for the id among the things that two rows may both claim."""
+"""The symbol for the id in a list of shared claims."""
 
 
 def resolve(
     rows: Iterable[Registration],
 ) -> tuple[list[Registration], list[Inactive], list[PluginError]]:
-    """Decide which rows stay: explicit ones win over autoloaded ones.
+    """Resolve conflicts: an explicit row replaces the autoloaded rows that conflict with it.
 
     Returns:
-        The rows that stay and those that step aside, both in the order of registration; and an
-        error for each id and each set of capabilities that rows of equal standing claim, and for
-        plug-ins that cannot be told apart.
+        The rows that remain and the replaced ones, both in the order of registration, and a list of
+        errors. Each error is for an id or a set of capabilities that several remaining rows claim,
+        or for plug-ins that are equal.
     """
     rows = sorted(rows, key=lambda row: row.number)
     explicit = [row for row in rows if row.explicit]
-    kept, aside = [], []
+    kept, replaced = [], []
     for row in rows:
         winner = next((other for other in explicit if _shared(row, other)), None)
         if row.explicit or winner is None:
             kept.append(row)
         else:
-            aside.append(_stepped_aside(row, winner))
-    return kept, aside, _twins(rows) or _conflicts(kept)
+            replaced.append(_replaced(row, winner))
+    return kept, replaced, _twins(rows) or _conflicts(kept)
 
 
 def _twins(rows: Sequence[Registration]) -> list[PluginError]:
-    """Refuse an object that is registered under two ids, and objects that equal each other."""
+    """Return an error for each object with two ids, and for each pair of equal objects."""
     problems: list[PluginError] = []
     for first, second in combinations(rows, 2):
         if first.plugin is second.plugin:
             problems.append(
                 DuplicatePluginError(
-                    f"this plug-in is already registered as {first.id!r}, so it cannot be"
-                    f" {second.id!r} too: unregister it first, or create another object."
+                    f"this plug-in is already registered as {first.id!r}, so it cannot also be"
+                    f" registered as {second.id!r}: unregister it first, or create another object."
                 )
             )
         elif first.plugin == second.plugin:
             problems.append(
                 InvalidPluginError(
-                    f"plug-in {second.id!r} equals {first.id!r}, which is registered; both are"
-                    f" {type(second.plugin).__name__} ({source_of(second.plugin)}). Plug-ins are"
-                    " told apart by identity: remove __eq__ and __hash__ from the class."
+                    f"plug-in {second.id!r} equals the registered plug-in {first.id!r}; both are"
+                    f" {type(second.plugin).__name__} ({source_of(second.plugin)}). Helios"
+                    " compares plug-ins by identity: remove __eq__ and __hash__ from the class."
                 )
             )
     return problems
 
 
 def _shared(row: Registration, other: Registration) -> list[str]:
-    """Return what both rows claim."""
+    """Return the claims that both rows have, and the id if they share it."""
     same_id = [_SAME_ID] if row.id == other.id else []
     return same_id + [claim for claim in row.claims if claim in other.claims]
 
 
-def _stepped_aside(row: Registration, winner: Registration) -> Inactive:
+def _replaced(row: Registration, winner: Registration) -> Inactive:
     origin = origin_of(row.plugin, row.record)
-    reason = f"steps aside for {winner.id!r}, which was {winner.reason}"
+    reason = f"replaced by {winner.id!r}, which is {winner.reason}"
     return Inactive(row.id, origin.distribution, origin.version, reason)
 
 
 def _conflicts(rows: Sequence[Registration]) -> list[PluginError]:
-    """Return an error for each set of rows that claim the same things."""
+    """Return an error for each set of rows with the same claims."""
     claimants: dict[str, list[Registration]] = {}
     for row in rows:
         for claim in row.claims:
@@ -99,23 +99,24 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def _conflict(rows: Sequence[Registration], shared: list[str]) -> PluginError:
-    """Return the error for plug-ins of equal standing, with the ways out."""
+    """Return the error for plug-ins that conflict, with the remedies."""
     number = _NUMBERS.get(len(rows), str(len(rows)))
-    stories = "\n".join(_story(row, shared) for row in rows)
-    ways_out = _ways_out(rows)
+    descriptions = "\n".join(_description(row, shared) for row in rows)
+    remedies = _remedies(rows)
     if _SAME_ID in shared:
         return DuplicatePluginError(
-            f"{number} plug-ins have the id {rows[0].id!r}, under which checkpoints keep state:\n"
-            f"{stories}\n{ways_out}\n"
-            "To use both, give one of them another id in its __init__."
+            f"{number} plug-ins have the id {rows[0].id!r}, which is the key of their state in"
+            f" checkpoints:\n"
+            f"{descriptions}\n{remedies}\n"
+            "To use both, set another id in the __init__ of one of them."
         )
     return PluginConflictError(
         f"{number} plug-ins claim {', '.join(map(repr, shared))}, which only one active plug-in"
-        f" may have:\n{stories}\n{ways_out}"
+        f" may have:\n{descriptions}\n{remedies}"
     )
 
 
-def _ways_out(rows: Sequence[Registration]) -> str:
+def _remedies(rows: Sequence[Registration]) -> str:
     names = _names(rows)
     if len(set(names)) < len(names):
         return "Pass only one of them."
@@ -129,26 +130,26 @@ def _ways_out(rows: Sequence[Registration]) -> str:
     if not rows[-1].explicit:
         lines.append(
             f"  Trainer(plugins=[{names[-1]!r}])    naming one makes the"
-            f" other{'s' * (len(rows) > 2)} step aside"
+            f" other{'s' * (len(rows) > 2)} step replaced"
         )
     return "\n".join(lines)
 
 
 def _names(rows: Sequence[Registration]) -> list[str]:
-    """Return the names by which plug-ins are blocked, in full where the short ones are equal."""
-    short = [row.name for row in rows]
+    """Return the names that block the plug-ins, qualified if the plain names are equal."""
+    plain = [row.name for row in rows]
     return [
-        row.record.qualified_name if row.record and short.count(row.name) > 1 else row.name
+        row.record.qualified_name if row.record and plain.count(row.name) > 1 else row.name
         for row in rows
     ]
 
 
-def _story(row: Registration, shared: list[str]) -> str:
+def _description(row: Registration, shared: list[str]) -> str:
     origin = origin_of(row.plugin, row.record)
-    how = "; ".join(row.claims[claim] for claim in shared if claim != _SAME_ID)
+    claims = "; ".join(row.claims[claim] for claim in shared if claim != _SAME_ID)
     return (
         f"  {row.id!r} from {origin if origin.distribution else 'no distribution'}"
-        f"{f': {how}' if how else ''}\n"
+        f"{f': {claims}' if claims else ''}\n"
         f"      {origin.source}\n"
-        f"      active because {row.reason}"
+        f"      active because it is {row.reason}"
     )

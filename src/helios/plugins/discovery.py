@@ -82,7 +82,10 @@ class EntryPointRecord:
         """Return an error for this record, with ways to switch it off."""
         if self.missing:
             names = ", ".join(self.missing)
-            remedy = f"Install its missing requirements ({names}):\n  pip install {self._with_extras!r}\n"
+            remedy = (
+                f"Install its missing requirements ({names}):\n"
+                f"  pip install {self._with_extras!r}\n"
+            )
         else:
             remedy = ""
         return kind(

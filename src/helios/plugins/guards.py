@@ -1,7 +1,7 @@
-"""What stands around the implementations of a hook where somebody has asked for it.
+"""Guards around the implementations of hooks, installed only when requested.
 
-pluggy calls ``implementation.function``; a guard takes its place. Without guards, which is the
-rule, the plug-in's own function is called, and nothing is paid.
+pluggy calls ``implementation.function``, and a guard replaces this function. Without guards, pluggy
+calls the function of the plug-in directly, at no extra cost.
 """
 
 import functools
@@ -15,7 +15,7 @@ Function = Callable[..., Any]
 
 
 def is_wrapper(implementation: pluggy.HookImpl) -> bool:
-    """Whether an implementation stands around the others, rather than among them."""
+    """Return whether an implementation wraps the others."""
     return implementation.wrapper or implementation.hookwrapper
 
 
@@ -24,12 +24,13 @@ def contain(
     report: Callable[[Exception], None],
     expected: list[type[Exception]],
 ) -> None:
-    """Let an implementation fail without ending the run.
+    """Catch the errors of an implementation, so that they do not end the run.
 
     Args:
-        implementation: a plain one; a wrapper is part of what it wraps, and may raise on purpose.
-        report: is told of an error, which goes no further.
-        expected: types of exceptions that are no failures, and pass.
+        implementation: an implementation that is not a wrapper, since a wrapper may raise on
+            purpose.
+        report: the function that receives each caught error.
+        expected: the types of exceptions that are not caught.
     """
     function = implementation.function
 
@@ -47,14 +48,15 @@ def contain(
 
 
 def measure(implementation: pluggy.HookImpl, add: Callable[[int, int], None]) -> None:
-    """Time an implementation.
+    """Measure the time of an implementation.
 
     Args:
-        implementation: plain, or a wrapper, of which the time of what it wraps is left out.
-        add: takes a number of calls and the nanoseconds that they have taken.
+        implementation: the implementation; the time of a wrapper does not include the hooks that it
+            wraps.
+        add: the function that receives a number of calls and their time in nanoseconds.
     """
     measured = _measured_wrapper if is_wrapper(implementation) else _measured
-    # The plug-in is handed on for attribution, which looks for it among the local variables.
+    # attribution.py looks for the plug-in in the local variables of the guard.
     _replace(implementation, measured(implementation.function, add, implementation.plugin))
 
 

@@ -1,4 +1,4 @@
-"""Registration: every plug-in is validated, conflicts are refused, nothing is half-done."""
+"""Registration: validate plug-ins, refuse conflicts, and change the table in one step."""
 
 import dataclasses
 import functools
@@ -35,10 +35,10 @@ _logger = logging.getLogger(__name__)
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager with a validated table, an explainable order, and a frozen plan.
+    """A manager from pluggy with a validated table, a predictable order, and a frozen plan.
 
-    The table is the truth; :meth:`arrange` hands it to pluggy in such a way that hooks are called
-    in its order.
+    The table decides which plug-ins are active. :meth:`arrange` registers them with pluggy, so that
+    it calls their hooks in the order of the table.
     """
 
     def __init__(self) -> None:
@@ -57,10 +57,10 @@ class PluginManager(pluggy.PluginManager):
         """Pickle the table alone; pluggy's callers and the guards are made anew from it."""
         return _rebuild, (list(self._rows.values()), self.inactive, self.frozen, self._frozen_with)
 
-    # pluggy's own methods, with our rules.
+    # The methods of pluggy, with the rules of Helios.
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        """Take a method of a plug-in that overrides a hook for an implementation."""
+        """Return the options of an attribute that implements a hook, otherwise ``None``."""
         return declarations.hook_options(plugin, name)
 
     def register(
@@ -72,26 +72,26 @@ class PluginManager(pluggy.PluginManager):
         explicit: bool = True,
         record: EntryPointRecord | None = None,
     ) -> str:
-        """Validate a plug-in and add it to the table; on any error nothing has changed.
+        """Validate a plug-in and add it to the table; an error leaves the table unchanged.
 
-        An explicit plug-in makes autoloaded ones that conflict with it step aside.
+        An explicit plug-in replaces the autoloaded ones that conflict with it.
 
         Args:
             plugin: an instance of a ``Plugin`` subclass, or a module or object with hookimpls.
-            name: the id of an object that has none of its own.
-            reason: why it is to be active.
-            explicit: whether it was asked for, rather than found.
-            record: the entry point that it was loaded from.
+            name: the id for an object without an id of its own.
+            reason: the reason why it is active.
+            explicit: True if the user requested it, False if it was autoloaded.
+            record: the entry point of an installed plug-in.
 
         Returns:
             The id.
 
         Raises:
-            InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
-            DuplicatePluginError: the id is taken by another plug-in.
+            InvalidPluginError: the object is not a plug-in, or has a hook that cannot be called.
+            DuplicatePluginError: another plug-in has this id.
             PluginConflictError: another plug-in has one of the unique capabilities.
-            PluginOrderError: the wishes of plug-ins for their order contradict each other.
-            FrozenPlanError: a run is going on.
+            PluginOrderError: ``before`` and ``after`` of plug-ins contradict each other.
+            FrozenPlanError: a run is in progress.
         """
         plug_id = declarations.identify(plugin, name)
         present = self._rows.get(plug_id)
@@ -109,18 +109,18 @@ class PluginManager(pluggy.PluginManager):
         record: EntryPointRecord | None = None,
         configuration: Mapping[str, Any] | None = None,
     ) -> Registration:
-        """Validate a plug-in and return its row, which :meth:`enter` enters into the table.
+        """Validate a plug-in and return its row, for :meth:`enter`.
 
         Args:
-            plugin: as in :meth:`register`.
-            name: as in :meth:`register`.
-            reason: as in :meth:`register`.
-            explicit: as in :meth:`register`.
-            record: as in :meth:`register`.
-            configuration: the keyword arguments that the plug-in was built with.
+            plugin: the same as in :meth:`register`.
+            name: the same as in :meth:`register`.
+            reason: the same as in :meth:`register`.
+            explicit: the same as in :meth:`register`.
+            record: the same as in :meth:`register`.
+            configuration: the keyword arguments of the plug-in's constructor.
 
         Raises:
-            InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
+            InvalidPluginError: the object is not a plug-in, or has a hook that cannot be called.
         """
         row = Registration(
             id=declarations.identify(plugin, name),
@@ -139,23 +139,23 @@ class PluginManager(pluggy.PluginManager):
     def resolve(
         self, newcomers: Sequence[Registration]
     ) -> tuple[list[Registration], list[Inactive]]:
-        """Find out what the table would be with new rows; it is not changed.
+        """Return the table that new rows would give, without changing the table.
 
         Returns:
-            All rows in the order in which their hooks would be called, and those that step aside.
+            All rows in the order of their hook calls, and the rows that others replace.
 
         Raises:
-            PluginError: as :meth:`register`; several problems are reported as one
+            PluginError: the same errors as in :meth:`register`; several problems are raised as one
                 :class:`~helios.errors.PluginProblems`.
         """
         return _resolved([*self._rows.values(), *newcomers])
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
-        """Remove a plug-in from the table, by itself or by its id.
+        """Remove a plug-in from the table, given the plug-in or its id.
 
         Raises:
-            UnknownNameError: it is not registered.
-            FrozenPlanError: a run is going on.
+            UnknownNameError: the plug-in is not registered.
+            FrozenPlanError: a run is in progress.
         """
         row = self.find(plugin, name)
         self._refuse_while_frozen(f"unregister {row.id!r}")
@@ -166,11 +166,11 @@ class PluginManager(pluggy.PluginManager):
 
     @property
     def rows(self) -> Mapping[str, Registration]:
-        """The table: rows by id, in the order in which hooks are called."""
+        """The table: the rows by id, in the order of their hook calls."""
         return self._rows
 
     def replace_all(self, plugins: Iterable[tuple[str, object]]) -> None:
-        """Exchange the whole table, or change nothing if one of the plug-ins is refused."""
+        """Replace the whole table, or change nothing if one of the plug-ins is refused."""
         self._refuse_while_frozen("assign trainer.plugins")
         rows: list[Registration] = []
         for name, plugin in plugins:
@@ -179,10 +179,10 @@ class PluginManager(pluggy.PluginManager):
         self.enter(*_resolved(rows))
 
     def recheck(self) -> None:
-        """Check the table again: flags and methods may have changed since registration.
+        """Check the table again, since flags and methods may have changed since registration.
 
         Raises:
-            PluginError: as :meth:`register`; nothing has changed then.
+            PluginError: the same errors as in :meth:`register`; the table is then unchanged.
         """
         rows = [
             dataclasses.replace(row, **_declared(row.plugin, row.id)) for row in self._rows.values()
@@ -195,12 +195,12 @@ class PluginManager(pluggy.PluginManager):
         profile: PluginProfile | None = None,
         configured_in: str = "",
     ) -> PluginPlan:
-        """Check the table again, fix it, and return the plan.
+        """Check the table again, freeze it, and return the plan.
 
         Args:
-            expected: types of exceptions that are no failures of an observer.
-            profile: takes the time of every call, if there is one.
-            configured_in: the file that has a say in what is active, if there is one.
+            expected: the types of exceptions that do not count as failures of an observer.
+            profile: the profile that measures every call; ``None`` for no measurement.
+            configured_in: the project file that applies, or an empty string.
         """
         self.recheck()
         self.arrange()
@@ -217,13 +217,14 @@ class PluginManager(pluggy.PluginManager):
         )
 
     def arrange(self) -> HookCallers:
-        """Hand the table to pluggy so that hooks are called in its order; return the callers."""
+        """Register the table with pluggy in the order of hook calls, and return the callers."""
         for plugin in list(self.get_plugins()):
             super().unregister(plugin)
         for row in self._rows.values():
             super().register(row.plugin, row.id)
-        # pluggy calls its list from the end, the last registered first. Its groups stay (trylast,
-        # plain, tryfirst; then the same of wrappers); within each, the order is the table's.
+        # pluggy calls its list from the end, so the last registered comes first. This sort keeps the
+        # groups of pluggy (trylast, plain, tryfirst; then the same for wrappers). Within each
+        # group, it applies the order of the table.
         place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
         for hook in HOOKS:
             self._called(hook).sort(
@@ -233,12 +234,12 @@ class PluginManager(pluggy.PluginManager):
         return self.callers
 
     def _called(self, hook: str) -> list[pluggy.HookImpl]:
-        """Return the list that pluggy calls, from its end; get_hookimpls() returns a copy."""
+        """Return the list that pluggy calls from its end; get_hookimpls() returns only a copy."""
         caller: pluggy.HookCaller = getattr(self.hook, hook)
         return caller._hookimpls  # noqa: SLF001 - pluggy has no public way to order or remove
 
     def _guard(self, expected: list[type[Exception]], profile: PluginProfile | None) -> None:
-        """Put around the implementations what was asked for: nothing, as a rule."""
+        """Install the requested guards around the implementations; usually none."""
         for name, info in HOOKS.items():
             for implementation in getattr(self.hook, name).get_hookimpls():
                 row = self._rows[implementation.plugin_name]
@@ -250,9 +251,9 @@ class PluginManager(pluggy.PluginManager):
                     profile.watch(implementation, name)
 
     def _quarantine(self, row: Registration, hook: str, error: Exception) -> None:
-        """Switch an observer off that has failed, but for its ``teardown``."""
+        """Switch off an observer that has failed, except its ``teardown``."""
         _logger.error(
-            "plug-in %s has failed in %s, and is off for the rest of the run",
+            "plug-in %s has failed in %s, so Helios switches it off for the rest of the run",
             self.describe(row.id),
             hook,
             exc_info=error,
@@ -264,10 +265,10 @@ class PluginManager(pluggy.PluginManager):
         self.callers.bind(self.hook)
 
     def configure(self, hook: str, target: Any) -> None:
-        """Call ``configure_trainer`` or ``configure_model`` where it has not been applied yet.
+        """Call ``configure_trainer`` or ``configure_model`` of each plug-in once per target.
 
-        Ordinary methods of ``Plugin`` subclasses see to that themselves, since users may call
-        them by hand; for all others it is remembered here.
+        Users may call methods of ``Plugin`` subclasses directly, so these methods record their
+        calls themselves. The manager records the calls of all others.
         """
         others = [
             p for p in self.get_plugins() if not hasattr(getattr(p, hook, None), "applies_once")
@@ -280,13 +281,13 @@ class PluginManager(pluggy.PluginManager):
                 once.add(target, plugin, hook)
 
     def call_one(self, row: Registration, hook: str, **arguments: Any) -> None:
-        """Call the implementation of a hook by one plug-in, if it has one."""
+        """Call a hook of one plug-in, if the plug-in implements it."""
         if hook in row.hooks:
             others = [plugin for plugin in self.get_plugins() if plugin is not row.plugin]
             self.subset_hook_caller(hook, remove_plugins=others)(**arguments)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the plug-ins that have one, by id."""
+        """Return the state of each plug-in that has one, by id."""
         states = {}
         for row in self._rows.values():
             get_state: Callable[[], Any] = getattr(row.plugin, "state_dict", dict)
@@ -296,13 +297,13 @@ class PluginManager(pluggy.PluginManager):
                 if row.critical:
                     raise
                 self._quarantine(row, "state_dict", error)
-                state = self._restored.get(row.id)  # rather an old state than none
+                state = self._restored.get(row.id)  # an old state is better than none
             if state:
                 states[row.id] = state
         return states
 
     def load_state_dict(self, states: Mapping[str, Any]) -> dict[str, Any]:
-        """Restore the plug-ins' states; return those of plug-ins that are not registered."""
+        """Restore the states of plug-ins; return the states of plug-ins that are not registered."""
         absent = dict(states)
         self._restored = dict(states)
         for row in self._rows.values():
@@ -310,28 +311,28 @@ class PluginManager(pluggy.PluginManager):
                 load_state = getattr(row.plugin, "load_state_dict", None)
                 if load_state is None:
                     raise InvalidPluginError(
-                        f"the checkpoint holds a state of plug-in {self.describe(row.id)}, which"
+                        f"the checkpoint contains a state of plug-in {self.describe(row.id)}, which"
                         " has no load_state_dict(state_dict) to restore it: add the method, or"
-                        " block the plug-in, whose state is then kept for later."
+                        " block the plug-in; later checkpoints then keep its state."
                     )
                 load_state(absent.pop(row.id))
         return absent
 
     def describe(self, plug_id: str) -> str:
-        """Return id, distribution, version and source of a registered plug-in, for a message."""
+        """Return the id, distribution, version and source of a plug-in, for a message."""
         row = self._rows[plug_id]
         origin = origin_of(row.plugin, row.record)
         return f"{row.id!r} ({origin}, {origin.source})"
 
     def claimant(self, hook: str) -> str:
-        """Return the id of the plug-in that implements a hook which only one may implement."""
+        """Return the id of the plug-in that implements a hook of kind *one*."""
         return next(row.id for row in self._rows.values() if hook in row.hooks)
 
     def find(self, plugin: object, name: str | None) -> Registration:
-        """Return the row of a plug-in, given itself or its id.
+        """Return the row of a plug-in, given the plug-in or its id.
 
         Raises:
-            UnknownNameError: it is not registered.
+            UnknownNameError: the plug-in is not registered.
         """
         for row in self._rows.values():
             if row.plugin is plugin or (plugin is None and row.id == name):
@@ -343,7 +344,7 @@ class PluginManager(pluggy.PluginManager):
         )
 
     def enter(self, rows: Iterable[Registration], aside: Iterable[Inactive] = ()) -> None:
-        """Make rows the table, in one step that cannot fail; what steps aside is noted."""
+        """Replace the table in one step that cannot fail, and record the inactive plug-ins."""
         before, rows = list(self._rows.values()), list(rows)
         kept = {row.plugin for row in rows}
         known = {row.plugin for row in before}
@@ -359,8 +360,8 @@ class PluginManager(pluggy.PluginManager):
     def _refuse_while_frozen(self, action: str) -> None:
         if self.frozen:
             raise FrozenPlanError(
-                f"cannot {action} while a run is going on: its plan is fixed, shown in the header"
-                " and saved in checkpoints. Do it before fit() or test(), or in configure_trainer."
+                f"cannot {action} during a run: its plan is already in the header and in"
+                " checkpoints. Do it before fit() or test(), or in configure_trainer."
             )
 
 
@@ -376,7 +377,7 @@ def _rebuild(
 
 
 def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
-    """Return who stays, in order, and who steps aside; or raise everything that is wrong."""
+    """Return the ordered rows and the replaced ones, or raise all problems."""
     kept, aside, problems = resolve(rows)
     try:
         order = in_order(kept)
@@ -387,7 +388,7 @@ def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[In
 
 
 def _declared(plugin: object, plug_id: str) -> dict[str, Any]:
-    """Return the columns of a row that follow from the plug-in alone; it may change them."""
+    """Return the columns of a row that depend only on the plug-in, which may change them."""
     implemented = declarations.implementations(plugin, plug_id)
     return {
         "hooks": tuple(hook for hook in HOOKS if hook in implemented),

@@ -1,4 +1,4 @@
-"""Plug-ins: the base class, the registry, and the plug-in that moves batches to a GPU."""
+"""The base class of plug-ins, their registry, and the plug-in that moves batches to a GPU."""
 
 import abc
 import dataclasses
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 PLUGIN_REGISTRY = PluginRegistry("plug-in")
-"""The registry of plug-ins: decorated classes by class name, installed ones by entry point.
+"""The registry of plug-ins: decorated classes by class name, installed plug-ins by entry point.
 
 Example:
     .. code-block:: python
@@ -26,7 +26,7 @@ Example:
         @hlp.PLUGIN_REGISTRY
         class MyPlugin(hlp.Plugin): ...
 
-        # or, by a call:
+        # or, with a call:
         hlp.PLUGIN_REGISTRY.register(MyPlugin)
 """
 
@@ -40,11 +40,11 @@ def create_plugin(type_name: str, *args: Any, **kwargs: Any) -> "Plugin":
         kwargs: keyword arguments to pass into the plug-in.
 
     Returns:
-        The plug-in. An entry point that names a module or an object gives just that.
+        The plug-in; if its entry point names a module or an object, that module or object.
 
     Raises:
         UnknownNameError: no plug-in has this name.
-        InvalidPluginError: arguments were given for something that takes none.
+        InvalidPluginError: the call has arguments, but the plug-in is a module or an object.
     """
     registered = PLUGIN_REGISTRY.get(type_name)
     if callable(registered):
@@ -52,8 +52,8 @@ def create_plugin(type_name: str, *args: Any, **kwargs: Any) -> "Plugin":
         return plugin
     if args or kwargs:
         raise InvalidPluginError(
-            f"the plug-in {type_name!r} is {registered!r}, which cannot be called, so it takes no"
-            " arguments: leave them out."
+            f"the plug-in {type_name!r} is {registered!r}, which is not callable, so it takes no"
+            " arguments: remove them."
         )
     return registered  # type: ignore[no-any-return]  # a module or object with hookimpls
 
@@ -62,9 +62,9 @@ def create_plugin(type_name: str, *args: Any, **kwargs: Any) -> "Plugin":
 class UniquePluginOverrides:
     """Set of flags that determine the unique overrides a plug-in can have.
 
-    Two plug-ins must not perform the same action: if both processed the training batch, the
-    result would depend on their order. What is flagged here is refused to all others.
-    Implementing the method counts as setting the flag.
+    Two plug-ins must not perform the same action. If both processed the training batch, for
+    example, the result would depend on their order. If a plug-in sets a flag, no other active
+    plug-in may have it. A plug-in that implements the method sets the flag too.
 
     Attributes:
         training_batch: the plug-in performs processing on the training batch.
@@ -83,34 +83,34 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     """Base class for plug-ins that extend the functionality of the trainer.
 
     Override the hooks that you need, with the argument names of
-    :class:`~helios.plugins.hookspecs.PluginSpec`; arguments that you do not need can be left
-    out. Plug-ins are called before the corresponding method of the model.
+    :class:`~helios.plugins.hookspecs.PluginSpec`. You can omit arguments that you do not need. The
+    trainer calls plug-ins before the corresponding method of the model.
 
     Args:
-        plug_id: the string with which the plug-in will be registered in the trainer's table.
+        plug_id: the string with which the trainer registers the plug-in in its table.
     """
 
     autoload: ClassVar[bool] = True
-    """Whether being installed is enough to be active."""
+    """True if the plug-in is active as soon as it is installed."""
 
     exclusives: ClassVar[tuple[str, ...]] = ()
-    """Further capabilities, named freely, that only one active plug-in may have."""
+    """Names of your choice for more capabilities that only one active plug-in may have."""
 
     before: ClassVar[tuple[str, ...]] = ()
-    """The ids of plug-ins whose hooks are to be called after those of this one."""
+    """The ids of plug-ins whose hooks Helios calls after those of this plug-in."""
 
     after: ClassVar[tuple[str, ...]] = ()
-    """The ids of plug-ins whose hooks are to be called before those of this one."""
+    """The ids of plug-ins whose hooks Helios calls before those of this plug-in."""
 
     critical: ClassVar[bool] = True
-    """Whether an error of this plug-in ends the run.
+    """True if an error of this plug-in ends the run.
 
-    An observer that a run can do without says ``False``: if one of its hooks fails, the error is
-    logged whole, and the plug-in is not called again in this run, except for ``teardown``. Hooks
-    that only one plug-in may implement end the run in any case.
+    Set it to ``False`` for an observer that the run does not need. If one of its hooks fails, Helios
+    logs the whole error, and calls only ``teardown`` of this plug-in for the rest of the run. An
+    error in a hook that only one plug-in may implement always ends the run.
     """
 
-    _plug_id = ""  # of a subclass that does not call __init__
+    _plug_id = ""  # the id of a subclass that does not call __init__
 
     def __init__(self, plug_id: str) -> None:
         super().__init__()
@@ -126,17 +126,17 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:
-        """Whether the plug-in has something to do in this trainer; asked before autoloading."""
+        """Return whether the plug-in has any work in this trainer; called before autoloading."""
         return True
 
     @property
     def plug_id(self) -> str:
-        """The string with which the plug-in is registered."""
+        """The string with which the trainer registers the plug-in."""
         return self._plug_id
 
     @property
     def trainer(self) -> "Trainer":
-        """The trainer; an ``AssertionError`` before the first run."""
+        """The trainer; raises an ``AssertionError`` before the first run."""
         assert self._trainer is not None, "trainer is known once fit() or test() has started"
         return self._trainer
 
@@ -154,11 +154,11 @@ class Plugin(Placed, PluginSpec, abc.ABC):
         """Construct all required state for the plug-in."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what checkpoints must keep: plain containers, numbers, strings and tensors."""
+        """Return the state for checkpoints: plain containers, numbers, strings and tensors."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; called when the model is set up."""
+        """Restore the state that :meth:`state_dict` returned; called after ``setup`` of the model."""
 
     def _register_in_trainer(self, trainer: "Trainer") -> None:
         """Register this plug-in in the trainer's table."""
@@ -167,13 +167,13 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     def _append_train_exceptions(
         self, exc: type[Exception] | list[type[Exception]], trainer: "Trainer"
     ) -> None:
-        """Append the exception type(s) that training may raise without being at fault."""
+        """Append the expected exception type(s) of training; they are not logged as errors."""
         trainer.train_exceptions.extend(convert_to_list(exc))
 
     def _append_test_exceptions(
         self, exc: type[Exception] | list[type[Exception]], trainer: "Trainer"
     ) -> None:
-        """Append the exception type(s) that testing may raise without being at fault."""
+        """Append the expected exception type(s) of testing; they are not logged as errors."""
         trainer.test_exceptions.extend(convert_to_list(exc))
 
 
@@ -181,16 +181,15 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 class CUDAPlugin(Plugin):
     """Plug-in to move the batches of training, validation and testing to a GPU.
 
-    It handles tensors, lists, tuples, named tuples and dictionaries, nested as they may be, and
-    anything else with a ``to(device)`` method; other elements are passed on. Lists and
-    dictionaries are changed in place. To handle types of your own, override
-    ``_move_collection_to_device(batch)``; return the moved batch, or change it in place and
-    return nothing.
+    The plug-in moves tensors, nested lists, tuples, named tuples and dictionaries, and any object
+    with a ``to(device)`` method. Other elements stay as they are. It changes lists and
+    dictionaries in place. To move your own types, override ``_move_collection_to_device(batch)``.
+    Return the moved batch, or change it in place and return nothing.
 
-    It claims all three batch overrides, so it is active only when it is named.
+    It claims all three batch overrides, so it is not autoloaded: name it to activate it.
 
     Raises:
-        RuntimeError: there is no CUDA device.
+        RuntimeError: no CUDA device is available.
 
     Example:
         .. code-block:: python
@@ -211,10 +210,10 @@ class CUDAPlugin(Plugin):
         self.unique_overrides.testing_batch = True
 
     def setup(self) -> None:
-        """No-op setup function."""
+        """Do nothing."""
 
     def configure_trainer(self, trainer: "Trainer") -> None:
-        """Register the plug-in instance into the trainer, under the name ``cuda``."""
+        """Register this plug-in in the trainer under the name ``cuda``."""
         self._register_in_trainer(trainer)
 
     def process_training_batch(self, batch: Any, state: TrainingState) -> Any:
@@ -234,23 +233,23 @@ class CUDAPlugin(Plugin):
         return batch if moved is None else moved
 
     def _move_collection_to_device(self, batch: Any) -> Any:
-        """Move what can be moved.
+        """Move all elements that can be moved.
 
         Raises:
-            RuntimeError: nothing in the batch can be moved.
+            RuntimeError: the batch has no element that can be moved.
         """
         moved, found = _move(batch, self.device)
         if not found:
             raise RuntimeError(
                 f"the CUDA plug-in found nothing to move in a batch of type"
                 f" {type(batch).__name__}: no tensor, and nothing with a to(device) method."
-                " Override CUDAPlugin._move_collection_to_device(batch) for types of your own."
+                " Override CUDAPlugin._move_collection_to_device(batch) for your own types."
             )
         return moved
 
 
 def _move(value: Any, device: torch.device) -> tuple[Any, bool]:
-    """Return the value on the device, and whether anything in it could be moved."""
+    """Return the value on the device, and True if any part of it could be moved."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True), True
     if callable(getattr(value, "to", None)):

@@ -51,8 +51,8 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
                 if not equal(whole[what], resumed[what]):
                     raise ConformanceError(
                         f"a run that stops after {batches} batches and resumes ends with a"
-                        f" different {what} than an uninterrupted run: return everything that influences it"
-                        " from state_dict(), and restore it in load_state_dict()."
+                        f" different {what} than an uninterrupted run: return everything that"
+                        " influences it from state_dict(), and restore it in load_state_dict()."
                     )
         _check_failure(create(), trainer_arguments)
 
