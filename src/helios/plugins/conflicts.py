@@ -23,23 +23,23 @@ _SAME_ID = ""
 def resolve(
     rows: Iterable[Registration],
 ) -> tuple[list[Registration], list[Inactive], list[PluginError]]:
-    """Resolve conflicts: an explicit row replaces the autoloaded rows that conflict with it.
+    """Resolve conflicts: an explicit row takes precedence over autoloaded rows.
 
     Returns:
-        The rows that remain and the replaced ones, both in the order of registration, and a list of
-        errors. Each error is for an id or a set of capabilities that several remaining rows claim,
-        or for plug-ins that are equal.
+        The rows that remain and those that become inactive, both in the order of registration, and
+        a list of errors. Each error is for an id or a set of capabilities that several remaining
+        rows claim, or for plug-ins that are equal.
     """
     rows = sorted(rows, key=lambda row: row.number)
     explicit = [row for row in rows if row.explicit]
-    kept, replaced = [], []
+    kept, inactive = [], []
     for row in rows:
         winner = next((other for other in explicit if _shared(row, other)), None)
         if row.explicit or winner is None:
             kept.append(row)
         else:
-            replaced.append(_replaced(row, winner))
-    return kept, replaced, _twins(rows) or _conflicts(kept)
+            inactive.append(_inactive(row, winner))
+    return kept, inactive, _twins(rows) or _conflicts(kept)
 
 
 def _twins(rows: Sequence[Registration]) -> list[PluginError]:
@@ -70,9 +70,9 @@ def _shared(row: Registration, other: Registration) -> list[str]:
     return same_id + [claim for claim in row.claims if claim in other.claims]
 
 
-def _replaced(row: Registration, winner: Registration) -> Inactive:
+def _inactive(row: Registration, winner: Registration) -> Inactive:
     origin = origin_of(row.plugin, row.record)
-    reason = f"replaced by {winner.id!r}, which is {winner.reason}"
+    reason = f"conflicts with {winner.id!r}, which takes precedence because it is {winner.reason}"
     return Inactive(row.id, origin.distribution, origin.version, reason)
 
 
@@ -129,8 +129,8 @@ def _remedies(rows: Sequence[Registration]) -> str:
         )
     if not rows[-1].explicit:
         lines.append(
-            f"  Trainer(plugins=[{names[-1]!r}])    naming one makes the"
-            f" other{'s' * (len(rows) > 2)} step replaced"
+            f"  Trainer(plugins=[{names[-1]!r}])    a named plug-in takes precedence over the"
+            f" other{'s' * (len(rows) > 2)}"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
-"""What can be a plug-in: its hooks, their signatures, and what it claims.
+"""The declarations of a plug-in: its id, its hooks, their signatures, and its claims.
 
-Everything here looks at one object and changes nothing.
+Each function inspects one object and changes nothing.
 """
 
 import inspect
@@ -29,7 +29,7 @@ _UNMARKED: pluggy.HookimplOpts = {
 
 
 def source_of(plugin: object) -> str:
-    """Return ``file:line`` of the definition of a plug-in, or its module if that is unknown."""
+    """Return ``file:line`` of the definition of a plug-in, or its module if the line is unknown."""
     definition = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
     try:
         file = inspect.getsourcefile(definition)
@@ -42,9 +42,10 @@ def source_of(plugin: object) -> str:
 
 
 def _line_of(definition: type, file: str | None) -> int | None:
-    """Return the line that a class begins in.
+    """Return the first line of a class.
 
-    Not by :func:`inspect.getsourcelines`: it parses the whole file, and not safely in threads.
+    :func:`inspect.getsourcelines` parses the whole file and is not thread-safe, so this function
+    does not use it.
     """
     begins = re.compile(rf"\s*class\s+{definition.__name__}\b")
     lines = linecache.getlines(file) if file else []
@@ -67,8 +68,8 @@ def _line_of(definition: type, file: str | None) -> int | None:
 def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     """Return pluggy's options if an attribute of a plug-in implements a hook, otherwise ``None``.
 
-    A method of a :class:`Plugin` subclass that overrides a hook implements it, marked or not.
-    Elsewhere, and for other names, the marker decides.
+    If a method of a :class:`Plugin` subclass overrides a hook, it implements the hook, with or
+    without the marker. In other objects, and for other names, the marker decides.
     """
     attribute = inspect.getattr_static(plugin, name, None)
     function = getattr(attribute, "__func__", attribute)
@@ -86,7 +87,7 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
     """Return the options of each hook that a plug-in implements, by the hook's name.
 
     Raises:
-        InvalidPluginError: an implementation could not be called, or would never be called.
+        InvalidPluginError: an implementation cannot be called, or would never be called.
     """
     found: dict[str, pluggy.HookimplOpts] = {}
     for name in dir(plugin):
@@ -104,14 +105,14 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
 
 
 def identify(plugin: object, name: str | None) -> str:
-    """Return the id under which a plug-in is to be registered.
+    """Return the id of a plug-in for its registration.
 
     Args:
         plugin: the plug-in.
-        name: the id of an object that has none of its own.
+        name: the id for an object without an id of its own.
 
     Raises:
-        InvalidPluginError: the object is no plug-in.
+        InvalidPluginError: the object is not a plug-in.
     """
     if inspect.isclass(plugin):
         raise InvalidPluginError(
@@ -125,14 +126,14 @@ def identify(plugin: object, name: str | None) -> str:
             )
     elif not any(hook_options(plugin, attribute) for attribute in dir(plugin)):
         raise InvalidPluginError(
-            f"{plugin!r} is not a plug-in: it is neither an instance of helios.Plugin, nor a"
-            " module or object with functions marked @helios.hookimpl."
+            f"{plugin!r} is not a plug-in: write a subclass of helios.Plugin, or mark functions of a"
+            " module or object with @helios.hookimpl."
         )
     if type(plugin).__hash__ is None:
         raise InvalidPluginError(
             f"{type(plugin).__name__} cannot be hashed, since it defines __eq__"
-            f" ({source_of(plugin)}): plug-ins are told apart by identity. A dataclass needs"
-            " @dataclass(eq=False)."
+            f" ({source_of(plugin)}), but Helios compares plug-ins by identity: remove __eq__. A"
+            " dataclass needs @dataclass(eq=False)."
         )
     if isinstance(plugin, Plugin):
         return plugin.plug_id
@@ -144,7 +145,7 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
 
     Args:
         plugin: the plug-in.
-        implemented: what :func:`implementations` returned for it.
+        implemented: the result of :func:`implementations` for the plug-in.
     """
     found = {name: f"exclusives names {name!r}" for name in names_in(plugin, "exclusives")}
     if isinstance(plugin, Plugin):
@@ -178,17 +179,17 @@ def deprecations(plugin: object, plug_id: str) -> list[str]:
 
 
 def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
-    """Return ``exclusives``, ``before`` or ``after`` of a ``Plugin`` subclass; others have none.
+    """Return the names in ``exclusives``, ``before`` or ``after`` of a plug-in.
 
     Raises:
-        InvalidPluginError: the attribute is something else than a tuple or list of strings.
+        InvalidPluginError: the attribute is not a tuple or list of strings.
     """
     if not isinstance(plugin, Plugin):
         return ()
     names = getattr(plugin, attribute)
     if isinstance(names, str):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: {attribute} is one string: write a tuple,"
+            f"{_where(plugin, plugin.plug_id)}: {attribute} is a single string: write a tuple,"
             f" {attribute} = ({names!r},)."
         )
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
@@ -212,14 +213,14 @@ def _where(plugin: object, plug_id: str) -> str:
 def _no_such_hook(plugin: object, plug_id: str, name: str) -> InvalidPluginError:
     return InvalidPluginError(
         f"{_where(plugin, plug_id)}: {name} is not a hook, so it would never be called."
-        f"{nearest(name, HOOKS)} If it is a helper of your own, begin its name with an underscore."
+        f"{nearest(name, HOOKS)} If it is your own method, start its name with an underscore."
     )
 
 
 def _check_callable(
     plugin: object, plug_id: str, name: str, hook: str, options: pluggy.HookimplOpts
 ) -> None:
-    """Refuse what pluggy would not call, or would call without a wanted argument."""
+    """Refuse an implementation that pluggy cannot call, or would call without an argument."""
     attribute = inspect.getattr_static(plugin, name)
     problem = None
     if not isinstance(
@@ -227,7 +228,7 @@ def _check_callable(
     ):
         problem = f"is a {type(attribute).__name__}; define it as a function or method."
     elif options["wrapper"] and options["hookwrapper"]:
-        problem = "is marked both wrapper and hookwrapper; write wrapper=True alone."
+        problem = "is marked both wrapper and hookwrapper; write only wrapper=True."
     elif _is_wrapper(options) and not inspect.isgeneratorfunction(getattr(plugin, name)):
         problem = "is marked as a wrapper, but has no yield; write: result = yield; return result."
     else:
@@ -237,7 +238,7 @@ def _check_callable(
         expected = ", ".join(HOOKS[hook].arguments) or "none"
         raise InvalidPluginError(
             f"{_where(plugin, plug_id)}: the hook {name} {problem}\n"
-            f"Arguments of {hook}: {expected}. Those that are not needed can be left out."
+            f"Arguments of {hook}: {expected}. You can omit arguments that you do not need."
         )
 
 
@@ -255,8 +256,8 @@ def _parameter_problem(parameter: inspect.Parameter, arguments: tuple[str, ...])
         )
     if parameter.default is not parameter.empty:
         return (
-            f"gives the argument {parameter.name!r} a default, but arguments with a default are"
-            f" never passed; write {parameter.name!r} without one."
+            f"gives the argument {parameter.name!r} a default, but pluggy never passes an argument"
+            f" with a default; write {parameter.name!r} without one."
         )
     if parameter.kind is parameter.KEYWORD_ONLY:
         return f"takes {parameter.name!r} by keyword only; remove the '*' before it."

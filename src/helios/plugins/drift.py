@@ -1,4 +1,4 @@
-"""How the plug-ins of a resumed run differ from those of its checkpoint."""
+"""The differences between the plug-ins of a resumed run and those of its checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Compare two plans.
 
     Args:
-        before: the plan in the checkpoint, as ``PluginPlan.to_dict`` returns it.
-        now: the plan of this run, likewise.
+        before: the plan in the checkpoint, in the form of ``PluginPlan.to_dict``.
+        now: the plan of this run, in the same form.
 
     Returns:
-        A line for each plug-in that is missing, new, renamed, or of another version or
-        configuration, and one if those that are left stand in another order; nothing if the plans
-        are equal.
+        A line for each plug-in that is missing, new, renamed, or has another version or
+        configuration, and a line if the order of the common plug-ins differs. The list is empty if
+        the plans are equal.
     """
     old = {entry["id"]: entry for entry in before["active"]}
     new = {entry["id"]: entry for entry in now["active"]}
@@ -27,21 +27,24 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             missing.remove(entry)
             added.remove(heir)
             lines.append(
-                f"> {entry['id']!r} is called {heir['id']!r} now ({_origin(heir)}); its state"
-                f" is kept under {entry['id']!r}"
+                f"> {entry['id']!r} is now called {heir['id']!r} ({_origin(heir)}); checkpoints"
+                f" keep its state under {entry['id']!r}"
             )
     lines += [
-        f"- {entry['id']!r} was active ({_origin(entry)}) and is not; its state, if it has any,"
-        " is kept for later"
+        f"- {entry['id']!r} was active ({_origin(entry)}) and is not active now; checkpoints keep"
+        " its state, if it has any"
         for entry in missing
     ]
-    lines += [f"+ {entry['id']!r} is active ({_origin(entry)}) and was not" for entry in added]
+    lines += [
+        f"+ {entry['id']!r} is active ({_origin(entry)}) and was not active before"
+        for entry in added
+    ]
     common = [plug_id for plug_id in old if plug_id in new]
     for plug_id in common:
         lines += _changes(plug_id, old[plug_id], new[plug_id])
     order = [plug_id for plug_id in new if plug_id in old]
     if order != common:
-        lines.append(f"~ the order was {', '.join(common)}, and is {', '.join(order)}")
+        lines.append(f"~ the order was {', '.join(common)}, and is now {', '.join(order)}")
     return lines
 
 
@@ -53,13 +56,13 @@ def _is_same_code(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _changes(plug_id: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     if _origin(old) != _origin(new):
-        lines.append(f"~ {plug_id!r} was {_origin(old)}, and is {_origin(new)}")
+        lines.append(f"~ {plug_id!r} was {_origin(old)}, and is now {_origin(new)}")
     before, now = old.get("configuration", {}), new.get("configuration", {})
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             lines.append(
-                f"~ {plug_id!r} was configured with {key}={before.get(key)!r}, and is with"
-                f" {key}={now.get(key)!r}"
+                f"~ {plug_id!r} was configured with {key}={before.get(key)!r}, and is now"
+                f" configured with {key}={now.get(key)!r}"
             )
     return lines
 

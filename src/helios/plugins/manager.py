@@ -74,7 +74,7 @@ class PluginManager(pluggy.PluginManager):
     ) -> str:
         """Validate a plug-in and add it to the table; an error leaves the table unchanged.
 
-        An explicit plug-in replaces the autoloaded ones that conflict with it.
+        An explicit plug-in takes precedence over the autoloaded ones that conflict with it.
 
         Args:
             plugin: an instance of a ``Plugin`` subclass, or a module or object with hookimpls.
@@ -142,7 +142,7 @@ class PluginManager(pluggy.PluginManager):
         """Return the table that new rows would give, without changing the table.
 
         Returns:
-            All rows in the order of their hook calls, and the rows that others replace.
+            All rows in the order of their hook calls, and the plug-ins that become inactive.
 
         Raises:
             PluginError: the same errors as in :meth:`register`; several problems are raised as one
@@ -222,9 +222,9 @@ class PluginManager(pluggy.PluginManager):
             super().unregister(plugin)
         for row in self._rows.values():
             super().register(row.plugin, row.id)
-        # pluggy calls its list from the end, so the last registered comes first. This sort keeps the
-        # groups of pluggy (trylast, plain, tryfirst; then the same for wrappers). Within each
-        # group, it applies the order of the table.
+        # pluggy calls its list from the end, so the last registered comes first. This sort keeps
+        # its groups (trylast, plain, tryfirst; then the same for wrappers), and applies the order
+        # of the table within each group.
         place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
         for hook in HOOKS:
             self._called(hook).sort(
@@ -343,7 +343,7 @@ class PluginManager(pluggy.PluginManager):
             f" Registered: {', '.join(self._rows) or 'none'}."
         )
 
-    def enter(self, rows: Iterable[Registration], aside: Iterable[Inactive] = ()) -> None:
+    def enter(self, rows: Iterable[Registration], inactive: Iterable[Inactive] = ()) -> None:
         """Replace the table in one step that cannot fail, and record the inactive plug-ins."""
         before, rows = list(self._rows.values()), list(rows)
         kept = {row.plugin for row in rows}
@@ -355,13 +355,13 @@ class PluginManager(pluggy.PluginManager):
             if row.plugin not in known:
                 super().register(row.plugin, row.id)
         self._rows = {row.id: row for row in rows}
-        self.inactive.extend(aside)
+        self.inactive.extend(inactive)
 
     def _refuse_while_frozen(self, action: str) -> None:
         if self.frozen:
             raise FrozenPlanError(
-                f"cannot {action} during a run: its plan is already in the header and in"
-                " checkpoints. Do it before fit() or test(), or in configure_trainer."
+                f"cannot {action} during a run: the plan of the run is already in the header and"
+                " in checkpoints. Do it before fit() or test(), or in configure_trainer."
             )
 
 
@@ -377,14 +377,14 @@ def _rebuild(
 
 
 def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
-    """Return the ordered rows and the replaced ones, or raise all problems."""
-    kept, aside, problems = resolve(rows)
+    """Return the ordered rows and the inactive plug-ins, or raise all problems."""
+    kept, inactive, problems = resolve(rows)
     try:
         order = in_order(kept)
     except PluginOrderError as problem:
         problems.append(problem)
     raise_all(problems)
-    return order, aside
+    return order, inactive
 
 
 def _declared(plugin: object, plug_id: str) -> dict[str, Any]:

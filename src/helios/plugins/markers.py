@@ -1,4 +1,4 @@
-"""The marks on hooks and on their implementations."""
+"""The markers for hooks and for their implementations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +10,10 @@ PROJECT = "helios"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a function or method as the implementation of a hook, and sets pluggy's options.
+"""The decorator that marks a function as the implementation of a hook.
 
-Methods of :class:`~helios.plugins.Plugin` subclasses need it only for the options
-(``tryfirst``, ``trylast``, ``wrapper``); functions of modules always.
+Functions of modules always need it. Methods of :class:`~helios.plugins.Plugin` subclasses need it
+only to set the options of pluggy (``tryfirst``, ``trylast``, ``wrapper``).
 """
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
@@ -23,7 +23,7 @@ def unique(claim: str) -> Callable[[Hook], Hook]:
     """Declare a hook of kind *one*.
 
     Args:
-        claim: the name of the capability, as conflicts show it.
+        claim: the name of the capability; messages about conflicts show it.
     """
 
     def declare(function: Hook) -> Hook:
@@ -35,12 +35,12 @@ def unique(claim: str) -> Callable[[Hook], Hook]:
 
 @dataclasses.dataclass(frozen=True)
 class Deprecation:
-    """Announces that a hook, or one of its arguments, is going to be removed.
+    """The announcement that a later release will remove a hook or one of its arguments.
 
     Attributes:
         since: the release of Helios that announced it.
-        instead: what to write instead, as an instruction.
-        argument: the argument concerned; ``None`` for the hook itself.
+        instead: the instruction for a replacement.
+        argument: the name of the argument; ``None`` for the whole hook.
     """
 
     since: str
@@ -49,14 +49,14 @@ class Deprecation:
 
 
 def deprecated(since: str, instead: str, argument: str | None = None) -> Callable[[Hook], Hook]:
-    """Announce the removal of a hook, or of one argument; written above ``@hookspec``.
+    """Announce the removal of a hook or of one argument; write it above ``@hookspec``.
 
-    Plug-ins that implement the hook, or take the argument, get a warning when they are registered.
+    At registration, Helios warns about plug-ins that implement the hook or take the argument.
 
     Args:
         since: the release of Helios that announces it.
-        instead: what to write instead, as an instruction.
-        argument: the argument concerned; the whole hook by default.
+        instead: the instruction for a replacement.
+        argument: the name of the argument; by default, the whole hook.
     """
 
     def declare(function: Hook) -> Hook:

@@ -1,4 +1,4 @@
-"""The order of the plug-ins: that of registration, refined by ``before`` and ``after``."""
+"""The order of plug-ins: the order of registration, changed by ``before`` and ``after``."""
 
 import heapq
 import itertools
@@ -12,25 +12,26 @@ from helios.plugins.table import Registration
 
 
 def in_order(rows: Iterable[Registration]) -> list[Registration]:
-    """Sort rows so that every ``before`` and ``after`` holds.
+    """Sort rows so that they satisfy every ``before`` and ``after``.
 
-    Of all such orders it is the one in which, at each place, the plug-in that was registered first
-    of those possible stands: without any wishes, the order of registration. Wishes that concern
-    plug-ins which are not active have no effect.
+    Each place goes to the earliest registered plug-in that may come next. Without ``before`` and
+    ``after``, the result is the order of registration. Names of plug-ins that are not active have
+    no effect.
 
     Raises:
-        PluginOrderError: the wishes contradict each other; the message shows the cycle.
+        PluginOrderError: ``before`` and ``after`` contradict each other; the message shows the
+            cycle.
     """
     by_number = {row.number: row for row in rows}
     graph: TopologicalSorter[int] = TopologicalSorter()
     for number in by_number:
         graph.add(number)
-    for first, second in _wishes(by_number.values()):
+    for first, second in _constraints(by_number.values()):
         graph.add(second.number, first.number)
     try:
         graph.prepare()
     except CycleError as error:
-        raise _contradiction([by_number[number] for number in error.args[1]]) from None
+        raise _cycle_error([by_number[number] for number in error.args[1]]) from None
     order: list[Registration] = []
     ready: list[int] = []
     while graph.is_active():
@@ -43,13 +44,13 @@ def in_order(rows: Iterable[Registration]) -> list[Registration]:
 
 
 def wishes_of(row: Registration, rows: Iterable[Registration]) -> list[str]:
-    """Return what a row's place follows from, beside its registration: ``"before 'ema'"``."""
-    found = [f"before {second.id!r}" for first, second in _wishes(rows) if first is row]
-    return found + [f"after {first.id!r}" for first, second in _wishes(rows) if second is row]
+    """Return the constraints on the place of a row, for example ``"before 'ema'"``."""
+    found = [f"before {second.id!r}" for first, second in _constraints(rows) if first is row]
+    return found + [f"after {first.id!r}" for first, second in _constraints(rows) if second is row]
 
 
-def _wishes(rows: Iterable[Registration]) -> list[tuple[Registration, Registration]]:
-    """Return pairs of rows of which the first must come before the second."""
+def _constraints(rows: Iterable[Registration]) -> list[tuple[Registration, Registration]]:
+    """Return pairs of rows; in each pair, the first must come before the second."""
     rows = list(rows)
     by_id: dict[str, list[Registration]] = {}
     for row in rows:
@@ -63,26 +64,26 @@ def _wishes(rows: Iterable[Registration]) -> list[tuple[Registration, Registrati
     return pairs
 
 
-def _contradiction(cycle: list[Registration]) -> PluginOrderError:
+def _cycle_error(cycle: list[Registration]) -> PluginOrderError:
     steps = []
     for first, second in itertools.pairwise(cycle):
-        wanted_by = first if _names(first.before, second) else second
-        wish = "before" if wanted_by is first else "after"
-        other = second if wanted_by is first else first
+        declared_by = first if _contains(first.before, second) else second
+        attribute = "before" if declared_by is first else "after"
+        other = second if declared_by is first else first
         steps.append(
             f"  {first.id!r} must come before {second.id!r}:"
-            f" {type(wanted_by.plugin).__name__}.{wish} names {other.id!r}"
-            f" ({source_of(wanted_by.plugin)})"
+            f" {type(declared_by.plugin).__name__}.{attribute} names {other.id!r}"
+            f" ({source_of(declared_by.plugin)})"
         )
     circle = " -> ".join(repr(row.id) for row in cycle)
     blocks = dict.fromkeys(f"  Trainer(block=[{row.name!r}])" for row in cycle)
     return PluginOrderError(
-        f"the plug-ins cannot be put in order, since each must come before the next: {circle}\n"
+        f"no order of the plug-ins is possible, since each must come before the next: {circle}\n"
         + "\n".join(steps)
-        + "\nTake one of these names out of before or after, or go without one of the plug-ins:\n"
+        + "\nRemove one of these names from before or after, or block one of the plug-ins:\n"
         + "\n".join(blocks)
     )
 
 
-def _names(names: tuple[str, ...], row: Registration) -> bool:
+def _contains(names: tuple[str, ...], row: Registration) -> bool:
     return canonical(row.id) in map(canonical, names)

@@ -1,4 +1,4 @@
-"""The plan: what is active in a run, from where, in which order, and why."""
+"""The plan: the active plug-ins of a run, with their sources, their order, and the reasons."""
 
 import dataclasses
 import functools
@@ -14,10 +14,10 @@ from helios.plugins.discovery import EntryPointRecord, discover
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the code of a plug-in comes from.
+    """The origin of the code of a plug-in.
 
     Attributes:
-        distribution: the name of its distribution; empty for code that was not installed.
+        distribution: the name of its distribution; empty if the code is not installed.
         version: the version of the distribution.
         source: ``file:line`` of the definition.
         implementation: ``module:name`` of the definition.
@@ -39,7 +39,7 @@ def _distribution_of_package(package: str) -> tuple[str, str]:
     names = packages_distributions().get(package, [])
     if names:
         return names[0], version(names[0])
-    # An editable installation lists no files, but perhaps other plug-ins of the same package.
+    # An editable installation lists no files, but its package may have an entry point.
     for record in discover():
         if record.value.partition(".")[0].partition(":")[0] == package:
             return record.distribution, record.version
@@ -47,11 +47,11 @@ def _distribution_of_package(package: str) -> tuple[str, str]:
 
 
 def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
-    """Find out where a plug-in comes from.
+    """Return the origin of a plug-in.
 
     Args:
         plugin: the plug-in.
-        record: the entry point that it was loaded from, if it was.
+        record: the entry point of an installed plug-in; otherwise ``None``.
     """
     if inspect.ismodule(plugin):
         module, implementation = plugin.__name__, plugin.__name__
@@ -70,14 +70,14 @@ class PlanEntry:
     """An active plug-in.
 
     Attributes:
-        id: its id, unique in the plan.
-        distribution: the name of its distribution; empty for code that was not installed.
+        id: the id, unique in the plan.
+        distribution: the name of its distribution; empty if the code is not installed.
         version: the version of the distribution.
-        reason: why it is active.
+        reason: the reason why it is active.
         hooks: the hooks that it implements.
         claims: the capabilities that no other plug-in may have.
-        order: the wishes that decided its place, beside its registration.
-        configuration: the keyword arguments that it was built with, as far as they are known.
+        order: the constraints on its place that ``before`` and ``after`` set.
+        configuration: the keyword arguments of its constructor, if Helios built it.
         implementation: ``module:name`` of its class, or the name of its module.
     """
 
@@ -97,10 +97,10 @@ class Inactive:
     """A plug-in that is installed, but not active.
 
     Attributes:
-        name: its name.
+        name: the name of the plug-in.
         distribution: the name of its distribution.
         version: the version of the distribution.
-        reason: why it is not active.
+        reason: the reason why it is not active.
     """
 
     name: str
@@ -111,12 +111,12 @@ class Inactive:
 
 @dataclasses.dataclass(frozen=True)
 class PluginPlan:
-    """The frozen answer to what is active here, from which distribution, in which order, and why.
+    """The frozen list of active plug-ins, with distributions, order and reasons.
 
     Attributes:
-        active: in the order in which their hooks are called.
-        inactive: installed, but not active.
-        configured_in: the file that has had a say, or an empty string.
+        active: the active plug-ins in the order of their hook calls.
+        inactive: the plug-ins that are installed but not active.
+        configured_in: the project file that applies, or an empty string.
     """
 
     active: tuple[PlanEntry, ...]
@@ -125,23 +125,23 @@ class PluginPlan:
 
     @property
     def digest(self) -> str:
-        """A fingerprint: equal plans call the same code in the same order."""
+        """A fingerprint of the plan; equal plans call the same code in the same order."""
         relevant = [
             (e.id, e.distribution, e.version, e.hooks, _plain(e.configuration)) for e in self.active
         ]
         return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain containers, as checkpoints and JSON hold it."""
+        """Return the plan as plain containers, for checkpoints and JSON."""
         plan = _plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         return {"digest": self.digest, **plan}
 
     def to_json(self) -> str:
-        """Return the plan as JSON, as the folder of a run holds it."""
+        """Return the plan as JSON, for the folder of a run."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def as_text(self) -> str:
-        """Return the plan as the header of a run shows it."""
+        """Return the plan as text, for the header of a run."""
         rows = [
             (str(number), entry.id, _dist(entry), "; ".join([entry.reason, *entry.order]))
             for number, entry in enumerate(self.active, start=1)
@@ -157,7 +157,10 @@ class PluginPlan:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; of objects, only the kind is equal in all processes."""
+    """Return a value in a form for JSON.
+
+    An object becomes the name of its type, because this name is equal in all processes.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -174,7 +177,7 @@ def _dist(entry: PlanEntry | Inactive) -> str:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return rows of a table as aligned lines."""
+    """Return the rows of a table as aligned lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()

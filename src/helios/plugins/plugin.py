@@ -105,9 +105,9 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     critical: ClassVar[bool] = True
     """True if an error of this plug-in ends the run.
 
-    Set it to ``False`` for an observer that the run does not need. If one of its hooks fails, Helios
-    logs the whole error, and calls only ``teardown`` of this plug-in for the rest of the run. An
-    error in a hook that only one plug-in may implement always ends the run.
+    Set it to ``False`` for an observer that the run does not need. If one of its hooks fails,
+    Helios logs the whole error. For the rest of the run, it calls only ``teardown`` of this
+    plug-in. An error in a hook that only one plug-in may implement always ends the run.
     """
 
     _plug_id = ""  # the id of a subclass that does not call __init__
@@ -158,7 +158,7 @@ class Plugin(Placed, PluginSpec, abc.ABC):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state that :meth:`state_dict` returned; called after ``setup`` of the model."""
+        """Restore the state from :meth:`state_dict`; called after ``setup`` of the model."""
 
     def _register_in_trainer(self, trainer: "Trainer") -> None:
         """Register this plug-in in the trainer's table."""

@@ -1,4 +1,4 @@
-"""Which plug-ins are wanted, and where it was said: arguments, environment, project file."""
+"""The requested plug-ins, and their source: an argument, the environment, or the project file."""
 
 import dataclasses
 import os
@@ -15,17 +15,17 @@ PLUGINS_VARIABLE = "HELIOS_PLUGINS"
 BLOCK_VARIABLE = "HELIOS_BLOCK_PLUGINS"
 
 PluginRequest = object
-"""An instance, a name, or a pair of a name and keyword arguments."""
+"""A plug-in as an instance, as a name, or as a pair of a name and keyword arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """An entry of an allow-list: a plug-in or a distribution, perhaps in certain versions only.
+    """An entry of an allow-list: a plug-in or a distribution, with optional version specifiers.
 
     Attributes:
-        name: of a plug-in, ``distribution:name``, or of a distribution.
-        requirement: which versions of the distribution will do, as it was written.
-        source: where the entry was written.
+        name: the name of a plug-in, ``distribution:name``, or the name of a distribution.
+        requirement: the version specifiers as the user wrote them, or an empty string.
+        source: the argument, variable or key that contains the entry.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Allowed:
         """Read an entry such as ``"helios-ema>=0.1,<1"``.
 
         Raises:
-            ConfigurationError: it is not a name, perhaps with versions.
+            ConfigurationError: the entry is not a name with optional version specifiers.
         """
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -49,37 +49,38 @@ class Allowed:
         except InvalidSpecifier:
             pass
         raise ConfigurationError(
-            f'{source} holds {text!r}: write a name, perhaps with versions, "helios-ema>=0.1,<1".'
+            f"{source} contains {text!r}: write a name, with version specifiers if you want,"
+            ' "helios-ema>=0.1,<1".'
         )
 
     def check(self, record: EntryPointRecord) -> None:
-        """Refuse an installed version that the entry does not admit.
+        """Refuse an installed version that the entry does not allow.
 
         Raises:
-            UnmetRequirementError: it is another one.
+            UnmetRequirementError: the installed version is not allowed.
         """
         from packaging.specifiers import SpecifierSet
 
         if not SpecifierSet(self.requirement).contains(record.version, prereleases=True):
             wanted = f"{record.distribution}{self.requirement}"
             raise UnmetRequirementError(
-                f"{self.source} asks for {self.name}{self.requirement}, but {record.distribution}"
-                f" {record.version} is installed, in {record.location}. Install what is asked for"
+                f"{self.source} requires {self.name}{self.requirement}, but {record.distribution}"
+                f" {record.version} is installed in {record.location}. Install a matching version"
                 f" (pip install {wanted!r}), or change the entry."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What is wanted, and where it was said.
+    """The requested and the blocked plug-ins, each with its source.
 
     Attributes:
-        explicit: what was asked for, each with the place where it was.
+        explicit: the requested plug-ins, each with its source.
         autoload: ``True`` for all installed plug-ins, ``False`` for none, or an allow-list.
-        blocked: names that are never used, each with the place where it was said.
-        on_load_error: ``"raise"``, or ``"skip"`` to go on without what cannot be loaded.
-        configured: what the project's file says, keyword arguments among it.
-        autoload_source: where the allow-list was written.
+        blocked: the names of plug-ins that are never used, each with its source.
+        on_load_error: ``"raise"``, or ``"skip"`` to skip plug-ins that cannot be loaded.
+        configured: the settings of the project file, including keyword arguments.
+        autoload_source: the argument or key that contains the allow-list.
     """
 
     explicit: tuple[tuple[PluginRequest, str], ...]
@@ -99,13 +100,14 @@ class Selection:
         environ: Mapping[str, str] = os.environ,
         configured: Configuration | None = None,
     ) -> Self:
-        """Combine a trainer's arguments with the environment and the project's file.
+        """Combine the arguments of a trainer with the environment and the project file.
 
-        Names that are wanted or blocked add up. Autoloading can be narrowed in each place: the
-        environment switches it off, then an argument other than ``True`` counts, then the file.
+        Requested names from all sources are combined, and so are blocked names. Each source can
+        restrict autoloading. If the environment switches it off, it is off. Otherwise the argument
+        decides, unless it is ``True``. In that case, the file decides.
 
         Raises:
-            ConfigurationError: an argument is of the wrong kind.
+            ConfigurationError: an argument has the wrong type.
         """
         configured = configured or Configuration()
         _check_kinds(plugins, autoload, block, on_load_error)
@@ -132,14 +134,14 @@ class Selection:
         )
 
     def block_of(self, *names: str) -> str | None:
-        """Return where one of these names was blocked, or ``None``."""
+        """Return the source that blocks one of these names, or ``None``."""
         for blocked, source in self.blocked.items():
             if any(canonical(blocked) == canonical(name) for name in names):
                 return source
         return None
 
     def blocked_record(self, record: EntryPointRecord) -> str | None:
-        """Return where an installed plug-in was blocked, or ``None``."""
+        """Return the source that blocks an installed plug-in, or ``None``."""
         for blocked, source in self.blocked.items():
             if record.is_covered_by(blocked):
                 return source
@@ -148,11 +150,11 @@ class Selection:
     def arguments_for(
         self, name: str, record: EntryPointRecord | None
     ) -> tuple[str, dict[str, Any]]:
-        """Return the keyword arguments that the project's file has for a plug-in.
+        """Return the keyword arguments for a plug-in in the project file.
 
         Args:
-            name: how the plug-in was asked for.
-            record: its entry point, if it is installed.
+            name: the name of the plug-in as the user wrote it.
+            record: its entry point; ``None`` if it is not installed.
 
         Returns:
             The name of the table in the file, and the arguments; ``("", {})`` without a table.
@@ -164,7 +166,7 @@ class Selection:
 
 
 def autoload_off(environ: Mapping[str, str]) -> str | None:
-    """Return how the environment switches autoloading off, or ``None`` if it does not."""
+    """Return a message if the environment switches autoloading off, otherwise ``None``."""
     value = environ.get(DISABLE_VARIABLE, "").strip()
     off = value.lower() not in ("", "0", "false", "no")
     return f"autoloading is off: {DISABLE_VARIABLE}={value}" if off else None
@@ -178,7 +180,7 @@ def _check_kinds(plugins: object, autoload: object, block: object, on_load_error
     for argument, value in (("plugins", plugins), ("block", block), ("autoload", autoload)):
         if isinstance(value, str):
             raise ConfigurationError(
-                f"Trainer({argument}={value!r}) is one string: write a list,"
+                f"Trainer({argument}={value!r}) is a single string: write a list,"
                 f" {argument}=[{value!r}]."
             )
         is_switch = argument == "autoload" and isinstance(value, bool)
