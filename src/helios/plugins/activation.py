@@ -1,4 +1,4 @@
-"""From what is wanted to registrations: plug-ins are found, built, and entered into the table."""
+"""Activation: find the requested plug-ins, build them, and register them."""
 
 import inspect
 import logging
@@ -30,14 +30,15 @@ _logger = logging.getLogger(__name__)
 
 
 def activate(selection: Selection, trainer: Any, manager: PluginManager) -> None:
-    """Register what a selection asks for: explicit plug-ins first, in the order given.
+    """Register the plug-ins of a selection: explicit plug-ins first, in the given order.
 
-    Everything is looked at before anything is registered, so that all that is wrong is reported.
+    The function checks all plug-ins before it registers any of them, so it can report all
+    problems.
 
     Raises:
-        UnknownNameError: a name means nothing; the message offers the nearest names.
+        UnknownNameError: a name is unknown; the message suggests the nearest names.
         PluginError: a plug-in is invalid, conflicts with another one, or cannot be loaded.
-        PluginProblems: several of these.
+        PluginProblems: several of these problems occurred.
     """
     activation = _Activation(selection, trainer, manager)
     try:
@@ -45,17 +46,17 @@ def activate(selection: Selection, trainer: Any, manager: PluginManager) -> None
         activation.collect_autoloaded()
         activation.check_configuration()
         activation.finish()
-    finally:  # a misspelt name may be why something failed
+    finally:  # a misspelt name may be the reason for a failure
         activation.warn_of_unknown_blocks()
 
 
 class _Activation:
-    """One trainer's way from names to rows.
+    """The activation of the plug-ins of one trainer.
 
     Args:
-        selection: what is wanted.
-        trainer: asked by plug-ins whether they apply.
-        manager: registers.
+        selection: the requested and the blocked plug-ins.
+        trainer: the argument for ``applies_to`` of plug-ins.
+        manager: the manager that registers the plug-ins.
     """
 
     def __init__(self, selection: Selection, trainer: Any, manager: PluginManager) -> None:
@@ -70,28 +71,28 @@ class _Activation:
         self._problems: list[HeliosError] = []
 
     def collect_explicit(self) -> None:
-        """Build what was asked for."""
+        """Build the requested plug-ins."""
         for request, source in self._selection.explicit:
             try:
-                self._explicit(request, source)
+                self._add_requested(request, source)
             except HeliosError as problem:
                 self._problems.append(problem)
 
     def collect_autoloaded(self) -> None:
-        """Build what may be active because it is installed."""
+        """Build the installed plug-ins that may be autoloaded."""
         allowed = self._allowed()
         for record in self._records:
             if record not in self._taken:
                 try:
-                    reason = self._reason_against(record, allowed) or self._autoload(record)
+                    reason = self._reason_not_to_import(record, allowed) or self._autoload(record)
                 except HeliosError as problem:
                     self._problems.append(problem)
                 else:
                     if reason is not None:
-                        self._leave_out(record, reason)
+                        self._skip(record, reason)
 
     def check_configuration(self) -> None:
-        """Refuse keyword arguments in the project's file for plug-ins that do not exist."""
+        """Refuse keyword arguments in the project file for unknown plug-ins."""
         configured = self._selection.configured
         for name in configured.plugins:
             try:
@@ -102,7 +103,7 @@ class _Activation:
                 self._problems.append(problem)
 
     def finish(self) -> None:
-        """Register everything, or report everything that is wrong."""
+        """Register all plug-ins, or raise all problems."""
         try:
             resolved = self._manager.resolve(self._rows)
         except PluginError as problem:
@@ -112,50 +113,52 @@ class _Activation:
         self._manager.inactive.extend(self._inactive)
 
     def warn_of_unknown_blocks(self) -> None:
-        """Warn of blocked names that mean nothing."""
+        """Warn about blocked names that no plug-in has."""
         known = {canonical(plug_id) for plug_id in self._ids}
         for name, source in self._selection.blocked.items():
             if not PLUGIN_REGISTRY.means_something(name) and canonical(name) not in known:
                 warnings.warn(
-                    f"{source} blocks {name!r}, but no plug-in of this name is installed."
+                    f"{source} blocks {name!r}, but no plug-in with this name is installed."
                     f"{nearest(name, PLUGIN_REGISTRY.keys())}",
                     stacklevel=4,
                 )
 
-    # What was asked for.
+    # Requested plug-ins.
 
-    def _explicit(self, request: PluginRequest, source: str) -> None:
+    def _add_requested(self, request: PluginRequest, source: str) -> None:
         name, kwargs = _parse(request)
         if name is None:
-            self._pass(request, source)
+            self._add_instance(request, source)
         elif name not in PLUGIN_REGISTRY:
             raise PLUGIN_REGISTRY.unknown(name, source)
         elif not (kwargs == {} and any(record.answers_to(name) for record in self._taken)):
-            self._create(name, kwargs, source)
+            self._add_named(name, kwargs, source)
 
-    def _pass(self, plugin: object, source: str) -> None:
-        """Take an instance."""
+    def _add_instance(self, plugin: object, source: str) -> None:
+        """Add an instance."""
         plug_id = declarations.identify(plugin, None)
         self._ids.add(plug_id)
         table, _ = self._selection.arguments_for(plug_id, None)
         if table:
             place = self._selection.configured.key("plugins", table)
-            _logger.warning("%s is not used: %r was passed as an instance", place, plug_id)
+            _logger.warning(
+                "%s has no effect, because %r was passed as an instance", place, plug_id
+            )
         is_new = not any(row.plugin is plugin for row in self._rows)
         if self._is_free(plug_id, self._selection.block_of(plug_id), source) and is_new:
             row = self._manager.candidate(plugin, None, f"passed in {source}", explicit=True)
             self._rows.append(row)
 
-    def _create(self, name: str, kwargs: dict[str, Any], source: str) -> None:
-        """Build what was named."""
+    def _add_named(self, name: str, kwargs: dict[str, Any], source: str) -> None:
+        """Build a named plug-in and add it."""
         decorated = PLUGIN_REGISTRY.is_decorated(name)
         try:
             record = None if decorated else PLUGIN_REGISTRY.record(name)
         except AmbiguousPluginError:
-            self._taken += PLUGIN_REGISTRY.records(name)  # one complaint is enough
+            self._taken += PLUGIN_REGISTRY.records(name)  # one error is enough
             raise
-        blocks = self._selection
-        block = blocks.blocked_record(record) if record else blocks.block_of(name)
+        selection = self._selection
+        block = selection.blocked_record(record) if record else selection.block_of(name)
         if not self._is_free(name, block, source):
             return
         if record is not None:
@@ -167,7 +170,7 @@ class _Activation:
             kwargs = {**self._configured(factory, name, record), **kwargs}
             if callable(factory) and (needed := missing_arguments(factory, kwargs)):
                 raise ConfigurationError(
-                    f"the plug-in {name!r}, named in {source}, needs arguments"
+                    f"the plug-in {name!r}, named in {source}, requires arguments"
                     f" ({', '.join(needed)}): pass an instance, or a pair of its name and a"
                     " dictionary, in Trainer(plugins=[...])."
                 )
@@ -176,7 +179,7 @@ class _Activation:
             origin = f" ({record.distribution} {record.version})" if record else ""
             error.add_note(f"while creating the plug-in {name!r}{origin}, named in {source}")
             if record and record.missing:
-                error.add_note(f"it needs {', '.join(record.missing)}, which is not installed")
+                error.add_note(f"it requires {', '.join(record.missing)}, which is not installed")
             raise
         own_name = record.name if record else name
         plug_id = declarations.identify(plugin, own_name)
@@ -187,20 +190,20 @@ class _Activation:
             row = self._manager.candidate(plugin, own_name, why, True, record, kwargs)
             self._rows.append(row)
         elif record is not None:
-            self._leave_out(record, f"blocked by {block}")
+            self._skip(record, f"blocked by {block}")
 
     def _is_free(self, name: str, blocked_by: str | None, source: str) -> bool:
-        """Whether what was asked for is not blocked; says so if it is."""
+        """Return whether a requested plug-in is not blocked; log a warning if it is blocked."""
         if blocked_by is not None:
             _logger.warning(
-                "plug-in %r, asked for in %s, is blocked by %s", name, source, blocked_by
+                "plug-in %r, requested in %s, is blocked by %s", name, source, blocked_by
             )
         return blocked_by is None
 
-    # What is installed.
+    # Installed plug-ins.
 
     def _allowed(self) -> set[EntryPointRecord]:
-        """Return the records that may be autoloaded."""
+        """Return the records of the plug-ins that may be autoloaded."""
         if isinstance(self._selection.autoload, bool):
             return set(self._records) if self._selection.autoload else set()
         allowed: set[EntryPointRecord] = set()
@@ -214,21 +217,21 @@ class _Activation:
                 self._problems.append(problem)
         return allowed
 
-    def _reason_against(
+    def _reason_not_to_import(
         self, record: EntryPointRecord, allowed: Iterable[EntryPointRecord]
     ) -> str | None:
-        """Return why an installed plug-in is not even imported, or ``None``."""
+        """Return the reason not to import an installed plug-in, or ``None``."""
         blocked_by = self._selection.blocked_record(record)
         if blocked_by is not None:
             return f"blocked by {blocked_by}"
         if record not in allowed:
             return "not in the allow-list" if self._selection.autoload else "autoloading is off"
         if record.missing:
-            return f"needs {', '.join(record.missing)}, not installed"
+            return f"requires {', '.join(record.missing)}, which is not installed"
         return None
 
     def _autoload(self, record: EntryPointRecord) -> str | None:
-        """Build an installed plug-in, or return the reason why not."""
+        """Build an installed plug-in and add it, or return the reason not to."""
         try:
             loaded = record.load()
             arguments = self._configured(loaded, record.name, record)
@@ -246,35 +249,35 @@ class _Activation:
                 row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
                 self._rows.append(row)
             except InvalidPluginError as error:
-                what = "is not one that can be used"
+                what = "is not valid"
                 raise record.load_error(what, error, InvalidPluginError) from error
         except (PluginLoadError, InvalidPluginError) as error:
             if self._selection.on_load_error == "raise":
                 raise
             _logger.error("%s", error, exc_info=error.__cause__)
-            story = str(error.__cause__).partition("\n")[0]
-            return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {story}"
+            cause = str(error.__cause__).partition("\n")[0]
+            return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {cause}"
         return None
 
-    # Both.
+    # Shared by both.
 
     def _configured(
         self, factory: Any, name: str, record: EntryPointRecord | None
     ) -> dict[str, Any]:
-        """Return the keyword arguments that the project's file has for a plug-in, checked."""
+        """Return the checked keyword arguments for a plug-in from the project file."""
         table, arguments = self._selection.arguments_for(name, record)
         if not callable(factory):
             return arguments
         key = self._selection.configured.key
         return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
 
-    def _leave_out(self, record: EntryPointRecord, reason: str) -> None:
+    def _skip(self, record: EntryPointRecord, reason: str) -> None:
         inactive = Inactive(record.name, record.distribution, record.version, reason)
         self._inactive.append(inactive)
 
 
 def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
-    """Return name and keyword arguments of a request; no name if it is an instance."""
+    """Return the name and the keyword arguments of a request; no name for an instance."""
     if isinstance(request, str):
         return request, {}
     if isinstance(request, tuple):
@@ -297,11 +300,11 @@ def _reason_not_to_build(
         try:
             applies = loaded.applies_to(trainer)
         except Exception as error:
-            raise record.load_error("cannot tell whether it applies", error) from error
+            raise record.load_error("failed in applies_to", error) from error
         if not applies:
             return "does not apply to this trainer"
     if callable(loaded) and (needed := missing_arguments(loaded, arguments)):
-        return f"needs arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...])"
+        return f"requires arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...])"
     return None
 
 

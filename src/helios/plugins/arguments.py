@@ -1,4 +1,4 @@
-"""The keyword arguments of a plug-in, held against its constructor before it is called."""
+"""Checks of the keyword arguments of a plug-in, before Helios calls its constructor."""
 
 import inspect
 import json
@@ -13,15 +13,15 @@ from helios.errors import ConfigurationError, nearest
 def check_arguments(
     factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
 ) -> None:
-    """Check keyword arguments that were written in Python.
+    """Check keyword arguments from Python code.
 
     Args:
         factory: a ``Plugin`` subclass, or a function that returns a plug-in.
-        arguments: by name.
-        place: returns where an argument of this name was written, for messages.
+        arguments: the arguments by name.
+        place: a function that returns the place of an argument, given its name, for messages.
 
     Raises:
-        ConfigurationError: the factory has no such argument, or expects another type.
+        ConfigurationError: the factory does not have an argument, or expects another type.
     """
     for name, hint in _expected(factory, arguments, place).items():
         _validated(hint, arguments[name], place(name), from_file=False)
@@ -30,18 +30,18 @@ def check_arguments(
 def read_arguments(
     factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Return keyword arguments that were written in a file, as the factory expects them.
+    """Return keyword arguments from a file, converted to the types of the factory.
 
-    Types are held to strictly, but a file has fewer of them: a list may stand for a tuple, a
-    string for a path.
+    The function compares types strictly. But a file has fewer types, so a list may replace a tuple,
+    and a string may replace a path.
 
     Args:
-        factory: as in :func:`check_arguments`.
-        arguments: by name, of the types that TOML has.
-        place: as in :func:`check_arguments`.
+        factory: the same as in :func:`check_arguments`.
+        arguments: the arguments by name, with the types of TOML.
+        place: the same as in :func:`check_arguments`.
 
     Raises:
-        ConfigurationError: the factory has no such argument, or expects another type.
+        ConfigurationError: the factory does not have an argument, or expects another type.
     """
     return {
         name: _validated(hint, arguments[name], place(name), from_file=True)
@@ -50,7 +50,7 @@ def read_arguments(
 
 
 def missing_arguments(factory: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
-    """Return the names of arguments that have to be given, and are not."""
+    """Return the names of required arguments that are missing."""
     return [
         parameter.name
         for parameter in inspect.signature(factory).parameters.values()
@@ -63,7 +63,7 @@ def missing_arguments(factory: Callable[..., Any], given: Mapping[str, Any]) -> 
 def _expected(
     factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Return the annotation of each argument; ``Any`` where there is none."""
+    """Return the annotation of each argument, or ``Any`` if it has none."""
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [
@@ -73,7 +73,7 @@ def _expected(
         if name not in known and not takes_any:
             raise ConfigurationError(
                 f"{place(name)}: {_label(factory)} has no argument {name!r}."
-                f"{nearest(name, known)} It takes: {', '.join(known) or 'none'}."
+                f"{nearest(name, known)} Its arguments: {', '.join(known) or 'none'}."
             )
     hints = _hints(factory)
     return {name: hints.get(name, Any) for name in arguments}
@@ -86,7 +86,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
         alone = types.SimpleNamespace(__annotations__={name: hint})
         try:
             hints |= typing.get_type_hints(alone, getattr(target, "__globals__", None))
-        except Exception:  # mentions what only type checkers import: then anything goes
+        except Exception:  # only type checkers can resolve it, so allow any value
             continue
     return hints
 
@@ -96,16 +96,17 @@ def _validated(hint: Any, value: Any, place: str, *, from_file: bool) -> Any:
 
     try:
         adapter = pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True})
-    except pydantic.PydanticUserError:  # the type brings its own configuration
+    except pydantic.PydanticUserError:  # the type has its own configuration
         adapter = pydantic.TypeAdapter(hint)
     try:
-        if from_file:  # TOML and JSON have the same few types; dates are strings
+        if from_file:  # TOML and JSON have the same types, except that dates are strings
             return adapter.validate_json(json.dumps(value, default=str), strict=True)
         return adapter.validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         why = error.errors(include_url=False)[0]["msg"]
         raise ConfigurationError(
-            f"{place} is {value!r}, but {inspect.formatannotation(hint)} is expected: {why}."
+            f"{place} is {value!r}, but the expected type is {inspect.formatannotation(hint)}:"
+            f" {why}."
         ) from None
 
 

@@ -126,8 +126,8 @@ def identify(plugin: object, name: str | None) -> str:
             )
     elif not any(hook_options(plugin, attribute) for attribute in dir(plugin)):
         raise InvalidPluginError(
-            f"{plugin!r} is not a plug-in: write a subclass of helios.Plugin, or mark functions of a"
-            " module or object with @helios.hookimpl."
+            f"{plugin!r} is not a plug-in: it is neither an instance of helios.Plugin, nor a module"
+            " or object with functions marked @helios.hookimpl."
         )
     if type(plugin).__hash__ is None:
         raise InvalidPluginError(

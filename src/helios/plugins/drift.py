@@ -36,8 +36,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for entry in missing
     ]
     lines += [
-        f"+ {entry['id']!r} is active ({_origin(entry)}) and was not active before"
-        for entry in added
+        f"+ {entry['id']!r} is active now ({_origin(entry)}) and was not active" for entry in added
     ]
     common = [plug_id for plug_id in old if plug_id in new]
     for plug_id in common:

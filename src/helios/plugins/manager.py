@@ -25,7 +25,7 @@ from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
-from helios.plugins.order import in_order, wishes_of
+from helios.plugins.order import constraints_of, in_order
 from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
 from helios.plugins.plugin import Plugin
 from helios.plugins.profile import PluginProfile
@@ -211,7 +211,7 @@ class PluginManager(pluggy.PluginManager):
         self.frozen = True
         rows = list(self._rows.values())
         return PluginPlan(
-            active=tuple(_entry(row, wishes_of(row, rows)) for row in rows),
+            active=tuple(_entry(row, constraints_of(row, rows)) for row in rows),
             inactive=tuple(self.inactive),
             configured_in=configured_in,
         )
@@ -253,7 +253,7 @@ class PluginManager(pluggy.PluginManager):
     def _quarantine(self, row: Registration, hook: str, error: Exception) -> None:
         """Switch off an observer that has failed, except its ``teardown``."""
         _logger.error(
-            "plug-in %s has failed in %s, so Helios switches it off for the rest of the run",
+            "plug-in %s failed in %s, so Helios switches it off for the rest of the run",
             self.describe(row.id),
             hook,
             exc_info=error,
@@ -399,7 +399,7 @@ def _declared(plugin: object, plug_id: str) -> dict[str, Any]:
     }
 
 
-def _entry(row: Registration, wishes: list[str]) -> PlanEntry:
+def _entry(row: Registration, constraints: list[str]) -> PlanEntry:
     origin = origin_of(row.plugin, row.record)
     return PlanEntry(
         id=row.id,
@@ -408,7 +408,7 @@ def _entry(row: Registration, wishes: list[str]) -> PlanEntry:
         reason=row.reason,
         hooks=row.hooks,
         claims=tuple(row.claims),
-        order=tuple(wishes),
+        order=tuple(constraints),
         configuration=row.configuration,
         implementation=origin.implementation,
     )

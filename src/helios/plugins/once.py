@@ -1,6 +1,6 @@
-"""``configure_trainer`` and ``configure_model`` act once per plug-in and target, whoever calls.
+"""Let ``configure_trainer`` and ``configure_model`` act only once per plug-in and target.
 
-Users may call them by hand, and the trainer calls them in each ``fit`` and ``test``.
+Users may call these methods directly, and the trainer calls them in each ``fit`` and ``test``.
 """
 
 import functools
@@ -13,19 +13,19 @@ HOOKS_WITH_TARGET = ("configure_trainer", "configure_model")
 
 
 class _Applied:
-    """What has been applied to which target; an entry is dropped when its target is."""
+    """A record of the methods that were applied to each target; it keeps no target alive."""
 
     def __init__(self) -> None:
-        # By identity: a model may define __eq__, and then it has no hash.
+        # The keys are ids of targets, because a model that defines __eq__ has no hash.
         self._by_target: dict[int, list[tuple[object, str]]] = {}
 
     def contains(self, target: object, plugin: object, method: str) -> bool:
-        """Whether a method of a plug-in has been applied to a target."""
+        """Return whether a method of a plug-in was applied to a target."""
         known = self._by_target.get(id(target), ())
-        return any(who is plugin and what == method for who, what in known)
+        return any(other is plugin and name == method for other, name in known)
 
     def add(self, target: object, plugin: object, method: str) -> None:
-        """Remember that a method of a plug-in has been applied to a target."""
+        """Record that a method of a plug-in was applied to a target."""
         key = id(target)
         if key not in self._by_target:
             self._by_target[key] = []
@@ -48,12 +48,12 @@ def once_per_target(method: Callable[[Any, Any], None]) -> Callable[..., None]:
             method(self, target)
             add(target, self, method.__qualname__)
 
-    configure.applies_once = True  # type: ignore[attr-defined]  # the manager need not remember
+    configure.applies_once = True  # type: ignore[attr-defined]  # the manager need not record it
     return configure
 
 
 def takes_a_target(method: object) -> bool:
-    """Whether a ``configure_*`` method is an ordinary one, with a target."""
+    """Return whether a ``configure_*`` method is an ordinary function with a target."""
     return (
         inspect.isfunction(method)
         and not inspect.isgeneratorfunction(method)

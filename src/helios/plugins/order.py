@@ -43,7 +43,7 @@ def in_order(rows: Iterable[Registration]) -> list[Registration]:
     return order
 
 
-def wishes_of(row: Registration, rows: Iterable[Registration]) -> list[str]:
+def constraints_of(row: Registration, rows: Iterable[Registration]) -> list[str]:
     """Return the constraints on the place of a row, for example ``"before 'ema'"``."""
     found = [f"before {second.id!r}" for first, second in _constraints(rows) if first is row]
     return found + [f"after {first.id!r}" for first, second in _constraints(rows) if second is row]

@@ -1,4 +1,4 @@
-"""What plug-ins cost: calls and time of each hook, where ``Trainer(profile_plugins=True)``."""
+"""The cost of plug-ins: calls and time of each hook, for ``Trainer(profile_plugins=True)``."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ from helios.plugins.plan import columns
 
 @dataclasses.dataclass
 class HookCost:
-    """What the implementation of one hook by one plug-in has cost.
+    """The cost of one hook of one plug-in.
 
     Attributes:
-        plugin: the plug-in's id.
-        hook: the hook.
-        calls: how often it was called.
-        nanoseconds: how long it took in all, with everything that it called.
+        plugin: the id of the plug-in.
+        hook: the name of the hook.
+        calls: the number of calls.
+        nanoseconds: the total time, including the functions that the hook calls.
     """
 
     plugin: str
@@ -28,20 +28,20 @@ class HookCost:
     nanoseconds: int = 0
 
     def add(self, calls: int, nanoseconds: int) -> None:
-        """Take note of calls."""
+        """Add calls and their time."""
         self.calls += calls
         self.nanoseconds += nanoseconds
 
 
 class PluginProfile:
-    """The costs of all plug-ins in one run; the clock of the run begins with it."""
+    """The costs of all plug-ins in one run; its clock starts when it is created."""
 
     def __init__(self) -> None:
         self._costs: dict[tuple[str, str], HookCost] = {}
         self._started = time.perf_counter_ns()
 
     def watch(self, implementation: pluggy.HookImpl, hook: str) -> None:
-        """Measure an implementation of a hook from now on."""
+        """Start to measure an implementation of a hook."""
         key = (implementation.plugin_name, hook)
         cost = self._costs.setdefault(key, HookCost(*key))
         measure(implementation, cost.add)
@@ -50,9 +50,9 @@ class PluginProfile:
         """Return the costs as plain containers, the most expensive first.
 
         Returns:
-            ``wall_seconds`` since the beginning, and ``hooks``: a list of dictionaries with
+            ``wall_seconds`` since the start, and ``hooks``: a list of dictionaries with
             ``plugin``, ``hook``, ``calls``, ``total_seconds``, ``mean_microseconds`` and ``share``
-            of the wall time, from 0 to 1. Hooks that were never called are left out.
+            of the wall time, from 0 to 1. The list contains only hooks that were called.
         """
         wall = time.perf_counter_ns() - self._started
         called = [cost for cost in self._costs.values() if cost.calls]
@@ -86,7 +86,7 @@ def as_text(profile: dict[str, Any]) -> str:
         )
         for cost in profile["hooks"]
     ]
-    title = f"time in plug-ins, of {profile['wall_seconds']:.2f} s in all"
+    title = f"time in plug-ins, of {profile['wall_seconds']:.2f} s in total"
     return "\n".join([title, *columns(rows)])
 
 

@@ -1,4 +1,4 @@
-"""The plug-in table: a row for each active plug-in, and the mapping that users see."""
+"""The plug-in table: a row for each active plug-in, and the mapping for users."""
 
 import dataclasses
 from collections.abc import Iterator, MutableMapping
@@ -17,18 +17,18 @@ class Registration:
     """A row of the plug-in table.
 
     Attributes:
-        id: the plug-in's id.
+        id: the id of the plug-in.
         plugin: the plug-in.
         number: its place in the order of registration.
-        reason: why it is active.
-        explicit: it was asked for by name or instance, rather than autoloaded.
-        record: the entry point that it was loaded from, if it was.
-        configuration: the keyword arguments that it was built with, as far as they are known.
-        hooks: the hooks that it implements, in the order of their declaration.
-        claims: the capabilities that it claims, each with how.
-        before: the ids of plug-ins that it wants to be called before.
-        after: the ids of plug-ins that it wants to be called after.
-        critical: whether a failure of it ends the run.
+        reason: the reason why it is active.
+        explicit: True if the user named or passed it, False if it was autoloaded.
+        record: the entry point of an installed plug-in; otherwise ``None``.
+        configuration: the keyword arguments of its constructor, if Helios built it.
+        hooks: the hooks that it implements, in the order of declaration.
+        claims: the capabilities that it claims, each with the reason.
+        before: the ids of plug-ins that must come after it.
+        after: the ids of plug-ins that must come before it.
+        critical: True if an error of the plug-in ends the run.
     """
 
     id: str
@@ -46,12 +46,15 @@ class Registration:
 
     @property
     def name(self) -> str:
-        """The name by which it is blocked: an installed one's is that of its entry point."""
+        """The name that blocks it: that of its entry point, or its id if it is not installed."""
         return self.record.name if self.record else self.id
 
 
 class PluginTable(MutableMapping[str, Any]):
-    """``trainer.plugins``: plug-ins by id; assigning registers, deleting unregisters."""
+    """The mapping ``trainer.plugins``: plug-ins by id.
+
+    An assignment registers a plug-in, and a deletion unregisters it.
+    """
 
     def __init__(self, manager: "PluginManager") -> None:
         self._manager = manager
@@ -80,10 +83,10 @@ class PluginTable(MutableMapping[str, Any]):
 
 
 def check_key(plug_id: str, plugin: object) -> None:
-    """Refuse to enter a plug-in in ``trainer.plugins`` under another id than its own."""
+    """Refuse a key of ``trainer.plugins`` that differs from the id of the plug-in."""
     own = declarations.identify(plugin, plug_id)
     if own != plug_id:
         raise InvalidPluginError(
-            f"trainer.plugins[{plug_id!r}] = ... got a plug-in whose id is {own!r}: write"
+            f"trainer.plugins[{plug_id!r}] = ... received a plug-in with the id {own!r}: write"
             f" trainer.plugins[{own!r}] = ..., or trainer.register_plugin(...)."
         )

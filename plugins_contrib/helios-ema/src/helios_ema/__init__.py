@@ -1,4 +1,4 @@
-"""Validate and test with an exponential moving average of the weights."""
+"""A plug-in that validates and tests with an exponential moving average of the weights."""
 
 from helios_ema.average import AveragedNetwork
 from helios_ema.plugin import EMAPlugin

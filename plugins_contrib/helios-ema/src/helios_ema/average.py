@@ -1,4 +1,4 @@
-"""The average of one network, and which of its tensors take part."""
+"""The exponential moving average of one network."""
 
 import torch
 from torch import Tensor, nn
@@ -7,36 +7,36 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class AveragedNetwork(AveragedModel):
-    """An exponential moving average of a network, itself a network of the same kind.
+    """A network whose weights are the exponential moving average of another network's.
 
-    Averaged are the parameters and the running statistics of normalisation layers, which would
-    otherwise belong to other weights. All other buffers are copied: averaging would truncate
-    counters, and make a mask of ``-inf`` a mask of NaN.
+    The average includes the parameters and the running statistics of normalisation layers, so the
+    statistics match the averaged weights. All other buffers are copied. An average would truncate
+    counters, and would turn a mask of ``-inf`` into a mask of NaN.
 
     Args:
-        network: is copied.
-        decay: the share of the average that an update keeps.
+        network: the network; this class copies it.
+        decay: the fraction of the average that each update keeps.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__(network)
-        # The averaging function itself is a closure, which could not be pickled.
+        # The averaging function is a closure, which cannot be pickled, so keep its argument.
         self._decay = decay
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the present weights of the network into the average; the first are copied.
+        """Update the average with the weights of the network; the first update copies them.
 
         Args:
             model: the network.
         """
-        # Not the method of the base class: it sends its counter to the device at each update, for
-        # which the host waits, and it averages either none of the buffers or all of them.
+        # The method of the base class sends its counter to the device at each update, and the host
+        # waits for it. It also averages either all buffers or none, so this method replaces it.
         (averages, copies), (weights, others) = split(self.module), split(model)
         if self.n_averaged == 0:
             averages, copies, weights, others = [], averages + copies, [], weights + others
         if averages:
-            update = get_ema_multi_avg_fn(self._decay)  # type: ignore[no-untyped-call]  # as torch has it
+            update = get_ema_multi_avg_fn(self._decay)  # type: ignore[no-untyped-call]  # torch does not annotate it
             update(averages, weights, self.n_averaged)
         for copy, original in zip(copies, others, strict=True):
             copy.copy_(original)
@@ -44,10 +44,10 @@ class AveragedNetwork(AveragedModel):
 
 
 def split(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the tensors of a network that are averaged, and those that are copied.
+    """Return the averaged tensors of a network, and the copied ones, all detached.
 
     Args:
-        network: its parameters and buffers are returned without their history of gradients.
+        network: the network with the parameters and buffers.
     """
     statistics = {
         id(tensor)
@@ -58,7 +58,7 @@ def split(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     averaged: list[Tensor] = []
     copied: list[Tensor] = []
     for tensor in (*network.parameters(), *network.buffers()):
-        takes_part = isinstance(tensor, nn.Parameter) or id(tensor) in statistics
+        is_averaged = isinstance(tensor, nn.Parameter) or id(tensor) in statistics
         is_continuous = tensor.is_floating_point() or tensor.is_complex()
-        (averaged if takes_part and is_continuous else copied).append(tensor.detach())
+        (averaged if is_averaged and is_continuous else copied).append(tensor.detach())
     return averaged, copied

@@ -1,4 +1,4 @@
-"""Logged metrics as TensorBoard event files, in the folder of the run."""
+"""A plug-in that writes logged metrics into TensorBoard event files."""
 
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ class TensorBoardPlugin(Plugin):
     """Writes each logged metric as a scalar into event files in ``<run_root>/tensorboard``.
 
     The step of a scalar is ``state.current_iteration``, the number of optimizer steps. A resumed
-    run hides what was written after its checkpoint, since it will be written again. Without
-    logged metrics no file is created. Autoloaded where ``Trainer(run_root=...)``.
+    run hides the scalars after its checkpoint, because it writes them again. Without logged
+    metrics, the plug-in creates no file. Helios autoloads it if ``Trainer(run_root=...)`` is set.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class TensorBoardPlugin(Plugin):
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:
-        """Whether the run has a folder."""
+        """Return whether the run has a folder."""
         return trainer.run_root is not None
 
     @property
@@ -42,30 +42,30 @@ class TensorBoardPlugin(Plugin):
         """
         if self.trainer.run_root is None:
             raise ConfigurationError(
-                "plug-in 'tensorboard' has no folder to write into: pass Trainer(run_root=...);"
-                " event files go to <run_root>/tensorboard."
+                "plug-in 'tensorboard' has no folder for its event files: pass"
+                " Trainer(run_root=...); it writes to <run_root>/tensorboard."
             )
         return self.trainer.run_root / "tensorboard"
 
     def setup(self) -> None:
-        """Make sure that there is a folder to write into, before anything is computed."""
+        """Check that the run has a folder before training or testing starts."""
         self._purge_step = None
         _ = self.folder
 
     def on_training_start(self) -> None:
-        """Have TensorBoard drop what an earlier run wrote and this one is going to write again.
+        """Let TensorBoard hide the scalars that this run will write again.
 
-        A test drops nothing: what a run that was cut short has written is still all there is.
+        A test hides nothing, because it does not write the scalars of an interrupted run again.
         """
         if any(self.folder.glob("events.out.tfevents.*")):
-            # What was logged at the step of the checkpoint, its validation included, is kept.
+            # Keep the scalars at the step of the checkpoint, including those of its validation.
             self._purge_step = self.trainer.state.current_iteration + 1
 
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
-        """Write the metrics; of several processes, the first does it for all."""
+        """Write the metrics in the process with global rank 0."""
         if self.trainer.global_rank == 0:
             if self._writer is None:
-                # Imported here: a trainer that only looks at this class need not wait for it.
+                # Import it late, so that a trainer that only inspects this class need not wait.
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._writer = SummaryWriter(str(self.folder), purge_step=self._purge_step)
@@ -73,12 +73,12 @@ class TensorBoardPlugin(Plugin):
                 self._writer.add_scalar(name, value, state.current_iteration)
 
     def on_checkpoint_saved(self, path: "pathlib.Path", state: TrainingState) -> None:
-        """Write out what is queued: a run that goes on from here will not write it again."""
+        """Write all queued scalars, because a run that resumes here does not write them again."""
         if self._writer is not None:
             self._writer.flush()
 
     def teardown(self) -> None:
         """Close the file."""
-        writer, self._writer = self._writer, None  # not to be used again if closing fails
+        writer, self._writer = self._writer, None  # forget it first, in case close() fails
         if writer is not None:
             writer.close()

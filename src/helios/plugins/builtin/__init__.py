@@ -1,1 +1,1 @@
-"""The plug-ins that come with Helios; they use public hooks only."""
+"""The built-in plug-ins of Helios; they use only public hooks."""

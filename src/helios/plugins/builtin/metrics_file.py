@@ -1,4 +1,4 @@
-"""Logged metrics as JSON lines, in the folder of the run."""
+"""A plug-in that writes logged metrics as JSON lines into the folder of the run."""
 
 import json
 import math
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 class MetricsFilePlugin(Plugin):
     """Writes each set of logged metrics as one line of ``<run_root>/metrics.jsonl``.
 
-    A line holds ``iteration``, ``batch``, ``epoch`` and ``metrics``; a value that is not finite is
-    a string. A resumed run drops the lines
-    that were written after its checkpoint, since they will be written again. Autoloaded where
-    ``Trainer(run_root=...)``.
+    A line contains ``iteration``, ``batch``, ``epoch`` and ``metrics``. A value that is not finite
+    is a string. A resumed run removes the lines after its checkpoint, because it writes them again.
+    Helios autoloads the plug-in if ``Trainer(run_root=...)`` is set.
     """
 
     def __init__(self) -> None:
@@ -28,30 +27,30 @@ class MetricsFilePlugin(Plugin):
 
     @classmethod
     def applies_to(cls, trainer: Any) -> bool:
-        """Whether the run has a folder."""
+        """Return whether the run has a folder."""
         return trainer.run_root is not None
 
     @property
     def path(self) -> "pathlib.Path":
-        """The file."""
+        """The path of the file."""
         assert self.trainer.run_root is not None, "metrics-file needs Trainer(run_root=...)"
         return self.trainer.run_root / "metrics.jsonl"
 
     def setup(self) -> None:
-        """Make sure that the folder is there, and forget an earlier run."""
+        """Create the folder, and reset the state of an earlier run."""
         self._size = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how much of the file belongs to the run so far, in bytes."""
+        """Return the present size of the file in bytes."""
         return {"size": self.path.stat().st_size if self.path.exists() else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where a resumed run is to go on writing."""
+        """Restore the size at which a resumed run continues the file."""
         self._size = state_dict["size"]
 
     def on_training_start(self) -> None:
-        """Drop what the run is going to write again."""
+        """Remove the lines that the run will write again."""
         if self.path.exists():
             os.truncate(self.path, min(self._size, self.path.stat().st_size))
 
@@ -59,7 +58,7 @@ class MetricsFilePlugin(Plugin):
         """Append a line."""
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        # JSON has no NaN and no infinity: those are written as strings.
+        # JSON has no NaN and no infinity, so the plug-in writes them as strings.
         values = {name: v if math.isfinite(v) else str(v) for name, v in metrics.items()}
         line: dict[str, Any] = {
             "iteration": state.current_iteration,

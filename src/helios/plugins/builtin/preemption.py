@@ -1,4 +1,4 @@
-"""Leaving in good order when a scheduler takes the machine away, or somebody presses Ctrl-C."""
+"""A plug-in that saves and exits when a scheduler stops the job, or on Ctrl-C."""
 
 import signal
 import threading
@@ -12,13 +12,14 @@ from helios.plugins.plugin import Plugin
 class PreemptionPlugin(Plugin):
     """On SIGTERM, SIGUSR1 or Ctrl-C, finishes the batch, saves a checkpoint, and exits.
 
-    The exit code is the shell's for the signal: 143 for SIGTERM, 138 for SIGUSR1 on Linux. Ctrl-C
-    ends in the usual ``KeyboardInterrupt``, for which the shell has 130; a second Ctrl-C raises it
-    at once. Signals that the process ignores are left alone, as are all where training does not
-    run in the main thread, which alone can catch them. The handlers from before are put back when
-    training or testing ends.
+    The exit code is the one that shells use for the signal: 143 for SIGTERM, 138 for SIGUSR1 on
+    Linux. After Ctrl-C, ``fit`` raises the usual ``KeyboardInterrupt``, which gives exit code 130.
+    A second Ctrl-C raises it at once. The plug-in does not catch signals that the process ignores.
+    Outside the main thread it catches none, because Python allows handlers only in the main
+    thread. When training or testing ends, the plug-in restores the previous handlers.
 
-    Not autoloaded, because it makes ``fit`` exit: name it in ``Trainer(plugins=["preemption"])``.
+    It is not autoloaded, because it makes ``fit`` exit: name it in
+    ``Trainer(plugins=["preemption"])``.
     """
 
     autoload = False
@@ -30,34 +31,34 @@ class PreemptionPlugin(Plugin):
         self._was_interrupted = False
 
     def configure_trainer(self, trainer: Any) -> None:
-        """Let a signal in a validation end it at once; there is not much time."""
+        """Let a signal end a validation at once, because little time remains."""
         trainer.interruptible = True
 
     def setup(self) -> None:
-        """Signals are caught while training or testing only."""
+        """Do nothing; the plug-in catches signals only during training and testing."""
 
     def on_training_start(self) -> None:
         """Catch the signals."""
-        self._catch()
+        self._catch_signals()
 
     def on_testing_start(self) -> None:
         """Catch the signals."""
-        self._catch()
+        self._catch_signals()
 
     @hookimpl(trylast=True)
     def on_training_end(self) -> None:
-        """Put the previous handlers back: a signal that comes now is not for this run."""
-        self._put_back()
+        """Restore the previous handlers, because a later signal is not for this run."""
+        self._restore_handlers()
 
     def teardown(self) -> None:
-        """Put the previous handlers back."""
-        self._put_back()
+        """Restore the previous handlers."""
+        self._restore_handlers()
 
-    def _put_back(self) -> None:
+    def _restore_handlers(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
-    def _catch(self) -> None:
+    def _catch_signals(self) -> None:
         self._was_interrupted = False
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:

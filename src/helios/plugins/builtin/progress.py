@@ -1,4 +1,4 @@
-"""Progress bars, on the terminal or in a notebook."""
+"""A plug-in that shows progress bars on the terminal or in a notebook."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class ProgressPlugin(Plugin):
-    """Shows how far training, validation and testing have come.
+    """Shows the progress of training, validation and testing.
 
-    One bar counts the units of ``total_steps``; another one, which goes away again, the batches
-    of a validation or test. Autoloaded where ``Trainer(enable_progress_bar=True)``.
+    One bar counts the units of ``total_steps``. A temporary bar counts the batches of a validation
+    or a test. Helios autoloads the plug-in if ``Trainer(enable_progress_bar=True)`` is set.
     """
 
     def __init__(self) -> None:
@@ -23,14 +23,14 @@ class ProgressPlugin(Plugin):
 
     @classmethod
     def applies_to(cls, trainer: Any) -> bool:
-        """Whether the trainer was asked for progress bars."""
+        """Return whether the trainer enables progress bars."""
         return bool(trainer.enable_progress_bar)
 
     def setup(self) -> None:
-        """Nothing is shown before something has begun."""
+        """Do nothing; the plug-in shows a bar only when a phase starts."""
 
     def on_training_start(self) -> None:
-        """Show the position that training begins at."""
+        """Show a bar that starts at the present position."""
         total = self.trainer.total_steps
         self._training = _bar(
             desc="training",
@@ -40,16 +40,16 @@ class ProgressPlugin(Plugin):
         )
 
     def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
-        """Move on, if the bar counts iterations."""
+        """Advance the bar if it counts iterations."""
         self._show(state)
 
     def on_training_epoch_end(self, state: TrainingState) -> None:
-        """Move on, if the bar counts epochs."""
+        """Advance the bar if it counts epochs."""
         if self._training is not None and self.trainer.train_unit is TrainingUnit.EPOCH:
             self._training.update(state.global_epoch + 1 - self._training.n)
 
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
-        """Show the newest values beside the bar."""
+        """Show the newest values next to the bar."""
         if self._training is not None:
             self._training.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
 
@@ -58,11 +58,11 @@ class ProgressPlugin(Plugin):
         self._evaluation = _bar(desc="validation", unit="batch", leave=False)
 
     def on_validation_batch_end(self, outputs: Any, step: int) -> None:
-        """Move the validation's bar on."""
+        """Advance the bar of the validation."""
         self._advance_evaluation()
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Remove the validation's bar."""
+        """Remove the bar of the validation."""
         self._close_evaluation()
 
     def on_testing_start(self) -> None:
@@ -70,19 +70,19 @@ class ProgressPlugin(Plugin):
         self._evaluation = _bar(desc="testing", unit="batch", leave=False)
 
     def on_testing_batch_end(self, outputs: Any, step: int) -> None:
-        """Move the test's bar on."""
+        """Advance the bar of the test."""
         self._advance_evaluation()
 
     def on_testing_end(self) -> None:
-        """Remove the test's bar."""
+        """Remove the bar of the test."""
         self._close_evaluation()
 
     def on_training_end(self) -> None:
-        """Leave the bar as it is, and go to the next line."""
+        """Close the bar; it stays visible."""
         self.teardown()
 
     def teardown(self) -> None:
-        """Close what is still shown; a run that fails must not leave a bar behind."""
+        """Close all bars, so that none remains open after a run that fails."""
         self._close_evaluation()
         if self._training is not None:
             self._training.close()
@@ -107,6 +107,6 @@ class ProgressPlugin(Plugin):
 
 
 def _bar(**options: Any) -> "tqdm[Any]":
-    from tqdm.auto import tqdm  # chooses between terminal and notebook; not needed without a bar
+    from tqdm.auto import tqdm  # detects a notebook; imported only if a bar is shown
 
     return tqdm(dynamic_ncols=True, **options)

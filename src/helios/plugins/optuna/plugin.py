@@ -1,4 +1,4 @@
-"""The plug-in that reports to an Optuna trial and prunes it."""
+"""The plug-in that reports metrics to an Optuna trial, and ends a run that Optuna prunes."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from helios.model import Model
 
-# Optuna itself is imported where it is used: whoever has a trial has imported it already, and a
-# trainer that only looks at this class, to see that it is not autoloaded, need not.
+# The methods import Optuna themselves. A user with a trial has already imported it. A trainer that
+# reads only the class attribute ``autoload`` must not pay for the import.
 
 _PRUNED = "helios.pruned"
 _LAST_CYCLE = "helios.last_cycle"
@@ -20,15 +20,14 @@ _LAST_CYCLE = "helios.last_cycle"
 
 @PLUGIN_REGISTRY
 class OptunaPlugin(Plugin):
-    """Plug-in to do hyperparameter search with Optuna.
+    """Plug-in for hyperparameter search with Optuna.
 
-    After each validation it reports ``model.metrics[metric_name]`` and, once per validation, asks
-    the trial's pruner. A pruned run ends with :class:`optuna.TrialPruned`, which the study
-    expects.
+    After each validation, the plug-in reports ``model.metrics[metric_name]`` and asks the pruner of
+    the trial once. A pruned run ends with :class:`optuna.TrialPruned`, which the study expects.
 
     Args:
-        trial: the trial that the run belongs to.
-        metric_name: the entry of ``model.metrics`` to report.
+        trial: the trial of the run.
+        metric_name: the reported entry of ``model.metrics``.
 
     Example:
         .. code-block:: python
@@ -58,10 +57,10 @@ class OptunaPlugin(Plugin):
         Args:
             type_name: ``"categorical"``, ``"int"`` or ``"float"``.
             name: the name of the parameter.
-            kwargs: what ``trial.suggest_<type_name>`` takes.
+            kwargs: the keyword arguments of ``trial.suggest_<type_name>``.
 
         Raises:
-            UnknownNameError: there is no such kind of parameter.
+            UnknownNameError: the kind of parameter is unknown.
         """
         kinds = ("categorical", "int", "float")
         if type_name not in kinds:
@@ -72,7 +71,7 @@ class OptunaPlugin(Plugin):
         return getattr(self.trial, f"suggest_{type_name}")(name, **kwargs)
 
     def configure_trainer(self, trainer: Any) -> None:
-        """Register the plug-in, and let pruning pass as something to be expected."""
+        """Register the plug-in, and add the exception for pruning to the expected ones."""
         import optuna
 
         self._register_in_trainer(trainer)
@@ -81,7 +80,7 @@ class OptunaPlugin(Plugin):
     def configure_model(self, model: "Model") -> None:
         """Append the number of the trial to the model's save name.
 
-        A retried trial uses the number of its first attempt, so that it finds the checkpoints.
+        A retried trial uses the number of its first attempt, so it finds the checkpoints.
         """
         model.rename(f"{model.save_name}_trial-{self._number()}")
 
@@ -89,42 +88,42 @@ class OptunaPlugin(Plugin):
         """Check that the processes of a distributed run can share the trial.
 
         Raises:
-            ConfigurationError: the run is distributed, and the study is not in a database.
+            ConfigurationError: the run is distributed, but the study is not in a database.
         """
         import optuna
 
-        storage = self.trial.study._storage  # noqa: SLF001 - Optuna has no public way to ask
+        storage = self.trial.study._storage  # noqa: SLF001 - Optuna has no public attribute for it
         kind = optuna.storages._CachedStorage  # noqa: SLF001 - Optuna has no public name for it
         if self.is_distributed and not isinstance(storage, kind):
             raise ConfigurationError(
-                "a distributed run needs a study in a database, which all processes can reach:"
+                "a distributed run needs a study in a database that all processes can reach:"
                 " optuna.create_study(storage='sqlite:///study.db')."
             )
 
     def on_training_start(self) -> None:
-        """Forget what an earlier run has left."""
+        """Reset the state of an earlier run."""
         self._unreported_cycle = None
         self._pruned_cycle = None
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Remember to report: the model has yet to compute its metrics for this cycle."""
+        """Store the cycle for a later report, because the model computes its metrics after this."""
         self._unreported_cycle = validation_cycle
 
     def report_metrics(self, validation_cycle: int) -> None:
         """Report the metric of a cycle to the trial.
 
-        Called by the plug-in itself after each validation; a model may call it earlier.
+        The plug-in calls this method after each validation. A model may call it earlier.
 
         Args:
-            validation_cycle: the number of the validation, the step of the report.
+            validation_cycle: the number of the validation, which is the step of the report.
 
         Raises:
-            UnknownNameError: the model has no such metric.
+            UnknownNameError: the model does not have this metric.
         """
         metrics = self.trainer.model.metrics
         if self._metric_name not in metrics:
             raise UnknownNameError(
-                f"the Optuna plug-in is to report {self._metric_name!r}, but model.metrics has no"
+                f"the Optuna plug-in should report {self._metric_name!r}, but model.metrics has no"
                 f" such entry after validation.{nearest(self._metric_name, metrics)} Log it with"
                 f" self.log({self._metric_name!r}, ...) in valid_step, or set it in"
                 " on_validation_end."
@@ -133,7 +132,7 @@ class OptunaPlugin(Plugin):
             self.trial.report(float(metrics[self._metric_name]), validation_cycle)
 
     def should_training_stop(self) -> bool:
-        """Report the validation that has just ended, and ask the pruner about it."""
+        """Report the last validation to the trial, and ask its pruner."""
         if self._unreported_cycle is not None:
             cycle, self._unreported_cycle = self._unreported_cycle, None
             self.report_metrics(cycle)
@@ -142,9 +141,9 @@ class OptunaPlugin(Plugin):
         return self._pruned_cycle is not None
 
     def on_training_end(self) -> None:
-        """Tell the study that the trial was pruned, when everyone else has finished.
+        """Record in the trial that it was pruned, and let ``fit`` raise ``optuna.TrialPruned``.
 
-        A run that was complete anyway is not pruned. ``fit`` raises ``optuna.TrialPruned``.
+        If the run is already complete, the trial does not count as pruned.
         """
         if self._pruned_cycle is not None and not self.trainer.is_complete:
             self.trial.set_user_attr(_PRUNED, True)
@@ -152,10 +151,10 @@ class OptunaPlugin(Plugin):
             self.trainer.raise_at_end(self._pruned())
 
     def check_pruned(self) -> None:
-        """Raise if the trial has been pruned.
+        """Raise an exception if the trial is pruned.
 
         Raises:
-            optuna.TrialPruned: it has.
+            optuna.TrialPruned: the trial is pruned.
         """
         if self.trial.user_attrs.get(_PRUNED, False):
             raise self._pruned()
@@ -175,7 +174,7 @@ class OptunaPlugin(Plugin):
 
         callback = optuna.storages.RetryFailedTrialCallback
         frozen = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
-        with warnings.catch_warnings():  # the only public way to ask is marked experimental
+        with warnings.catch_warnings():  # the only public function is experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             retried = callback.retried_trial_number(frozen)
         return self.trial.number if retried is None else retried
