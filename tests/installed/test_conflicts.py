@@ -116,7 +116,7 @@ def test_autoloaded_steps_aside_for_explicit(
     assert training_calls(outcome) == {f"{winner}.process_training_batch"}
     assert loser not in outcome.active
     assert source in outcome.why_active(winner)
-    assert f"steps aside for '{winner}'" in outcome.why_not(loser)
+    assert f"conflicts with '{winner}', which takes precedence" in outcome.why_not(loser)
     assert f"{loser}.setup" not in outcome.calls
 
 

@@ -82,27 +82,27 @@ def test_missing_added_changed_and_back_again(
         {"total_steps": 3, "autoload": ["mix-up"]},
         {"total_steps": 4, "resume_plugins": "ignore"},  # saves without it, but with its state
     )
-    missing = "- 'warm-up' was active (sample-schedule 1.4) and is not; its state, if it has any,"
+    missing = "- 'warm-up' (sample-schedule 1.4) is no longer active; checkpoints keep its state,"
     assert refused["error"].startswith("PlanDriftError: the plug-ins are not those of the check")
     assert 'Trainer(resume_plugins="warn")' in refused["error"]
-    assert lines(refused) == [missing + " is kept for later"]
+    assert lines(refused) == [missing + " if it has any"]
     assert lines(warned) == [
-        missing + " is kept for later",
-        "+ 'mix-up' is active (sample-mixup 2.0.1) and was not",
+        missing + " if it has any",
+        "+ 'mix-up' (sample-mixup 2.0.1) is newly active",
     ]
     assert (ignored["log"], ignored["error"]) == ("", None)
 
     environment.install(str(newer("schedule", "2.0", tmp_path)))
     (back,) = go_on(environment, {"total_steps": 5, "autoload": ALLOWED})
     assert lines(back) == [
-        "+ 'mix-up' is active (sample-mixup 2.0.1) and was not",
-        "+ 'warm-up' is active (sample-schedule 2.0) and was not",
+        "+ 'mix-up' (sample-mixup 2.0.1) is newly active",
+        "+ 'warm-up' (sample-schedule 2.0) is newly active",
     ]
     assert back["seen"] == 3 * BATCHES  # two epochs before it was uninstalled, and this one
 
     environment.install("schedule")
     (changed,) = go_on(environment, {"total_steps": 6, "autoload": ALLOWED})
-    assert lines(changed) == ["~ 'warm-up' was sample-schedule 2.0, and is sample-schedule 1.4"]
+    assert lines(changed) == ["~ 'warm-up' changed from sample-schedule 2.0 to sample-schedule 1.4"]
     assert changed["seen"] == 4 * BATCHES
 
 
@@ -121,11 +121,13 @@ def test_renamed(make_environment: Callable[..., Any]) -> None:
         {"total_steps": 4, "plugins": ["warm-up"]},
     )
     assert lines(renamed) == [
-        "> 'warm-up' is called 'ramp' now (sample-schedule 1.4); its state is kept under 'warm-up'"
+        "> 'warm-up' is now called 'ramp' (sample-schedule 1.4); checkpoints keep its state under"
+        " 'warm-up'"
     ]
     assert accepted["error"] is None  # the newest checkpoint knows the new name
     assert lines(back) == [
-        "> 'ramp' is called 'warm-up' now (sample-schedule 1.4); its state is kept under 'ramp'"
+        "> 'ramp' is now called 'warm-up' (sample-schedule 1.4); checkpoints keep its state under"
+        " 'ramp'"
     ]
     assert back["seen"] == 2 * BATCHES  # its own state came back, of the first epoch
 

@@ -81,7 +81,7 @@ def test_block_wins_over_naming(outcomes: dict[str, Any]) -> None:
     assert "recorder" not in outcome.active
     assert "recorder.setup" not in outcome.calls
     assert "blocked" in outcome.why_not("recorder")
-    assert "'recorder', asked for in Trainer(plugins=...), is blocked by Trainer" in outcome.log
+    assert "'recorder', requested in Trainer(plugins=...), is blocked by Trainer" in outcome.log
 
 
 # Allowing, and switching off.
@@ -206,7 +206,7 @@ def test_factory_module_and_object_are_active_and_called(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("shape-arguments", "needs arguments (rate)"),
+        ("shape-arguments", "requires arguments (rate)"),
         ("shape-manual", "not autoloaded"),
         ("shape-elsewhere", "does not apply to this trainer"),
     ],

@@ -99,7 +99,10 @@ def test_the_nearest_file_with_the_table_counts(
         ("[tool.helios]\nblock = 'ema'\n", r"\.block in .* is 'ema': write a list of names"),
         ("[tool.helios]\nenable = [3]\n", r"\.enable in .* is \[3\]: write a list of names"),
         ("[tool.helios]\nautoload = 'no'\n", r"is 'no': write true, false, or a list of names"),
-        ("[tool.helios]\nplugins = ['ema']\n", r"\.plugins in .*names alone belong into enable"),
+        (
+            "[tool.helios]\nplugins = ['ema']\n",
+            r"\.plugins in .*for a name without arguments, use enable",
+        ),
         ("[tool.helios.plugins]\nema = 0.9\n", r"\.plugins in .* write a table of keyword"),
         ("[tool.helios\n", r"pyproject.toml is not valid TOML: "),
     ],
@@ -214,7 +217,7 @@ def test_arguments_for_an_instance_are_reported_as_unused(
     project("[tool.helios.plugins.sized]\nsize = 3\n")
     assert make_trainer(plugins=[Sized()]).plugins["sized"].given[0] == 1
     assert "tool.helios.plugins.sized in " in caplog.text
-    assert "is not used: 'sized' was passed as an instance" in caplog.text
+    assert "has no effect, because 'sized' was passed as an instance" in caplog.text
 
 
 def test_arguments_for_nobody_are_refused(project: Any, make_trainer: Make) -> None:
@@ -230,13 +233,25 @@ def test_arguments_for_nobody_are_refused(project: Any, make_trainer: Make) -> N
     ("line", "message"),
     [
         ("sise = 3", "tool.helios.plugins.Sized.sise in {file}: Sized has no argument 'sise'."),
-        ('size = "3"', "tool.helios.plugins.Sized.size in {file} is '3', but int is expected"),
-        ("size = 2.5", "tool.helios.plugins.Sized.size in {file} is 2.5, but int is expected"),
-        ("size = true", "tool.helios.plugins.Sized.size in {file} is True, but int is expected"),
-        ("rate = true", "tool.helios.plugins.Sized.rate in {file} is True, but float is expected"),
-        ("betas = [1.0]", "is [1.0], but tuple[float, float] is expected"),
-        ("folder = 3", "is 3, but pathlib.Path | None is expected"),
-        ('names = "a"', "is 'a', but list[str] | None is expected"),
+        (
+            'size = "3"',
+            "tool.helios.plugins.Sized.size in {file} is '3', but the expected type is int",
+        ),
+        (
+            "size = 2.5",
+            "tool.helios.plugins.Sized.size in {file} is 2.5, but the expected type is int",
+        ),
+        (
+            "size = true",
+            "tool.helios.plugins.Sized.size in {file} is True, but the expected type is int",
+        ),
+        (
+            "rate = true",
+            "tool.helios.plugins.Sized.rate in {file} is True, but the expected type is float",
+        ),
+        ("betas = [1.0]", "is [1.0], but the expected type is tuple[float, float]"),
+        ("folder = 3", "is 3, but the expected type is pathlib.Path | None"),
+        ('names = "a"', "is 'a', but the expected type is list[str] | None"),
     ],
 )
 def test_arguments_that_do_not_fit(
@@ -253,8 +268,11 @@ def test_arguments_that_do_not_fit(
     ("arguments", "message"),
     [
         ({"sise": 3}, "sise of 'Sized' in Trainer(plugins=...): Sized has no argument 'sise'. Did"),
-        ({"size": "3"}, "size of 'Sized' in Trainer(plugins=...) is '3', but int is expected"),
-        ({"betas": [0.9, 0.99]}, "is [0.9, 0.99], but tuple[float, float] is expected"),
+        (
+            {"size": "3"},
+            "size of 'Sized' in Trainer(plugins=...) is '3', but the expected type is int",
+        ),
+        ({"betas": [0.9, 0.99]}, "is [0.9, 0.99], but the expected type is tuple[float, float]"),
     ],
 )
 def test_arguments_in_python_that_do_not_fit(
@@ -276,7 +294,7 @@ def test_arguments_that_are_missing(make_trainer: Make, monkeypatch: pytest.Monk
     monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"Needy": Needy})
     with pytest.raises(ConfigurationError) as caught:
         make_trainer(plugins=[("Needy", {"metric_name": "accuracy"})])
-    assert "'Needy', named in Trainer(plugins=...), needs arguments (trial)" in str(caught.value)
+    assert "'Needy', named in Trainer(plugins=...), requires arguments (trial)" in str(caught.value)
     assert "pass an instance" in str(caught.value)
 
 
@@ -301,7 +319,9 @@ def test_objects_are_passed_as_they_are() -> None:
 
     given = {"net": torch.nn.Linear(1, 1), "sizes": [1], "more": object()}
     check_arguments(factory, given, str)
-    with pytest.raises(ConfigurationError, match=r"^net is 3, but torch.*Module is expected"):
+    with pytest.raises(
+        ConfigurationError, match=r"^net is 3, but the expected type is torch.*Module"
+    ):
         check_arguments(factory, {"net": 3}, str)
 
 
@@ -323,7 +343,7 @@ def test_something_that_takes_no_arguments(
         def setup(self) -> None: ...
 
     monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"thing": Object()})
-    with pytest.raises(InvalidPluginError, match="takes no arguments: leave them out"):
+    with pytest.raises(InvalidPluginError, match="takes no arguments: remove them"):
         make_trainer(plugins=[("thing", {"size": 1})])
 
 

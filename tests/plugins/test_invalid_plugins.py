@@ -224,7 +224,12 @@ BAD = [
     Bad(
         "an argument with a default",
         WithDefault,
-        (END, "gives the argument 'state' a default", "never passed", "write 'state' without"),
+        (
+            END,
+            "gives the argument 'state' a default",
+            "pluggy never passes",
+            "write 'state' without",
+        ),
     ),
     Bad(
         "a keyword-only argument with a default",

@@ -31,7 +31,7 @@ MIXUP = PlanEntry(
     ("setup", "process_training_batch"),
     ("training_batch",),
 )
-OLD = Inactive("old-mixup", "helios-mixup", "0.3", "steps aside for 'mixup'")
+OLD = Inactive("old-mixup", "helios-mixup", "0.3", "conflicts with 'mixup'")
 PLAN = PluginPlan((EMA, MIXUP), (OLD,))
 EMPTY = PluginPlan((), ())
 
@@ -46,7 +46,7 @@ def test_text_shows_all_of_it_in_order() -> None:
         ["1", "ema", "helios-ema 1.2", "installed"],
         ["2", "mixup", "(not installed)", "passed in Trainer(plugins=...)"],
         ["installed, but not active"],
-        ["-", "old-mixup", "helios-mixup 0.3", "steps aside for 'mixup'"],
+        ["-", "old-mixup", "helios-mixup 0.3", "conflicts with 'mixup'"],
     ]
 
 
@@ -105,7 +105,7 @@ def test_dictionary() -> None:
                 "name": "old-mixup",
                 "distribution": "helios-mixup",
                 "version": "0.3",
-                "reason": "steps aside for 'mixup'",
+                "reason": "conflicts with 'mixup'",
             }
         ],
         "configured_in": "",
@@ -228,7 +228,7 @@ def gather(environ: dict[str, str] | None = None, **arguments: Any) -> Selection
 def test_one_string_instead_of_a_list(argument: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         gather(**{argument: "ema"})
-    assert f"Trainer({argument}='ema') is one string" in str(caught.value)
+    assert f"Trainer({argument}='ema') is a single string" in str(caught.value)
     assert f"{argument}=['ema']" in str(caught.value)
 
 

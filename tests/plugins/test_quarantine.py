@@ -103,7 +103,7 @@ def test_failing_observer_is_off_for_the_rest_of_the_run(
     assert (quarantine.hook, str(quarantine.error)) == (hook, f"in {hook}")
     whole = [record for record in caplog.records if record.exc_info]
     assert len(whole) == times
-    assert f"has failed in {hook}, and is off for the rest of the run" in whole[0].getMessage()
+    assert f"failed in {hook}, so Helios switches it off for the rest" in whole[0].getMessage()
     assert whole[0].exc_info is not None
     assert whole[0].exc_info[1] is quarantine.error
 
@@ -114,8 +114,8 @@ def test_the_end_of_the_run_reports_it(
     fit(make_trainer, Observer(fails_in="on_log"), print_banner=True)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
-        "plug-in 'observer' has failed in on_log, and was off for the rest of the run: Fault: in"
-        " on_log"
+        "plug-in 'observer' failed in on_log, so Helios switched it off for the rest of the run:"
+        " Fault: in on_log"
     )
 
 
@@ -140,7 +140,7 @@ def test_failing_teardown_is_logged_only(
     make_trainer: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(make_trainer, Observer(fails_in="teardown"))
-    assert "has failed in teardown" in caplog.text
+    assert " failed in teardown, so Helios switches it off" in caplog.text
 
 
 class Critical(Observer):

@@ -178,7 +178,7 @@ def test_second_run_inside_of_a_run(make_trainer: Make, moment: str) -> None:
             with pytest.raises(ConfigurationError, match="in the middle of a run") as caught:
                 run(TinyModel(), TinyDataModule())
             self._refused.append(caught.value)
-        with pytest.raises(FrozenPlanError, match="while a run is going on"):
+        with pytest.raises(FrozenPlanError, match="during a run: the plan"):
             trainer.register_plugin(ProgressPlugin())
 
     def configure(self: Nesting, trainer: Trainer) -> None:  # plug-ins may be registered here

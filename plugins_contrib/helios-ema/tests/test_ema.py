@@ -318,7 +318,7 @@ def test_steps_that_helios_does_not_see_are_reported(tmp_path: Any) -> None:
 
     model = Manual()
     make_trainer(EMAPlugin(), valid_frequency=1, run_root=tmp_path).fit(model, TinyDataModule())
-    assert "seen no optimizer step" in (tmp_path / "helios.log").read_text()
+    assert "saw no optimizer step, so it averaged nothing" in (tmp_path / "helios.log").read_text()
     assert equal(model._seen[-1], snapshot(model.net))
 
 

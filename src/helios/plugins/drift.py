@@ -31,19 +31,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 f" keep its state under {entry['id']!r}"
             )
     lines += [
-        f"- {entry['id']!r} was active ({_origin(entry)}) and is not active now; checkpoints keep"
-        " its state, if it has any"
+        f"- {entry['id']!r} ({_origin(entry)}) is no longer active; checkpoints keep its state,"
+        " if it has any"
         for entry in missing
     ]
-    lines += [
-        f"+ {entry['id']!r} is active now ({_origin(entry)}) and was not active" for entry in added
-    ]
+    lines += [f"+ {entry['id']!r} ({_origin(entry)}) is newly active" for entry in added]
     common = [plug_id for plug_id in old if plug_id in new]
     for plug_id in common:
         lines += _changes(plug_id, old[plug_id], new[plug_id])
     order = [plug_id for plug_id in new if plug_id in old]
     if order != common:
-        lines.append(f"~ the order was {', '.join(common)}, and is now {', '.join(order)}")
+        lines.append(f"~ the order changed from {', '.join(common)} to {', '.join(order)}")
     return lines
 
 
@@ -55,13 +53,13 @@ def _is_same_code(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _changes(plug_id: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     if _origin(old) != _origin(new):
-        lines.append(f"~ {plug_id!r} was {_origin(old)}, and is now {_origin(new)}")
+        lines.append(f"~ {plug_id!r} changed from {_origin(old)} to {_origin(new)}")
     before, now = old.get("configuration", {}), new.get("configuration", {})
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             lines.append(
-                f"~ {plug_id!r} was configured with {key}={before.get(key)!r}, and is now"
-                f" configured with {key}={now.get(key)!r}"
+                f"~ the configuration of {plug_id!r} changed from {key}={before.get(key)!r} to"
+                f" {key}={now.get(key)!r}"
             )
     return lines
 

@@ -98,8 +98,8 @@ class EMAPlugin(Plugin):
         is_empty = any(average.n_averaged == 0 for average in self._averages.values())
         if is_empty and self.trainer.state.running_iter:
             _logger.warning(
-                "plug-in 'ema' saw no optimizer step, so it averaged nothing: let the model take its"
-                " steps through self.optimize(loss, optimizer)."
+                "plug-in 'ema' saw no optimizer step, so it averaged nothing: let the model take"
+                " its steps through self.optimize(loss, optimizer)."
             )
 
     # Evaluation.
