@@ -8,7 +8,7 @@ import linecache
 import re
 import types
 from difflib import get_close_matches
-from typing import cast
+from typing import Any, cast
 
 import pluggy
 
@@ -157,6 +157,18 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
         if claim is not None and not _is_wrapper(options):
             found[claim] = f"implements {hook}"
     return found
+
+
+def declared(plugin: object, plug_id: str) -> dict[str, Any]:
+    """Return the columns of a row that depend only on the plug-in, which may change them."""
+    implemented = implementations(plugin, plug_id)
+    return {
+        "hooks": tuple(hook for hook in HOOKS if hook in implemented),
+        "claims": claims(plugin, implemented),
+        "before": names_in(plugin, "before"),
+        "after": names_in(plugin, "after"),
+        "critical": not isinstance(plugin, Plugin) or plugin.critical,
+    }
 
 
 def deprecations(plugin: object, plug_id: str) -> list[str]:

@@ -27,7 +27,6 @@ from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
 from helios.plugins.order import constraints_of, in_order
 from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
-from helios.plugins.plugin import Plugin
 from helios.plugins.profile import PluginProfile
 from helios.plugins.table import Registration, check_key
 
@@ -130,7 +129,7 @@ class PluginManager(pluggy.PluginManager):
             explicit=explicit,
             record=record,
             configuration=dict(configuration or {}),
-            **_declared(plugin, declarations.identify(plugin, name)),
+            **declarations.declared(plugin, declarations.identify(plugin, name)),
         )
         for message in declarations.deprecations(plugin, row.id):
             warnings.warn(message, DeprecationWarning, stacklevel=2)
@@ -185,7 +184,8 @@ class PluginManager(pluggy.PluginManager):
             PluginError: the same errors as in :meth:`register`; the table is then unchanged.
         """
         rows = [
-            dataclasses.replace(row, **_declared(row.plugin, row.id)) for row in self._rows.values()
+            dataclasses.replace(row, **declarations.declared(row.plugin, row.id))
+            for row in self._rows.values()
         ]
         self.enter(*_resolved(rows))
 
@@ -211,7 +211,7 @@ class PluginManager(pluggy.PluginManager):
         self.frozen = True
         rows = list(self._rows.values())
         return PluginPlan(
-            active=tuple(_entry(row, constraints_of(row, rows)) for row in rows),
+            active=tuple(PlanEntry.of(row, constraints_of(row, rows)) for row in rows),
             inactive=tuple(self.inactive),
             configured_in=configured_in,
         )
@@ -385,30 +385,3 @@ def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[In
         problems.append(problem)
     raise_all(problems)
     return order, inactive
-
-
-def _declared(plugin: object, plug_id: str) -> dict[str, Any]:
-    """Return the columns of a row that depend only on the plug-in, which may change them."""
-    implemented = declarations.implementations(plugin, plug_id)
-    return {
-        "hooks": tuple(hook for hook in HOOKS if hook in implemented),
-        "claims": declarations.claims(plugin, implemented),
-        "before": declarations.names_in(plugin, "before"),
-        "after": declarations.names_in(plugin, "after"),
-        "critical": not isinstance(plugin, Plugin) or plugin.critical,
-    }
-
-
-def _entry(row: Registration, constraints: list[str]) -> PlanEntry:
-    origin = origin_of(row.plugin, row.record)
-    return PlanEntry(
-        id=row.id,
-        distribution=origin.distribution,
-        version=origin.version,
-        reason=row.reason,
-        hooks=row.hooks,
-        claims=tuple(row.claims),
-        order=tuple(constraints),
-        configuration=row.configuration,
-        implementation=origin.implementation,
-    )

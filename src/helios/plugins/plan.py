@@ -6,10 +6,11 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import helios.plugins.declarations as declarations
 from helios.plugins.discovery import EntryPointRecord, discover
+from helios.plugins.table import Registration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,22 @@ class PlanEntry:
     order: tuple[str, ...] = ()
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implementation: str = ""
+
+    @classmethod
+    def of(cls, row: Registration, constraints: Sequence[str]) -> Self:
+        """Return the entry of a row of the table; ``constraints`` decided its place."""
+        origin = origin_of(row.plugin, row.record)
+        return cls(
+            id=row.id,
+            distribution=origin.distribution,
+            version=origin.version,
+            reason=row.reason,
+            hooks=row.hooks,
+            claims=tuple(row.claims),
+            order=tuple(constraints),
+            configuration=row.configuration,
+            implementation=origin.implementation,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
