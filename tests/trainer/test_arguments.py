@@ -26,13 +26,13 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "steps: none": ({"total_steps": None}, r"total_steps=None: .* whole number, or math\.inf"),
     "endless, but no cycle": (
         {"total_steps": math.inf, "early_stop_cycles": 0},
-        r"total_steps=math\.inf with early_stop_cycles=0 .*give a number of steps",
+        r"total_steps=math\.inf with early_stop_cycles=0 .*write a number of steps",
     ),
     "both switches": (
         {"enable_deterministic": True, "enable_cudnn_benchmark": True},
-        r"enable_deterministic=True .*enable_cudnn_benchmark=True.* leave one of them out",
+        r"enable_deterministic=True .*enable_cudnn_benchmark=True.* remove one of them\.",
     ),
-    "CPU and GPUs": ({"use_cpu": True, "gpus": [0]}, r"use_cpu=True .*gpus=\[0\].* leave one"),
+    "CPU and GPUs": ({"use_cpu": True, "gpus": [0]}, r"use_cpu=True .*gpus=\[0\].* remove one"),
     "no folder to save in": (
         {"chkpt_frequency": 1},
         r"chkpt_frequency=1 without a folder.* run_root=\.\.\. or chkpt_root=",
@@ -50,7 +50,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     **{
         f"{name}={value!r}": (
             {name: value, "chkpt_root": "."},
-            rf"{name}={re.escape(repr(value))}: write a whole number of at least 1, or leave it",
+            rf"{name}={re.escape(repr(value))}: write a whole number of at least 1, or remove it",
         )
         for name in ("valid_frequency", "chkpt_frequency", "print_frequency")
         for value in (0, -1, 1.5, True, "2")
@@ -114,7 +114,9 @@ def test_file_in_place_of_a_folder(
 ) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ConfigurationError, match=f"{argument}=.*file.* is a file: name a folder"):
+    with pytest.raises(
+        ConfigurationError, match=f"{argument}=.*file.* is a file: write the path of a folder"
+    ):
         make_trainer(**{argument: file})
 
 

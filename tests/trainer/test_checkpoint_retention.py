@@ -193,7 +193,7 @@ def test_one_that_cannot_be_deleted_is_reported(
 @pytest.mark.parametrize("name", ["keep_last", "keep_best"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
 def test_wrong_numbers_are_refused(make_trainer: Make, name: str, value: Any) -> None:
-    message = rf"{name}={value!r}: write a whole number of at least 1, or leave it out"
+    message = rf"{name}={value!r}: write a whole number of at least 1, or remove it"
     with pytest.raises(ConfigurationError, match=message):
         make_trainer(**{name: value}, chkpt_root="x")
 

@@ -30,10 +30,10 @@ class ForgetfulData(TinyDataModule):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        (TinyDataModule, TinyModel, r"a Model and a DataModule.*TinyDataModule where a Model"),
-        (TinyModel, TinyModel, "TinyModel where a DataModule belongs"),
-        (lambda: TinyModel, TinyDataModule, "where a Model belongs"),
-        (TinyModel, lambda: None, "NoneType where a DataModule belongs"),
+        (TinyDataModule, TinyModel, r"a Model and a DataModule.*TinyDataModule instead of a Model"),
+        (TinyModel, TinyModel, "TinyModel instead of a DataModule"),
+        (lambda: TinyModel, TinyDataModule, r"instead of a Model\."),
+        (TinyModel, lambda: None, "NoneType instead of a DataModule"),
         (ForgetfulModel, TinyDataModule, r"ForgetfulModel.*super\(\).__init__\(.*add the call"),
         (TinyModel, ForgetfulData, r"ForgetfulData.*super\(\).__init__\(.*add the call"),
     ],

@@ -165,7 +165,7 @@ def test_terminal_tells_from_where_a_run_goes_on_and_why_it_stops(
     make_trainer(plugins=[StopAfter(2)], **arguments).fit(TinyModel(), TinyDataModule())
     printed = capsys.readouterr().out
     assert "restored" not in printed
-    assert printed.endswith("stopped: enough for this test (asked for by StopAfter)\n")
+    assert printed.endswith("stopped: enough for this test (requested by StopAfter)\n")
     make_trainer(**arguments).fit(TinyModel(), TinyDataModule())
     file = tmp_path / "tiny" / "tiny_epoch_0_iter_2.pth"
     printed = capsys.readouterr().out

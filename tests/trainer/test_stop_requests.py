@@ -154,8 +154,8 @@ def test_many_may_ask(make_trainer: Make, caplog: pytest.LogCaptureFixture) -> N
     ]
     told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("stopped:")]
     assert told == [
-        "stopped: asked in on_training_batch_end (asked for by stopper)",
-        "stopped: me, too (asked for by Plain)",
+        "stopped: asked in on_training_batch_end (requested by stopper)",
+        "stopped: me, too (requested by Plain)",
     ]
 
 

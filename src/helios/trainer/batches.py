@@ -1,4 +1,4 @@
-"""The batches of a run: from which loader, from which position on, and how many there are."""
+"""The batches of a run: their loader, their number, and the position in an epoch."""
 
 import itertools
 import math
@@ -14,11 +14,11 @@ from helios.model.window import Window
 
 
 class Batches:
-    """Hands out what the loops go through.
+    """The batches that the loops read.
 
     Args:
-        datamodule: makes the loaders.
-        state: the position of the run.
+        datamodule: the data module, which creates the loaders.
+        state: the progress of the run.
         window: the accumulation window.
         wrap: the hook ``wrap_batches``, if a plug-in implements it.
         seed: the seed of the run.
@@ -26,7 +26,8 @@ class Batches:
         group: the processes of the run.
 
     Attributes:
-        per_epoch: how many batches an epoch has; infinite until the end of a stream is in sight.
+        per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
+            end.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Batches:
         self.per_epoch: int | float = 0
 
     def advance_phase(self) -> None:
-        """Go on to the next training set, if there is one."""
+        """Switch to the next training set, if one exists."""
         if self._datamodule.advance_train_phase():
             self.begin_phase()
 
@@ -59,8 +60,8 @@ class Batches:
         """Create the loader of the current training set.
 
         Raises:
-            ConfigurationError: there is no training set, or it has no whole batch.
-            CheckpointError: the run is to go on behind the end of the training set.
+            ConfigurationError: the data module has no training set, or the set fills no batch.
+            CheckpointError: the training set is not the one that the checkpoint was saved with.
         """
         self._train_loader = self._datamodule.train_dataloader()
         if self._train_loader is None:
@@ -81,7 +82,7 @@ class Batches:
             self._resume_inside_epoch(before)
 
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
-        assert self._train_loader is not None  # begin_phase() has seen to it
+        assert self._train_loader is not None  # begin_phase() has set it
         position, consumed = self._train_loader[1], self._state.dataset_iter
         now = self._epoch_size()
         if any(before.get(name, now[name]) != now[name] for name in now):  # older files have fewer
@@ -95,8 +96,8 @@ class Batches:
             position.load_state_dict(before["stream"][self._place.rank], consumed)
 
     def _epoch_size(self) -> dict[str, int | None]:
-        """Return what the order of the samples depends on; of a stream, ``None``."""
-        assert self._train_loader is not None  # begin_phase() has seen to it
+        """Return the values that the order of the samples depends on; ``None`` for a stream."""
+        assert self._train_loader is not None  # begin_phase() has set it
         loader, position = self._train_loader
         if isinstance(position, StreamPosition):
             return {"batches": None, "samples": None}
@@ -108,8 +109,8 @@ class Batches:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the counters do not say about the position in the running epoch."""
-        assert self._train_loader is not None  # begin_phase() has seen to it
+        """Return the position in the current epoch, as far as the counters do not hold it."""
+        assert self._train_loader is not None  # begin_phase() has set it
         position = self._train_loader[1]
         if isinstance(position, StreamPosition):
             stream = position.state_dict(self._state.dataset_iter)
@@ -117,12 +118,12 @@ class Batches:
         return self._epoch_size()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what :meth:`state_dict` returned until the loader is created."""
+        """Store what :meth:`state_dict` returned until the loader is created."""
         self._restored = state_dict
 
     def training(self) -> Iterable[Any]:
-        """Return the batches of the running epoch that have not been consumed."""
-        assert self._train_loader is not None  # begin_phase() has seen to it
+        """Return the batches of the current epoch that have not been consumed yet."""
+        assert self._train_loader is not None  # begin_phase() has set it
         loader, position = self._train_loader
         state = self._state
         if isinstance(position, StreamPosition):
@@ -131,10 +132,10 @@ class Batches:
         return self._wrapped(loader, "training")
 
     def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Read a stream as far ahead as one optimizer step goes.
+        """Yield the batches of a stream, and read ahead to the end of each accumulation window.
 
-        In epochs, the last step may be of fewer batches, which must be known when it begins; with
-        it, the length of the epoch is.
+        With epochs as the training unit, the last window may have fewer batches. The loss of its
+        first batch already depends on their number.
         """
         iterator, state = iter(batches), self._state
         accumulate = self._window.read_ahead

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and how a run is restored from one."""
+"""The checkpointer, which saves and restores a run."""
 
 import dataclasses
 import functools
@@ -32,14 +32,14 @@ OnSaved = Callable[[pathlib.Path, TrainingState], None]
 
 @dataclasses.dataclass(frozen=True)
 class SaveSettings:
-    """How checkpoints are kept.
+    """The settings for the checkpoints of a run.
 
     Attributes:
         folder: the folder of the model; ``None`` to save nothing.
         keep_last: see :class:`~helios.trainer.Trainer`.
         keep_best: see :class:`~helios.trainer.Trainer`.
-        in_background: whether to write while training goes on.
-        resume_plugins: what to do if the plug-ins are not those of the checkpoint.
+        in_background: ``True`` to write checkpoints while training continues.
+        resume_plugins: the action if the plug-ins differ from those of the checkpoint.
     """
 
     folder: pathlib.Path | None
@@ -53,13 +53,14 @@ class SaveSettings:
         """Return the settings of a trainer for a model.
 
         Raises:
-            ConfigurationError: the model's name cannot be that of a folder.
+            ConfigurationError: the model's name cannot be the name of a folder.
         """
         name, root = model.save_name, trainer.chkpt_root
         if not is_file_name(name):
             raise ConfigurationError(
                 f"save_name={name!r} of {type(model).__name__} cannot be the name of its"
-                " folder and files of checkpoints: leave out separators, and folders above."
+                " checkpoint folder and files: write a short name without separators, such as"
+                " 'resnet'."
             )
         return cls(
             folder=None if root is None else root / name,
@@ -73,20 +74,21 @@ class SaveSettings:
 class Checkpointer:
     """Saves and restores a run in one folder.
 
-    A checkpoint is a dictionary of plain containers and tensors. It holds ``format``, the version
-    of this layout; ``version``, that of Helios; ``name``, the name under which it was saved,
-    without suffix; ``plan``, what was active; and the table of :mod:`helios.trainer.parts`.
+    A checkpoint is a dictionary of plain containers and tensors. Its keys are ``format``, the
+    version of this layout; ``version``, the version of Helios; ``name``, the name of the file
+    without its suffix; ``plan``, the active plug-ins; and the parts that
+    :mod:`helios.trainer.parts` lists.
 
     Args:
-        settings: the folder, and what is kept in it.
+        settings: the folder, and the number of checkpoints to keep in it.
         table: the parts of a checkpoint.
-        generators: the random number generators, which saving must not move.
-        model: names the files.
-        state: the position of the run.
+        generators: the random number generators, which a save must not change.
+        model: the model, whose name the files bear.
+        state: the progress of the run.
         plan: the plan of the run.
         place: the place of this process.
         group: the processes of the run.
-        on_saved: called when a checkpoint is durable.
+        on_saved: the function to call when a checkpoint is durable.
     """
 
     def __init__(
@@ -114,14 +116,14 @@ class Checkpointer:
         self._writer: Writer | None = None
         self._lock: FolderLock | None = None
         self._snapshots = Snapshots()
-        self._kept_snapshots = Snapshots()  # not of those that are being written
+        self._kept_snapshots = Snapshots()  # its own, as the others may still be written
         self._durable: list[tuple[pathlib.Path, TrainingState]] = []
         self._stalls: list[float] = []
         self._saved_at: tuple[int, int, int] | None = None
         self._kept: dict[str, Any] | None = None
 
     def open(self) -> None:
-        """Make sure that checkpoints can be saved, before anything is computed.
+        """Check that checkpoints can be saved, before any computation starts.
 
         Raises:
             ConfigurationError: the folder cannot be created or written, or another run uses it.
@@ -132,7 +134,7 @@ class Checkpointer:
                 self._writer = Writer()
 
     def close(self) -> None:
-        """Wait until what is being written is durable, and let other runs use the folder."""
+        """Wait until all checkpoints are durable, and let other runs use the folder."""
         try:
             self.flush()
         finally:
@@ -144,29 +146,29 @@ class Checkpointer:
     # Saving.
 
     def save(self) -> None:
-        """Write a checkpoint of the present moment, if there is a folder for it.
+        """Write a checkpoint of the current state, if the run has a folder for it.
 
-        In the background, a copy is written while training goes on.
+        In the background, a copy is written while training continues.
 
         Raises:
             CheckpointError: a state is not plain.
-            OSError: this checkpoint, or the one that was written in the background, cannot be
-                written.
+            OSError: this checkpoint cannot be written, or the last one could not be written in
+                the background.
         """
         if self._settings.folder is not None:
             started = time.perf_counter()
-            self.flush()  # at most one is being written
-            with self._generators.held():  # states and names are the user's, and may draw
+            self.flush()  # at most one is written at a time
+            with self._generators.held():  # user code returns states and names, and may draw
                 self._save(self._settings.folder)
             self._stalls.append(time.perf_counter() - started)
 
     def save_if_changed(self) -> None:
-        """Write a checkpoint unless the present moment is saved already."""
+        """Write a checkpoint unless the current state is saved already."""
         if self._saved_at != self._position():
             self.save()
 
     def flush(self) -> None:
-        """Wait until what is being written is durable, and tell the plug-ins."""
+        """Wait until all checkpoints are durable, and tell the plug-ins."""
         if self._writer is not None:
             self._writer.wait()
         if self._durable:
@@ -175,7 +177,7 @@ class Checkpointer:
                     self._on_saved(*self._durable.pop(0))
 
     def finish(self) -> None:
-        """Flush at the end of training, and report how long saving has held it up."""
+        """Flush at the end of training, and log how long training waited for saves."""
         started = time.perf_counter()
         self.flush()
         if self._stalls:
@@ -188,13 +190,13 @@ class Checkpointer:
             )
 
     def keep(self) -> None:
-        """Keep a copy of the present moment in memory, to be saved instead of later ones."""
+        """Keep a copy of the current state in memory. The next save writes it."""
         if self._settings.folder is not None:
             with self._generators.held():
                 self._kept = self._kept_snapshots.take(self._payload())
 
     def discard(self) -> None:
-        """Forget the copy."""
+        """Drop the copy that :meth:`keep` made."""
         self._kept = None
 
     def _save(self, root: pathlib.Path) -> None:
@@ -212,7 +214,7 @@ class Checkpointer:
             self._writer.start(functools.partial(write, *copies))
 
     def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up meanwhile
+        path.parent.mkdir(parents=True, exist_ok=True)  # a user may have deleted it meanwhile
         storage.save(payload, path)
         _logger.info("saved %s", path)
         self._durable.append((path, state))
@@ -224,7 +226,7 @@ class Checkpointer:
         return {
             "format": migrations.FORMAT,
             "version": helios.__version__,
-            "name": "",  # filled in when it is saved, which may be later
+            "name": "",  # set when it is saved, perhaps later
             **parts.save(self._table, self._group),
             "plan": self._plan.to_dict(),
         }
@@ -238,8 +240,8 @@ class Checkpointer:
         if not is_appended or parse_name(name) != position or not is_file_name(name):
             raise ConfigurationError(
                 f"{type(model).__name__}.append_metadata_to_chkpt_name({given!r}) returned"
-                f" {name!r}, which is no checkpoint of this position, or no name of a file: append"
-                " a short text without separators that begins with no digit, such as '_loss-0.5'."
+                f" {name!r}, which is not a valid name of this checkpoint: append a short text"
+                " without separators that does not begin with a digit, such as '_loss-0.5'."
             )
         return name
 
@@ -249,16 +251,16 @@ class Checkpointer:
         """Restore the run from the newest checkpoint that is not damaged.
 
         Args:
-            compare_plans: look whether the plug-ins are those of the checkpoint.
+            compare_plans: ``True`` to compare the plug-ins with those of the checkpoint.
 
         Returns:
-            The file, or ``None`` if the folder has no checkpoint.
+            The path of the checkpoint, or ``None`` if the folder has none.
 
         Raises:
-            CheckpointError: the checkpoint is too new, or does not fit.
-            PlanDriftError: the plug-ins differ, and ``resume_plugins="strict"``.
+            CheckpointError: the checkpoint has a newer format, or does not match the model.
+            PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
-        # Into host memory, whatever the device: optimizers and generators keep part of it there.
+        # Load into host memory, because optimizers and generators keep part of their state there.
         found = self._group.broadcast(folder.load_last_checkpoint(self._settings.folder))
         if found is None:
             return None
@@ -274,10 +276,10 @@ class Checkpointer:
         folder.require_space(path.parent, path.stat().st_size)
 
     def _compare_plans(self, before: dict[str, Any], path: pathlib.Path) -> None:
-        """Show how the plug-ins differ from those of the checkpoint, or refuse to resume.
+        """Log how the plug-ins differ from those of the checkpoint, or refuse to resume.
 
         Raises:
-            PlanDriftError: they differ, and ``resume_plugins="strict"``.
+            PlanDriftError: they differ, and ``resume_plugins`` is ``"strict"``.
         """
         lines = differences(before, self._plan.to_dict())
         if not lines or self._settings.resume_plugins == "ignore":
@@ -287,8 +289,8 @@ class Checkpointer:
         )
         if self._settings.resume_plugins == "strict":
             raise PlanDriftError(
-                f"{story}\nRestore the plug-ins that the run was started with, or go on as it is"
-                ' with Trainer(resume_plugins="warn").'
+                f"{story}\nRestore the plug-ins that the run was started with, or resume with these"
+                ' plug-ins: Trainer(resume_plugins="warn").'
             )
         _logger.warning("%s", story)
 

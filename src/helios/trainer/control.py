@@ -1,4 +1,4 @@
-"""May the run go on? Stop requests, the time limit, and early stopping."""
+"""The end of a run: stop requests, the time limit, and early stopping."""
 
 import dataclasses
 import time
@@ -9,14 +9,15 @@ from helios.model.window import Window
 
 @dataclasses.dataclass(frozen=True)
 class StopRequest:
-    """A request to end training.
+    """A request to stop training.
 
     Attributes:
-        reason: why, in the words of who asked.
-        author: the id of the plug-in that asked, or ``"the model"``, ``"the trainer"``, or
-            ``"the user"``.
-        urgent: a validation is not completed before.
-        is_decided: the answer of ``should_training_stop``, which a resumed run keeps to.
+        reason: the reason, in the author's words.
+        author: the id of the plug-in that made the request, or ``"the model"``, ``"the trainer"``,
+            or ``"the user"``.
+        urgent: ``True`` to stop before a validation is complete.
+        is_decided: ``True`` if ``should_training_stop`` returned ``True``. A resumed run then
+            stops, too.
     """
 
     reason: str
@@ -26,21 +27,21 @@ class StopRequest:
 
 
 class Control:
-    """Decides whether a run goes on; the only one that does.
+    """The only object that decides whether a run continues.
 
     Args:
-        state: the position of the run.
+        state: the progress of the run.
         window: the accumulation window.
         unit: the training unit.
-        total_steps: the units to train for.
-        early_stop_cycles: the validations without improvement after which to stop.
-        max_time: the seconds that the run may take, from now on.
+        total_steps: the number of training units to train for.
+        early_stop_cycles: the number of validations without improvement before training stops.
+        max_time: the time limit of the run, in seconds from now.
 
     Attributes:
         requests: the requests to stop, in the order in which they came.
-        interruptible: whether an urgent stop leaves a validation at once.
-        validation_due: whether the validation that belongs to this moment is still to be completed.
-        final_error: the error that the run raises when it has ended in good order.
+        interruptible: ``True`` if an urgent stop interrupts a validation at once.
+        validation_due: ``True`` if a validation is due now and not complete yet.
+        final_error: the error that the run raises after its normal end.
     """
 
     def __init__(
@@ -66,32 +67,32 @@ class Control:
         self.final_error: BaseException | None = None
 
     def request(self, request: StopRequest) -> None:
-        """Take a request to stop, unless it is known."""
+        """Add a request to stop, unless the same request exists."""
         if request not in self.requests:
             self.requests.append(request)
 
     def decide(self, author: str) -> None:
-        """Stop because of an answer of ``should_training_stop``, given now or before a resume."""
+        """Stop because ``should_training_stop`` returned ``True``, now or before a resume."""
         self.request(StopRequest("should_training_stop", author, is_decided=True))
 
     def is_stop_requested(self) -> bool:
-        """Whether anyone wants the run to end, or its time is over."""
+        """Return whether a stop was requested or the time limit is reached."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             reason = f"max_time={self._max_time:g} seconds are over"
             self.request(StopRequest(reason, "the trainer", urgent=True))
         return bool(self.requests)
 
     def must_leave(self, group: Group) -> bool:
-        """Whether to leave a validation at once; a resumed run repeats it."""
+        """Return whether to interrupt a validation at once; a resumed run repeats it."""
         is_urgent = self.is_stop_requested() and any(each.urgent for each in self.requests)
         return group.agree(self.interruptible and is_urgent)
 
     def is_stopped(self) -> bool:
-        """Whether a stop was requested, and no accumulated gradients would be lost by it."""
+        """Return whether a stop was requested and can happen now without losing gradients."""
         return bool(self.requests) and self._window.is_complete
 
     def is_finished(self) -> bool:
-        """Whether training has reached its end, was stopped early, or was asked to stop."""
+        """Return whether training is complete, stopped early, or stopped by a request."""
         state, cycles = self._state, self._early_stop_cycles
         is_stale = cycles is not None and state.early_stop_count >= cycles
         return (
@@ -100,14 +101,14 @@ class Control:
             or self.is_stopped()
         )
 
-    # What a checkpoint keeps.
+    # The state in checkpoints.
 
     def load_validation_due(self, is_due: bool) -> None:
-        """Repeat the validation that a stop has left."""
+        """Restore whether a validation is due, because a stop interrupted it."""
         self.validation_due = is_due
 
     def decisions(self) -> list[str]:
-        """Return the authors of the stops that a resumed run keeps to."""
+        """Return the authors of the stops that a resumed run must repeat."""
         return [request.author for request in self.requests if request.is_decided]
 
     def load_decisions(self, authors: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A run before it starts and after it has ended: the job of its processes, and the outcome."""
+"""The job, which describes a run before it starts, and the outcome, its result."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +20,9 @@ Purpose = Literal["fit", "test"]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The states that training without a folder for checkpoints has reached.
+    """The states of model and plug-ins after training without a folder for checkpoints.
 
-    Testing sets model and plug-ins up anew, which must not cost the weights.
+    A test sets up model and plug-ins again, and restores these states so that no weights are lost.
     """
 
     model: dict[str, Any]
@@ -31,12 +31,12 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is left of a run. It can be pickled.
+    """The result of a run. It can be pickled.
 
     Attributes:
-        state: the position that the run has reached.
+        state: the progress that the run has made.
         stop_requests: the requests to stop.
-        plan: what was active.
+        plan: the plan of the run.
         metrics: the newest results of the model.
         trained: the states of model and plug-ins, if no checkpoint holds them.
     """
@@ -50,20 +50,20 @@ class Outcome:
 
 @dataclasses.dataclass
 class Job:
-    """Everything that a process of a run needs. It can be pickled if what users passed can.
+    """The input of each process of a run. It can be pickled if the user's objects can.
 
     Attributes:
-        purpose: what the run is for.
-        trainer: its arguments and its table of plug-ins.
+        purpose: ``"fit"`` or ``"test"``.
+        trainer: the trainer, with its arguments and plug-ins.
         model: the model.
-        datamodule: the data.
-        state: the position of the run.
+        datamodule: the data module.
+        state: the progress of the run.
         window: the accumulation window.
-        control: decides whether the run goes on.
-        reporter: speaks for the run.
-        trained: for a test: the states that the training before it has reached.
+        control: the object that decides whether the run continues.
+        reporter: the object that reports on the run.
+        trained: the states after the training before a test, if no checkpoint holds them.
         plan: the frozen plan.
-        saves: how checkpoints are kept.
+        saves: the settings for checkpoints.
     """
 
     purpose: Purpose
@@ -88,7 +88,7 @@ class Job:
         state: TrainingState,
         trained: Trained | None = None,
     ) -> "Job":
-        """Create the job of a run that begins now."""
+        """Create the job of a run that starts now."""
         window = Window(trainer.accumulation_steps, trainer.train_unit)
         control = Control(
             state,
@@ -103,11 +103,11 @@ class Job:
 
     @property
     def expected(self) -> list[type[Exception]]:
-        """The types of exceptions that are not logged as faults."""
+        """The exception types that are not logged as errors."""
         trainer = self.trainer
         return trainer.train_exceptions if self.purpose == "fit" else trainer.test_exceptions
 
     def outcome(self, trained: Trained | None = None) -> Outcome:
-        """Return what is left of the run as it stands."""
+        """Return the result of the run so far."""
         requests = list(self.control.requests)
         return Outcome(self.state, requests, self.plan, dict(self.model.metrics), trained)

@@ -1,4 +1,4 @@
-"""Starting the processes of a run."""
+"""The launch of the processes of a run."""
 
 import os
 from collections.abc import Callable
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
-    """Do the work of a run: where the ``launch`` hook of a plug-in wants it, or here.
+    """Run a job with the ``launch`` hook of a plug-in, or in this process if none implements it.
 
     Args:
-        trainer: its plan is frozen.
-        target: the work of one process.
+        trainer: the trainer, whose plan is frozen.
+        target: the function that does the work of one process.
 
     Raises:
-        ConfigurationError: several processes were started, which this release does not support.
+        ConfigurationError: several processes were started; this release supports only one.
         InvalidPluginError: a ``launch`` hook did not return what ``target`` returned.
     """
     if trainer.hooks.launch is not None:
@@ -34,7 +34,7 @@ def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigurationError(
-            f"WORLD_SIZE={processes}: this release trains in one process, so {processes} of them"
-            " would each train a model of their own. Start one, without torchrun."
+            f"WORLD_SIZE={processes}: this release trains in one process, so each of"
+            f" the {processes} would train its own model. Start one process, without torchrun."
         )
     return target()

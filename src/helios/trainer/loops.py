@@ -1,7 +1,7 @@
 """The three loops: training, validation, testing.
 
-Everything that happens in a run happens here, in the order in which it is written. A hook that
-nobody implements is ``None`` and is skipped.
+This module calls every hook of a loop, in the order in which the calls are written. A hook is
+``None``, and is skipped, if no plug-in implements it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ def train(run: "Run") -> None:
     """Train until the last step, early stopping, or a request to stop."""
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
     control, in_epochs = run.control, trainer.train_unit is TrainingUnit.EPOCH
-    if control.validation_due:  # a stop has left it
-        control.validation_due = False  # at the end of an epoch it will be due again
+    if control.validation_due:  # a stop interrupted it
+        control.validation_due = False  # due again at the end of the epoch
         if not in_epochs:
             complete_step(run)
-    # The last batch may be saved while the end of its epoch is still to come.
+    # A checkpoint may be saved after the last batch, but before the end of its epoch.
     while not control.validation_due and (
         not control.is_finished() or state.dataset_iter == run.batches.per_epoch
     ):
@@ -56,11 +56,11 @@ def train(run: "Run") -> None:
 def train_epoch(run: "Run") -> bool:
     """Train on the batches of the epoch that have not been consumed yet.
 
-    A stop takes effect where an optimizer step is complete, so that no gradients are lost, and
-    after the validation that is due there, unless it is urgent.
+    A stop takes effect after a complete optimizer step, so that no gradients are lost. If a
+    validation is due after that step, it comes first, unless the stop is urgent.
 
     Returns:
-        Whether the epoch is complete, and no validation was left.
+        ``True`` if the epoch is complete and no validation was interrupted.
     """
     trainer, state = run.trainer, run.state
     in_iterations = trainer.train_unit is TrainingUnit.ITERATION
@@ -77,7 +77,7 @@ def train_epoch(run: "Run") -> bool:
 
 
 def complete_step(run: "Run") -> None:
-    """Validate and save after an optimizer step, where the frequencies count steps."""
+    """Validate and save after an optimizer step, if the training unit is the iteration."""
     trainer, state = run.trainer, run.state
     run.control.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
     if run.control.validation_due and not validate(run):
@@ -89,7 +89,7 @@ def complete_step(run: "Run") -> None:
 def train_batch(run: "Run", batch: Any) -> None:
     """Train on one batch."""
     model, hooks, state = run.model, run.hooks, run.state
-    if run.window.is_complete:  # that of the batch before: this one begins a window
+    if run.window.is_complete:  # the previous batch completed it: this one begins another
         run.session.begin_window()
     run.window.add_batch(state, run.batches.per_epoch)
     if hooks.process_training_batch is not None:
@@ -116,13 +116,13 @@ def train_batch(run: "Run", batch: Any) -> None:
 
 
 def validate(run: "Run") -> bool:
-    """Validate once; the random numbers of training go on as if it had not happened.
+    """Validate once, without changing the random numbers of training.
 
-    An urgent stop leaves the validation, and leaves it due. What it has changed by then is not
-    saved: a resumed run begins it anew.
+    An urgent stop interrupts the validation, which stays due. Its changes so far are not saved,
+    because a resumed run repeats the validation from its beginning.
 
     Returns:
-        Whether it is complete.
+        ``True`` if the validation is complete.
     """
     model, state = run.model, run.state
     cycle = state.validation_cycles
@@ -175,7 +175,7 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
 
 
 def test(run: "Run") -> None:
-    """Go through the test set once; a request to stop leaves it, without results."""
+    """Test once. A request to stop interrupts the test, which then has no results."""
     batches = run.batches.testing()
     if batches is not None:
         with run.session.evaluating():
@@ -210,12 +210,12 @@ def _test_batches(run: "Run", batches: Any) -> bool:
 
 
 def is_due(frequency: int | None, count: int) -> bool:
-    """Whether something that happens every ``frequency`` counts happens at this one."""
+    """Return whether an action is due that happens once every ``frequency`` counts."""
     return frequency is not None and count % frequency == 0
 
 
 def require_batch(run: "Run", batch: Any, hook: str) -> None:
-    """Refuse a hook that forgot to return the batch."""
+    """Raise an error if a hook returned no batch."""
     if batch is None:
         plugin = run.manager.describe(run.manager.claimant(hook))
         raise InvalidPluginError(

@@ -1,6 +1,6 @@
-"""The parts of a checkpoint: one ordered table, which saving and restoring go through.
+"""The parts of a checkpoint: one ordered table for saving and restoring.
 
-To add something to checkpoints is to add a line to the table.
+Add a line to the table to add a state to checkpoints.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ class Part(NamedTuple):
 
     Attributes:
         name: the key in a checkpoint.
-        save: returns the state, which must be plain.
-        load: restores what ``save`` returned.
-        per_rank: whether each rank has a state of its own; a checkpoint then holds a list.
+        save: the function that returns the state, which must be plain.
+        load: the function that restores what ``save`` returned.
+        per_rank: ``True`` if each rank has its own state; a checkpoint then holds a list.
     """
 
     name: str
@@ -47,15 +47,15 @@ def parts_of_training(
 
     ==================  =====================================================================
     ``training_state``  the counters
-    ``epoch``           ``batches`` and ``samples`` of an epoch, without which no position counts,
-                        or the position of a stream
+    ``epoch``           the size of an epoch, which a resumed run compares, or the position of a
+                        stream
     ``model``           ``Model.state_dict()``
-    ``validation_due``  a stop has left the validation of this moment
-    ``stops``           the authors of stops that were decided
-    ``scalers``         of losses in fp16, by the name of their optimizer
-    ``metrics``         logged values in flight, sums of losses, and the newest results
-    ``rng``             a list: the random number generators of each rank
-    ``plugins``         a list: of each rank, the plug-ins' states by id
+    ``validation_due``  ``True`` if a stop interrupted the validation that is due
+    ``stops``           the authors of stops that a resumed run repeats
+    ``scalers``         the scalers of fp16 losses, by the names of their optimizers
+    ``metrics``         logged values not yet read, sums of losses, and the newest results
+    ``rng``             a list: the states of each rank's random number generators
+    ``plugins``         a list: the states of each rank's plug-ins, by id
     ``datamodule``      ``DataModule.state_dict()``
     ==================  =====================================================================
     """
@@ -78,7 +78,7 @@ def parts_of_training(
 def parts_of_test(
     *, state: TrainingState, model: Model, session: Session, plugins: "PluginStates"
 ) -> list[Part]:
-    """Return the parts of the same checkpoint that a test restores."""
+    """Return the parts that a test restores from a checkpoint of training."""
     metrics = _Metrics(model, session)
     return [
         Part("training_state", state.dict, state.load_dict),
@@ -91,7 +91,7 @@ def parts_of_test(
 def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
     """Return the states of all parts by name.
 
-    Those of each rank come last, so that the ranks wait for one another in one place.
+    The states per rank come last, so that the ranks wait for one another only once.
     """
     states = {}
     for part in sorted(parts, key=lambda part: part.per_rank):
@@ -108,10 +108,10 @@ def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None
 
 
 class Generators:
-    """The random number generators: saved as training left them, and restored last.
+    """The random number generators: saved before anything else, and restored last.
 
-    The states, names and hooks around a save are the user's, and may draw. Setting up and the
-    start of training draw whenever a process starts. Neither may change the run.
+    During a save, user code may draw random numbers: states, names and hooks. Each process also
+    draws when it sets up and starts training. Neither may change the run.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Generators:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Restore the generators on the way out, whatever the block draws."""
+        """Restore the generators at the end of the block."""
         self._held = rng.get_rng_state_dict()
         try:
             yield
@@ -132,7 +132,7 @@ class Generators:
         return self._held
 
     def load(self, state: dict[str, Any]) -> None:
-        """Keep a state for :meth:`restore`."""
+        """Store a state for :meth:`restore`."""
         self._loaded = state
 
     def restore(self) -> None:
@@ -142,7 +142,7 @@ class Generators:
 
 
 class PluginStates:
-    """The states of the plug-ins; those of plug-ins that are absent now are kept for later."""
+    """The states of the plug-ins. The states of absent plug-ins are kept for later runs."""
 
     def __init__(self, manager: PluginManager) -> None:
         self._manager = manager
@@ -158,7 +158,7 @@ class PluginStates:
 
 
 class _Metrics:
-    """What a model has logged, and what is left of it for users."""
+    """The values that a model has logged, and its newest results."""
 
     def __init__(self, model: Model, session: Session) -> None:
         self._model = model

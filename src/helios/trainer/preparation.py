@@ -1,4 +1,4 @@
-"""What happens once, in the parent process, before launch."""
+"""The preparation of a run: once, in the parent process, before launch."""
 
 from helios.plugins.profile import PluginProfile
 from helios.trainer.checkpointer import SaveSettings
@@ -10,12 +10,12 @@ def prepare(job: Job) -> None:
     trainer, manager = job.trainer, job.trainer.plugin_manager
     job.datamodule.prepare_data()
     known = -1
-    while known != len(manager.rows):  # a plug-in may bring others along
+    while known != len(manager.rows):  # a plug-in may register others
         known = len(manager.rows)
         manager.arrange()
         manager.configure("configure_trainer", trainer)
     manager.configure("configure_model", job.model)
-    # Not before: plug-ins may give the model another name for its checkpoints.
+    # Only now, because plug-ins may have changed the model's name in checkpoints.
     job.saves = SaveSettings.of(trainer, job.model)
     job.control.interruptible = trainer.interruptible
     if trainer.profile_plugins:

@@ -1,4 +1,4 @@
-"""What a run changes in its process, and changes back: log files and PyTorch's switches."""
+"""The settings of a process that a run changes and restores: log files and PyTorch's switches."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ _logger = logging.getLogger("helios")
 
 @contextlib.contextmanager
 def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
-    """Write what Helios logs into the run's folder; a resumed run appends."""
+    """Write the log of Helios to a file in the run's folder; a resumed run appends to it."""
     run_root.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers: list[logging.Handler] = [file]
     if not _logger.hasHandlers():
-        # With the file as its handler, the logger would no longer warn on the terminal. Tracebacks
-        # are shown there anyway, by the exception itself.
+        # A logger with a handler no longer prints warnings on the terminal by itself. Python prints
+        # the traceback of an exception there anyway.
         terminal = logging.StreamHandler()
         terminal.setLevel(logging.WARNING)
         terminal.addFilter(lambda record: record.exc_info is None)
@@ -40,7 +40,7 @@ def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def determinism(benchmark: bool, deterministic: bool) -> Iterator[None]:
-    """Set PyTorch's switches for the run, and set them back."""
+    """Set PyTorch's switches for the run, and restore them at its end."""
     before = (
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),

@@ -1,4 +1,4 @@
-"""What a run tells of itself: what is active, what went wrong and where, and what it has cost."""
+"""Reports on a run: the active plug-ins, errors and their origins, and the cost of plug-ins."""
 
 import contextlib
 import logging
@@ -20,18 +20,18 @@ _logger = logging.getLogger("helios")
 
 
 class Reporter:
-    """Speaks for a run: in the log, on the terminal, in notes on errors, and to plug-ins.
+    """Reports on a run: in the log, on the terminal, in notes on errors, and to plug-ins.
 
     Args:
         manager: the plug-ins.
         model: the model.
-        state: the position of the run.
-        prints: whether to write on the terminal, besides the log.
+        state: the progress of the run.
+        prints: ``True`` to write to the terminal as well as to the log.
 
     Attributes:
-        doing: what the run is doing with the model, for messages.
-        profile: what plug-ins cost, if that is measured.
-        profile_folder: the folder for the profile, if there is one.
+        doing: the current action of the run on the model, for messages.
+        profile: the cost of plug-ins, if it is measured.
+        profile_folder: the folder for the profile, if the run has one.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Reporter:
         self.profile_folder: pathlib.Path | None = None
 
     def show_header(self, place: Place, plan: PluginPlan) -> None:
-        """Show what is going to run, and on what."""
+        """Show the header of a run: its versions, its device and its plug-ins."""
         import helios
 
         versions = f"Helios {helios.__version__} on {place.device}, torch {torch.__version__}"
@@ -55,7 +55,7 @@ class Reporter:
         self._tell(self._model.append_to_banner(header), logging.INFO)
 
     def show_restored(self, path: "pathlib.Path") -> None:
-        """Say from where a run goes on."""
+        """Show the checkpoint from which a run resumes."""
         state = self._state
         self._tell(
             f"restored {path}: epoch {state.global_epoch}, iteration {state.current_iteration}",
@@ -63,43 +63,43 @@ class Reporter:
         )
 
     def show_stops(self, requests: list[StopRequest]) -> None:
-        """Say why the run has ended before its time, if it has."""
+        """Show the reasons of an early stop, if any."""
         for request in requests:
-            self._tell(f"stopped: {request.reason} (asked for by {request.author})", logging.INFO)
+            self._tell(f"stopped: {request.reason} (requested by {request.author})", logging.INFO)
 
     @contextlib.contextmanager
     def errors(self, expected: list[type[Exception]]) -> Iterator[None]:
-        """Tell the error itself, the log and the plug-ins what went wrong, and where.
+        """Add a note to an error, log it, and report it to the plug-ins.
 
         Args:
-            expected: types of exceptions that are not logged as faults.
+            expected: the exception types that are not logged as errors.
         """
         try:
             yield
         except BaseException as error:
-            if error is not self._failure:  # launching and running both report
+            if error is not self._failure:  # reported already, inside launch
                 self._failure = error
                 self._add_note(error)
                 is_fault = isinstance(error, Exception) and not isinstance(error, tuple(expected))
-                if is_fault and _logger.hasHandlers():  # or Python would show it twice
+                if is_fault and _logger.hasHandlers():  # otherwise Python would show it twice
                     _logger.error("the run has failed", exc_info=error)
                 self._tell_plugins(error)
             raise
 
     @contextlib.contextmanager
     def accounts(self, name: str) -> Iterator[None]:
-        """Say at the end which plug-ins have failed, and what all of them have cost.
+        """Report at the end which plug-ins failed, and the cost of all plug-ins.
 
         Args:
-            name: ``"fit"`` or ``"test"``, for the file beside the checkpoints.
+            name: ``"fit"`` or ``"test"``, for the name of the profile's file.
         """
         try:
             yield
         finally:
             try:
                 self._show_accounts(name)
-            except OSError:  # a full disk, a closed terminal: not to hide how the run has ended
-                _logger.exception("what plug-ins have done and cost could not be reported")
+            except OSError:  # a full disk or a closed terminal must not hide the run's own end
+                _logger.exception("the failures and costs of plug-ins could not be reported")
 
     def _show_accounts(self, name: str) -> None:
         for quarantine in self._manager.quarantined.values():
@@ -108,7 +108,7 @@ class Reporter:
             costs = self.profile.to_dict()
             self._tell(profile.as_text(costs), logging.INFO)
             folder = self.profile_folder
-            if folder is not None and folder.is_dir():  # or it could not be made
+            if folder is not None and folder.is_dir():  # it is missing if it could not be created
                 path = folder / f"plugin-profile-{name}.json"
                 path.write_text(profile.as_json(costs), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What happens in each process of a run: set up, restore, loop, tear down."""
+"""The work of each process of a run: set up, restore, loop, tear down."""
 
 import contextlib
 import functools
@@ -18,9 +18,9 @@ from helios.trainer.teardown import Teardown
 
 
 def work(job: Job) -> Outcome:
-    """Do the whole work of one process; the ``target`` of launchers."""
+    """Do all the work of one process; the ``target`` of launchers."""
     run = Run(job)
-    # Twice: plug-ins hear of an error before they are torn down, and tearing down may fail.
+    # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
     with run.lending(), errors(), Teardown() as teardown, errors():
         loop = run.fit if job.purpose == "fit" else run.test
@@ -32,9 +32,9 @@ def work(job: Job) -> Outcome:
 
 
 class Run:
-    """One ``fit`` or ``test`` in one process, and everything that lives as long as it.
+    """One ``fit`` or ``test`` in one process, and the objects that live as long as it.
 
-    The loops see all of it; nobody else is given a ``Run``.
+    Only the loops receive a ``Run``; other objects receive the parts that they need.
     """
 
     def __init__(self, job: Job) -> None:
@@ -107,7 +107,7 @@ class Run:
 
     @contextlib.contextmanager
     def lending(self) -> Iterator[None]:
-        """Tell the user's objects where they run, and lend the model a session until the end."""
+        """Set the place of the user's objects, and the model's session until the end."""
         facts = {**self.place.facts(), "trainer": self.trainer}
         plugins = [row.plugin for row in self.manager.rows.values()]
         for target in (*plugins, self.model, self.job.datamodule):
@@ -119,7 +119,7 @@ class Run:
             self.model.session = None
 
     def fit(self, teardown: Teardown) -> Trained | None:
-        """Train; return the states of model and plug-ins if no checkpoint holds them."""
+        """Train, and return the states of model and plug-ins if no checkpoint holds them."""
         report, model = self.job.reporter, self.model
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
@@ -135,7 +135,7 @@ class Run:
         self.manager.hook.on_training_start()
         model.on_training_start()
         model.train()
-        self.generators.restore()  # after all that draws whenever a process starts
+        self.generators.restore()  # last, because every process draws while it starts
         report.doing = "training"
         self.timer.start()
         loops.train(self)
@@ -149,7 +149,7 @@ class Run:
         return Trained(model.state_dict(), self.manager.state_dict())
 
     def test(self, teardown: Teardown) -> None:
-        """Test the newest checkpoint, the states just trained, or what the model loads itself."""
+        """Test the newest checkpoint, the trained states, or the weights that the model loads."""
         report, trained = self.job.reporter, self.job.trained
         self._set_up(teardown, fast_init=True)
         path = self.checkpoints.restore(compare_plans=False)
@@ -183,10 +183,10 @@ class Run:
         teardown.push(job.datamodule.teardown)
         self.model.setup(fast_init=fast_init)
 
-    # What the loops ask for.
+    # Methods for the loops.
 
     def should_stop(self) -> None:
-        """Ask the plug-in that may stop training, then the model, and look at the clock."""
+        """Check whether the plug-in, the model or the time limit stops training."""
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
             self.control.decide(self.manager.claimant("should_training_stop"))
@@ -195,22 +195,22 @@ class Run:
         self.control.is_stop_requested()
 
     def must_leave(self) -> bool:
-        """Whether to leave a validation at once, to be repeated by a resumed run."""
+        """Return whether to interrupt a validation at once; a resumed run repeats it."""
         return self.control.must_leave(self.group)
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
-        """Return what is entered around a step of the model."""
+        """Return the context manager around a step of the model."""
         autocast = self.session.precision.autocast
         if self.hooks.step_context is None:
             return autocast
         return _StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
     def log_training(self) -> None:
-        """Read what the model has logged since the last time, and hand it out."""
+        """Read the values logged in training since the last call, and send them to loggers."""
         self._hand_out(self.session.training_log.read())
 
     def log_evaluation(self) -> None:
-        """Read what the model has logged while evaluating, and hand it out."""
+        """Read the values logged in an evaluation, and send them to loggers."""
         results = self.session.evaluation_log.read()
         self.model.metrics.update(results)
         self._hand_out(results)
@@ -221,14 +221,14 @@ class Run:
 
 
 def _tell(target: object, facts: dict[str, Any]) -> None:
-    """Set the properties that a model, datamodule or plug-in has; others may do without."""
+    """Set those properties of a model, data module or plug-in that its class has."""
     for name, value in facts.items():
         if hasattr(type(target), name):
             setattr(target, name, value)
 
 
 class _StepContexts(contextlib.ExitStack):
-    """Context managers of plug-ins around a step; they see its error, but cannot swallow it."""
+    """The context managers around a step; they see its error, but cannot suppress it."""
 
     def __init__(self, contexts: list[contextlib.AbstractContextManager[Any]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Checks of a trainer's arguments: everything that can be refused is refused at construction."""
+"""Checks of a trainer's arguments, so that its constructor refuses invalid ones."""
 
 import datetime
 import math
@@ -17,26 +17,26 @@ from helios.model.precision import PRECISIONS
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
 
-_DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")  # as Slurm writes it
+_DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")  # Slurm's notation
 
 REPLACED = {
     "enable_tensorboard": "install helios-tensorboard and pass run_root=...",
-    "enable_file_logging": "pass run_root=...: its folder holds the log file",
+    "enable_file_logging": "pass run_root=...: this folder holds the log file",
     "log_path": "pass run_root=...",
     "log_root": "pass run_root=...",
-    "run_path": "pass run_root=...; helios-tensorboard writes below it",
+    "run_path": "pass run_root=...; helios-tensorboard writes to a folder in it",
     "wandb_args": "use a plug-in for Weights & Biases",
 }
-"""Arguments of earlier releases, and what to write instead."""
+"""The arguments of earlier releases, with the text to write instead."""
 
 
 def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
-    """Refuse arguments that the trainer does not have.
+    """Raise an error for an argument that the trainer does not have.
 
     Raises:
-        ConfigurationError: an earlier release had the argument; the message names what
-            replaces it.
-        TypeError: no release had it; the message offers the nearest names.
+        ConfigurationError: an earlier release had the argument; the message names its
+            replacement.
+        TypeError: no release had the argument; the message suggests the nearest names.
     """
     for name in unknown:
         if name in REPLACED:
@@ -48,12 +48,12 @@ def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
 
 
 def check_unit(unit: TrainingUnit | str) -> TrainingUnit:
-    """Return the training unit that was given by itself or by its name."""
+    """Return a training unit, given as such or by its name."""
     return unit if isinstance(unit, TrainingUnit) else TrainingUnit.from_str(str(unit))
 
 
 def check_total_steps(steps: float, early_stop_cycles: int | None) -> float:
-    """Return the number of steps; it may be infinite if something else ends the run."""
+    """Return the number of steps; it may be infinite if something else can end the run."""
     if isinstance(steps, bool) or not isinstance(steps, int | float):
         raise ConfigurationError(f"total_steps={steps!r}: write a whole number, or math.inf.")
     if isinstance(steps, float) and not (math.isinf(steps) and steps > 0):
@@ -64,32 +64,33 @@ def check_total_steps(steps: float, early_stop_cycles: int | None) -> float:
         raise ConfigurationError(f"total_steps={steps!r} is negative: write how long to train.")
     if math.isinf(steps) and early_stop_cycles == 0:
         raise ConfigurationError(
-            "total_steps=math.inf with early_stop_cycles=0 is contradictory: give a number of"
-            " steps, or of validations without improvement after which to stop."
+            "total_steps=math.inf with early_stop_cycles=0 is contradictory: write a number of"
+            " steps in total_steps, or the number of validations without improvement before"
+            " training stops in early_stop_cycles."
         )
     return steps
 
 
 def check_count(name: str, value: int | None, smallest: int = 1) -> int | None:
-    """Return an optional count, or refuse it if it is too small or not a whole number."""
+    """Return an optional count; refuse it if it is too small or not a whole number."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise ConfigurationError(
-            f"{name}={value!r}: write a whole number of at least {smallest}, or leave it out."
+            f"{name}={value!r}: write a whole number of at least {smallest}, or remove it."
         )
     return value
 
 
 def check_switch(name: str, value: bool) -> bool:
-    """Return an argument that is on or off."""
+    """Return an argument that must be ``True`` or ``False``."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name}={value!r}: write True or False.")
     return value
 
 
 def check_policy(value: ResumePolicy) -> ResumePolicy:
-    """Return what is to happen if the plug-ins are not those of the checkpoint."""
+    """Return the action for a resumed run whose plug-ins differ from the checkpoint's."""
     choices = typing.get_args(ResumePolicy)
     if value not in choices:
         raise ConfigurationError(
@@ -100,17 +101,17 @@ def check_policy(value: ResumePolicy) -> ResumePolicy:
 
 
 def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> int | None:
-    """Return how many checkpoints to keep; there must be a folder that they are in."""
+    """Return the number of checkpoints to keep; it needs a folder for checkpoints."""
     count = check_count(name, value)
     if count is not None and root is None:
         raise ConfigurationError(
-            f"{name}={value} without a folder of checkpoints: pass run_root=... or chkpt_root=..."
+            f"{name}={value} without a folder for checkpoints: pass run_root=... or chkpt_root=..."
         )
     return count
 
 
 def check_duration(name: str, value: float | str | datetime.timedelta | None) -> float | None:
-    """Return a duration in seconds, given as a number, as a timedelta, or as Slurm writes it."""
+    """Return a duration in seconds; it may be a number, a timedelta, or Slurm's notation."""
     if isinstance(value, datetime.timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
@@ -129,25 +130,25 @@ def check_duration(name: str, value: float | str | datetime.timedelta | None) ->
 
 
 def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | None:
-    """Return the absolute path of a folder that exists or can still be made."""
+    """Return the absolute path of a folder, which need not exist yet."""
     if value is None:
         return None
     path = pathlib.Path(value).absolute()
     if path.exists() and not path.is_dir():
-        raise ConfigurationError(f"{name}={str(value)!r} is a file: name a folder.")
+        raise ConfigurationError(f"{name}={str(value)!r} is a file: write the path of a folder.")
     return path
 
 
 def check_chkpt_root(
     value: str | pathlib.Path | None, run_root: pathlib.Path | None, frequency: int | None
 ) -> pathlib.Path | None:
-    """Return the folder for checkpoints, by default below ``run_root``; saving needs one."""
+    """Return the folder for checkpoints, by default in ``run_root``; saves need one."""
     root = check_folder("chkpt_root", value)
     if root is None and run_root is not None:
         root = run_root / "checkpoints"
     if frequency is not None and root is None:
         raise ConfigurationError(
-            f"chkpt_frequency={frequency} without a folder to save in: pass run_root=..."
+            f"chkpt_frequency={frequency} without a folder for checkpoints: pass run_root=..."
             " or chkpt_root=..."
         )
     return root
@@ -160,11 +161,11 @@ def check_seed(value: int | None) -> int:
 
 
 def check_algorithms(enable_deterministic: bool, enable_cudnn_benchmark: bool) -> None:
-    """Refuse to have algorithms chosen in two ways."""
+    """Refuse arguments that choose algorithms in two ways."""
     if enable_deterministic and enable_cudnn_benchmark:
         raise ConfigurationError(
-            "enable_deterministic=True contradicts enable_cudnn_benchmark=True, which picks"
-            " algorithms by their speed: leave one of them out."
+            "enable_deterministic=True contradicts enable_cudnn_benchmark=True, which chooses"
+            " algorithms by their speed: remove one of them."
         )
 
 
@@ -172,12 +173,14 @@ def check_source_root(value: str | pathlib.Path | None) -> pathlib.Path | None:
     """Return the folder whose modules register classes; it must exist."""
     path = check_folder("src_root", value)
     if path is not None and not path.is_dir():
-        raise ConfigurationError(f"src_root={str(value)!r} does not exist: name a folder.")
+        raise ConfigurationError(
+            f"src_root={str(value)!r} does not exist: write the path of a folder."
+        )
     return path
 
 
 def check_precision(name: str) -> str:
-    """Return the name of a precision, or refuse one that there is not."""
+    """Return the name of a precision; refuse an unknown one."""
     if name not in PRECISIONS:
         raise ConfigurationError(
             f"precision={name!r} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
@@ -187,26 +190,24 @@ def check_precision(name: str) -> str:
 
 
 def check_device(use_cpu: bool | None, gpus: list[int] | None) -> torch.device:
-    """Return the device to run on: the first GPU that was asked for or found, or the CPU.
+    """Return the device of a run: the GPU that was requested or found first, or the CPU.
 
     Raises:
-        ConfigurationError: the arguments contradict each other or name a GPU that is not there.
-        RuntimeError: a GPU is required, but there is none.
+        ConfigurationError: the arguments contradict each other, or name an unknown GPU.
+        RuntimeError: a GPU is required, but none was found.
     """
     if use_cpu and gpus is not None:
-        raise ConfigurationError(f"use_cpu=True contradicts gpus={gpus!r}: leave one of them out.")
+        raise ConfigurationError(f"use_cpu=True contradicts gpus={gpus!r}: remove one of them.")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not available and (use_cpu is False or gpus is not None):
         asked = "use_cpu=False" if gpus is None else f"gpus={gpus!r}"
-        message = (
-            f"{asked} asks for a GPU, but PyTorch finds none here: leave it out to use the CPU."
-        )
+        message = f"{asked} asks for a GPU, but PyTorch finds none here: remove it to use the CPU."
         raise RuntimeError(message) if gpus is None else ConfigurationError(message)
     if use_cpu or not available:
         return torch.device("cpu")
     if gpus is not None and (not gpus or not all(0 <= gpu < available for gpu in gpus)):
         raise ConfigurationError(
-            f"gpus={gpus!r}: write numbers from 0 to {available - 1}, the GPUs that are visible."
+            f"gpus={gpus!r}: write numbers from 0 to {available - 1}, the visible GPUs."
         )
     if gpus is not None and len(gpus) > 1:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Leaving a run: what was set up is undone, whatever went wrong."""
+"""The teardown of a run: the run undoes its setup, even after an error."""
 
 import contextlib
 import logging
@@ -10,21 +10,21 @@ _logger = logging.getLogger(__name__)
 
 
 class Teardown:
-    """Undoes steps in reverse order, each whatever becomes of the others.
+    """A context manager that undoes steps in reverse order, even if some of them fail.
 
-    An error of the block is the one that leaves it; what fails while tearing down is noted on it,
-    and leaves the block as a group only where there is no such error.
+    If the block raises an error, that error leaves the block, with a note about each failed step.
+    Otherwise, the errors of failed steps leave the block, as a group if there were several.
     """
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], Any]] = []
 
     def push(self, step: Callable[[], Any]) -> None:
-        """Add a step to be taken on the way out."""
+        """Add a function to call at the end of the block."""
         self._steps.append(step)
 
     def enter(self, context: contextlib.AbstractContextManager[Any]) -> None:
-        """Enter a context manager, to be left on the way out."""
+        """Enter a context manager, and exit it at the end of the block."""
         context.__enter__()
         self.push(lambda: context.__exit__(None, None, None))
 
@@ -37,7 +37,7 @@ class Teardown:
             try:
                 self._steps.pop()()
             except BaseException as failure:
-                if isinstance(failure, Exception):  # an exit or an interrupt is no failure
+                if isinstance(failure, Exception):  # an exit or an interrupt is not a failure
                     _logger.error("tearing down has failed", exc_info=failure)
                 failures.append(failure)
         interrupts = [other for other in failures if not isinstance(other, Exception)]
@@ -52,7 +52,7 @@ class Teardown:
 
 
 def _note(failures: list[BaseException]) -> str:
-    """Return what else has failed, after the error that a note is added to."""
+    """Return the text of a note about failures, for another error."""
     if len(failures) == 1:
         return f"while tearing down: {type(failures[0]).__name__}: {failures[0]}"
     group = BaseExceptionGroup("tearing down has failed as well", failures)

@@ -1,4 +1,4 @@
-"""The trainer: its arguments, its plug-ins, and the way into a run."""
+"""The trainer: its arguments, its plug-ins, and the methods that start a run."""
 
 import contextlib
 import datetime
@@ -28,52 +28,52 @@ from helios.trainer.run import work
 
 
 class Trainer:
-    """Trains and tests models, with the plug-ins that are installed or passed.
+    """Trains and tests models, with the installed and passed plug-ins.
 
     Args:
-        run_name: names the log file; ``"helios"`` by default.
-        train_unit: what ``total_steps`` and the frequencies count: ``"epoch"``, or
+        run_name: the name of the log file; ``"helios"`` by default.
+        train_unit: the unit of ``total_steps`` and the frequencies: ``"epoch"``, or
             ``"iteration"`` for optimizer steps.
-        total_steps: how long to train; ``math.inf`` for until something stops it.
-        valid_frequency: units between validations; never by default.
-        chkpt_frequency: units between checkpoints. Where there is a folder for checkpoints, one is
-            always saved when training ends.
-        print_frequency: optimizer steps between calls of loggers; never by default.
-        accumulation_steps: batches whose gradients make one optimizer step.
-        enable_cudnn_benchmark: let cuDNN choose the fastest algorithms by trying them.
-        enable_deterministic: use deterministic algorithms only.
-        early_stop_cycles: stop after this many validations without improvement.
-        use_cpu: ``True`` for the CPU, ``False`` for a GPU; by default a GPU if there is one.
+        total_steps: the number of units to train for; ``math.inf`` for no limit.
+        valid_frequency: the number of units between validations; no validation by default.
+        chkpt_frequency: the number of units between checkpoints. If the run has a folder for
+            checkpoints, it always saves one when training ends.
+        print_frequency: the number of optimizer steps between calls of loggers; none by default.
+        accumulation_steps: the number of batches whose gradients make one optimizer step.
+        enable_cudnn_benchmark: ``True`` to let cuDNN measure and choose the fastest algorithms.
+        enable_deterministic: ``True`` to use only deterministic algorithms.
+        early_stop_cycles: the number of validations without improvement before training stops.
+        use_cpu: ``True`` for the CPU, ``False`` for a GPU; by default a GPU if one is available.
         gpus: the number of the GPU to use, in a list.
-        random_seed: reaches every generator and loader; 6691 by default.
-        enable_progress_bar: show progress on the terminal or in the notebook.
-        chkpt_root: the folder for checkpoints; they go into a subfolder with the model's name.
-        run_root: one folder for everything: log file, metrics, plan, and the checkpoints unless
-            ``chkpt_root`` is given.
-        src_root: a package whose modules register classes; imported when a run starts.
+        random_seed: the seed of every generator and loader; 6691 by default.
+        enable_progress_bar: ``True`` to show progress on the terminal or in the notebook.
+        chkpt_root: the folder for checkpoints; each model has its own subfolder, named after it.
+        run_root: the folder for all files of a run: log file, metrics, plan, and checkpoints
+            unless ``chkpt_root`` is given.
+        src_root: the folder of a package with registered classes; imported when a run starts.
         import_prefix: the dotted name of the package around ``src_root``.
-        print_banner: print the header of a run; it is written to the log in any case.
-        plugins: instances, names, or pairs of a name and keyword arguments.
-        autoload: ``True`` to use all that is installed, ``False`` for nothing, or the names
-            allowed.
-        block: names of plug-ins that are never used.
-        on_load_error: ``"raise"``, or ``"skip"`` to go on without what cannot be loaded.
-        resume_plugins: what to do if the plug-ins are not those of the checkpoint that a run goes
-            on from: ``"warn"``, ``"strict"`` to refuse, or ``"ignore"``.
-        profile_plugins: measure what each hook of each plug-in costs; a table is shown at the end,
-            and written as JSON beside the checkpoints.
-        keep_last: how many of the newest checkpoints to keep; all by default.
-        keep_best: how many to keep, besides, of those saved while the newest validation was the
-            best so far, as ``Model.have_metrics_improved`` judges.
-        async_checkpoints: copy what a checkpoint holds, and write it while training goes on.
+        print_banner: ``True`` to print the header of a run, which the log always contains.
+        plugins: plug-ins as instances, as names, or as pairs of a name and keyword arguments.
+        autoload: ``True`` for all installed plug-ins, ``False`` for none, or the allowed names.
+        block: the names of plug-ins that are never used.
+        on_load_error: ``"raise"``, or ``"skip"`` to skip plug-ins that cannot be loaded.
+        resume_plugins: the action if the plug-ins of a resumed run differ from those of its
+            checkpoint: ``"warn"``, ``"strict"`` to refuse, or ``"ignore"``.
+        profile_plugins: ``True`` to measure the cost of each hook of each plug-in. At the end, the
+            run shows a table, and writes it as JSON in the folder of the checkpoints.
+        keep_last: the number of newest checkpoints to keep; all by default.
+        keep_best: the number of best checkpoints to keep in addition. A checkpoint is one of the
+            best if ``Model.have_metrics_improved`` returned ``True`` in its last validation.
+        async_checkpoints: ``True`` to write a copy of each checkpoint while training continues.
         precision: ``"fp32"``; or ``"bf16"`` or ``"fp16"`` for autocast around the model's steps,
             with scaled losses for ``"fp16"``.
-        max_time: how long ``fit`` or ``test`` may take: seconds, a ``timedelta``, or
-            ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training is then saved, and stops.
-        unknown: there are no other arguments; those of earlier releases are explained.
+        max_time: the time limit of ``fit`` or ``test``: seconds, a ``timedelta``, or
+            ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training then saves a checkpoint and stops.
+        unknown: any other argument, which raises an error. For an argument of an earlier release,
+            the error names the replacement.
 
     Raises:
-        ConfigurationError: an argument makes no sense; the message says what to write.
+        ConfigurationError: an argument is invalid; the message says what to write.
         PluginError: a plug-in is invalid, in conflict with another one, or cannot be loaded.
     """
 
@@ -129,8 +129,8 @@ class Trainer:
         self.device = settings.check_device(use_cpu, gpus)
         self.max_time = settings.check_duration("max_time", max_time)
         self.interruptible = self.max_time is not None
-        """Whether an urgent stop leaves a validation at once. Each validation then begins with a
-        copy of the state in memory, from which a resumed run repeats it."""
+        """True if an urgent stop interrupts a validation at once. Each validation then begins
+        with a copy of the state in memory, from which a resumed run repeats the validation."""
         self.precision = settings.check_precision(precision)
         self.random_seed = settings.check_seed(random_seed)
         self.enable_progress_bar = enable_progress_bar
@@ -160,52 +160,56 @@ class Trainer:
         )
         activate(selection, self, self.plugin_manager)
 
-    # What is running, and where.
+    # The current run and its process.
 
     @property
     def model(self) -> Model:
-        """The model of the running or last run; an ``AssertionError`` before the first."""
+        """The model of the current or last run.
+
+        Raises:
+            AssertionError: no run has started yet.
+        """
         assert self._model is not None, "the model is known once fit() or test() has started"
         return self._model
 
     @property
     def state(self) -> TrainingState:
-        """The position of the running or last run."""
+        """The progress of the current or last run."""
         return self._job.state if self._job else self._outcome.state
 
     @property
     def plan(self) -> PluginPlan:
-        """The plan of the running or last run; empty before the first."""
+        """The plan of the current or last run; empty before the first."""
         return self._job.plan if self._job else self._outcome.plan
 
     @property
     def stop_requests(self) -> list[StopRequest]:
-        """The requests to stop the running or last run, in the order in which they came."""
+        """The requests to stop the current or last run, in the order in which they were made."""
         return self._job.control.requests if self._job else self._outcome.stop_requests
 
     @property
     def hooks(self) -> HookCallers:
-        """The bound hooks: ``None`` for each that no active plug-in implements."""
+        """The bound hooks. A hook is ``None`` if no active plug-in implements it."""
         return self.plugin_manager.callers
 
     @property
     def is_optimizer_step(self) -> bool:
-        """Whether the running batch completes an optimizer step."""
+        """True if the current batch completes an optimizer step."""
         return self._job is None or self._job.window.is_complete
 
     @property
     def accumulated_batches(self) -> int:
-        """How many batches the running optimizer step accumulates."""
+        """The number of batches that the current optimizer step accumulates."""
         return self._job.window.size if self._job else 1
 
     @property
     def is_complete(self) -> bool:
-        """Whether training has taken all of its ``total_steps``."""
+        """True if training has completed its ``total_steps``."""
         return self.state.units(self.train_unit) >= self.total_steps
 
     @property
     def is_distributed(self) -> bool:
-        """Whether several processes train together."""
+        """True if several processes train together."""
         return False
 
     @property
@@ -220,14 +224,14 @@ class Trainer:
 
     @property
     def map_loc(self) -> str | dict[str, str]:
-        """Where loaded tensors go: the ``map_location`` of :func:`torch.load`."""
+        """The ``map_location`` to pass to :func:`torch.load`."""
         return str(self.device)
 
     # Plug-ins.
 
     @property
     def plugins(self) -> PluginTable:
-        """The active plug-ins by id. Assigning to a key registers, deleting one unregisters."""
+        """The active plug-ins by id. Assign to a key to register, delete it to unregister."""
         return PluginTable(self.plugin_manager)
 
     @plugins.setter
@@ -235,21 +239,21 @@ class Trainer:
         self.plugin_manager.replace_all(plugins.items())
 
     def register_plugin(self, plugin: object, name: str | None = None) -> str:
-        """Validate a plug-in and make it active; on any error nothing has changed.
+        """Validate a plug-in and make it active; change nothing if an error is raised.
 
         Args:
             plugin: an instance of a ``Plugin`` subclass, or a module or object with functions
                 marked ``@helios.hookimpl``.
-            name: the id of an object that has none of its own.
+            name: the id, for an object that does not define one.
 
         Returns:
             The id.
 
         Raises:
-            InvalidPluginError: the object is no plug-in, or one of its hooks cannot be called.
-            DuplicatePluginError: the id is taken by another plug-in.
-            PluginConflictError: another plug-in has one of the unique capabilities.
-            FrozenPlanError: a run is going on.
+            InvalidPluginError: the object is not a plug-in, or one of its hooks cannot be called.
+            DuplicatePluginError: another plug-in has the same id.
+            PluginConflictError: another plug-in has one of the plug-in's unique capabilities.
+            FrozenPlanError: a run is in progress.
         """
         return self.plugin_manager.register(plugin, name)
 
@@ -257,35 +261,35 @@ class Trainer:
         """Remove a plug-in by its id and return it.
 
         Raises:
-            UnknownNameError: there is none; the message offers the nearest ids.
-            FrozenPlanError: a run is going on.
+            UnknownNameError: no plug-in has this id; the message suggests the nearest ids.
+            FrozenPlanError: a run is in progress.
         """
         return self.plugin_manager.unregister(name=plug_id)
 
     def _validate_plugins(self) -> None:
-        """Check the table again, as launching does; flags may have been set since."""
+        """Check all plug-ins again, as a launch does, because their flags may have changed."""
         self.plugin_manager.recheck()
 
     # Runs.
 
     def fit(self, model: Model, datamodule: DataModule) -> TrainingState:
-        """Train a model; goes on from the newest checkpoint if there is one.
+        """Train a model, and resume from the newest checkpoint, if one exists.
 
         Args:
-            model: what to train.
-            datamodule: where the batches come from.
+            model: the model to train.
+            datamodule: the data module, which provides the batches.
 
         Returns:
-            The position that training has reached.
+            The progress that training has made.
 
         Raises:
-            Exception: whatever was raised in the run, itself, with a note of where it came from.
+            Exception: the error that was raised in the run, unchanged, with a note on its origin.
         """
         _check_kinds(model, datamodule)
         _check_step(model)
         if self.total_steps == 0:
             raise ConfigurationError(
-                "total_steps is 0, so there is nothing to train: pass Trainer(total_steps=...)."
+                "total_steps is 0, so nothing would be trained: pass Trainer(total_steps=...)."
             )
         job = Job.create("fit", self, model, datamodule, TrainingState())
         with self._running(job):
@@ -296,14 +300,17 @@ class Trainer:
         return self.state
 
     def test(self, model: Model, datamodule: DataModule) -> None:
-        """Test a model: the newest checkpoint's, or the one just trained, or what it loads itself.
+        """Test a model with the newest checkpoint's weights, if one exists.
+
+        Without a checkpoint, test the weights that this trainer has just trained. If it has not
+        trained this model, call ``Model.load_for_testing``, which may load weights.
 
         Args:
-            model: what to test.
-            datamodule: where the batches come from.
+            model: the model to test.
+            datamodule: the data module, which provides the batches.
 
         Raises:
-            Exception: whatever was raised in the run, itself, with a note of where it came from.
+            Exception: the error that was raised in the run, unchanged, with a note on its origin.
         """
         _check_kinds(model, datamodule)
         known = self._trained
@@ -313,15 +320,15 @@ class Trainer:
             self._outcome = self._run(job)
 
     def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
-        """Ask for training to end when the running optimizer step is complete.
+        """Stop training after the current optimizer step.
 
-        A test ends after the running batch. May be called from any hook, from the model, or from
-        a signal handler.
+        A test stops after the current batch. Any hook, the model, or a signal handler may call
+        this method.
 
         Args:
-            reason: why; reported when training ends.
-            author: who asks; found out by default.
-            urgent: do not complete a validation before, where the trainer is ``interruptible``.
+            reason: the reason, which is reported when training ends.
+            author: the author of the request; found in the call stack by default.
+            urgent: ``True`` to interrupt a validation, if the trainer is ``interruptible``.
         """
         if author is None:
             author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
@@ -329,30 +336,30 @@ class Trainer:
             self._job.control.request(StopRequest(reason, author, urgent))
 
     def raise_at_end(self, error: BaseException) -> None:
-        """Let ``fit`` or ``test`` raise an error when the run has ended in good order.
+        """Raise an error from ``fit`` or ``test`` after the run has ended normally.
 
-        By then the last checkpoint is saved, and the plug-ins and the model have been told of the
-        end. The first error counts. May be called from any hook, or from a signal handler.
+        By then, the last checkpoint is saved, and the hooks at the end of the run have been
+        called. Only the first error counts. Any hook or a signal handler may call this method.
 
         Args:
-            error: what to raise, for example ``SystemExit(143)``.
+            error: the error to raise, for example ``SystemExit(143)``.
         """
         if self._job is not None and self._job.control.final_error is None:
             self._job.control.final_error = error
 
     def _run(self, job: Job) -> Outcome:
-        """Run a job, in this process or in those that the launcher starts."""
+        """Run a job, in this process or in the processes that a launcher starts."""
         with job.reporter.accounts(job.purpose), job.reporter.errors(job.expected):
             prepare(job)
             outcome = launch(self, functools.partial(work, job))
-        job.model.metrics.update(outcome.metrics)  # where another process has trained
+        job.model.metrics.update(outcome.metrics)  # another process may have trained
         return outcome
 
     @contextlib.contextmanager
     def _running(self, job: Job) -> Iterator[None]:
         if self._job is not None:
             raise ConfigurationError(
-                "this trainer is in the middle of a run: start another one with its own Trainer."
+                "this trainer is in the middle of a run: start the other run with its own Trainer."
             )
         self._job, self._model = job, job.model
         try:
@@ -370,9 +377,9 @@ def _check_kinds(model: object, datamodule: object) -> None:
         if not isinstance(value, kind):
             raise TypeError(
                 f"fit() and test() take a Model and a DataModule, in this order; got"
-                f" {type(value).__name__} where a {kind.__name__} belongs."
+                f" {type(value).__name__} instead of a {kind.__name__}."
             )
-        if not hasattr(value, "is_distributed"):  # a property of both, set in __init__
+        if not hasattr(value, "is_distributed"):  # both set it in __init__
             raise TypeError(
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )
