@@ -186,7 +186,6 @@ def test_cuda_plugin_passes_other_elements_on(cuda: hlp.CUDAPlugin) -> None:
 
 
 NOTHING_TO_MOVE = [
-    None,
     3,
     "text",
     [],
@@ -210,6 +209,14 @@ def test_cuda_plugin_refuses_a_batch_with_nothing_to_move(
     message = str(caught.value)
     assert f"type {type(batch).__name__}" in message
     assert "_move_collection_to_device" in message
+
+
+@pytest.mark.parametrize("phase", ["training", "validation", "testing"])
+def test_cuda_plugin_passes_on_the_none_of_a_loader_without_a_batch(
+    cuda: hlp.CUDAPlugin, phase: str
+) -> None:
+    process = getattr(cuda, f"process_{phase}_batch")
+    assert process(None, STATE if phase == "training" else 0) is None
 
 
 class InPlace(hlp.CUDAPlugin):

@@ -239,7 +239,7 @@ class CUDAPlugin(Plugin):
             RuntimeError: the batch has no element that can be moved.
         """
         moved, found = _move(batch, self.device)
-        if not found:
+        if not found and batch is not None:  # a loader may yield None for "no batch"
             raise RuntimeError(
                 f"the CUDA plug-in found nothing to move in a batch of type"
                 f" {type(batch).__name__}: no tensor, and nothing with a to(device) method."

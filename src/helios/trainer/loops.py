@@ -93,8 +93,8 @@ def train_batch(run: "Run", batch: Any) -> None:
         run.session.begin_window()
     run.window.add_batch(state, run.batches.per_epoch)
     if hooks.process_training_batch is not None:
-        batch = hooks.process_training_batch(batch=batch, state=state)
-        require_batch(run, batch, "process_training_batch")
+        loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
+        require_batch(run, batch, loaded, "process_training_batch")
     if hooks.on_training_batch_start is not None:
         hooks.on_training_batch_start(state=state)
     model.on_training_batch_start(state)
@@ -157,8 +157,8 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
     with torch.no_grad():
         for step, batch in enumerate(batches):
             if hooks.process_validation_batch is not None:
-                batch = hooks.process_validation_batch(batch=batch, step=step)
-                require_batch(run, batch, "process_validation_batch")
+                loaded, batch = batch, hooks.process_validation_batch(batch=batch, step=step)
+                require_batch(run, batch, loaded, "process_validation_batch")
             model.on_validation_batch_start(step)
             with run.step_context("validation"):
                 outputs = model.valid_step(batch, step)
@@ -193,8 +193,8 @@ def _test_batches(run: "Run", batches: Any) -> bool:
     with torch.no_grad():
         for step, batch in enumerate(batches):
             if hooks.process_testing_batch is not None:
-                batch = hooks.process_testing_batch(batch=batch, step=step)
-                require_batch(run, batch, "process_testing_batch")
+                loaded, batch = batch, hooks.process_testing_batch(batch=batch, step=step)
+                require_batch(run, batch, loaded, "process_testing_batch")
             model.on_testing_batch_start(step)
             with run.step_context("testing"):
                 outputs = model.test_step(batch, step)
@@ -214,9 +214,9 @@ def is_due(frequency: int | None, count: int) -> bool:
     return frequency is not None and count % frequency == 0
 
 
-def require_batch(run: "Run", batch: Any, hook: str) -> None:
-    """Raise an error if a hook returned no batch."""
-    if batch is None:
+def require_batch(run: "Run", batch: Any, loaded: Any, hook: str) -> None:
+    """Raise an error if a hook returned no batch although the loader loaded one."""
+    if batch is None and loaded is not None:
         plugin = run.manager.describe(run.manager.claimant(hook))
         raise InvalidPluginError(
             f"plug-in {plugin} returned None from {hook}: return the batch, changed or not."

@@ -4,11 +4,43 @@ import contextlib
 import logging
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 
 import torch
 
+from helios.errors import ConfigurationError
+
 _logger = logging.getLogger("helios")
+
+
+_runs = threading.Lock()
+_running: list[int] = []  # the thread of each run, the outer ones first
+
+
+@contextlib.contextmanager
+def only_run() -> Iterator[None]:
+    """Refuse to run while another thread of this process runs.
+
+    Both would draw from the same generators, and neither would be exact. A run inside of a hook of
+    another run, in the same thread, draws at a point that is always the same.
+
+    Raises:
+        ConfigurationError: another thread runs.
+    """
+    thread = threading.get_ident()
+    with _runs:
+        if any(other != thread for other in _running):
+            raise ConfigurationError(
+                "another thread of this process is in the middle of a run. Two runs at once would"
+                " draw from the same random number generators, so neither would be exact: start"
+                " each run in a process of its own (with Optuna: n_jobs=1, and several processes)."
+            )
+        _running.append(thread)
+    try:
+        yield
+    finally:
+        _running.remove(thread)
 
 
 @contextlib.contextmanager

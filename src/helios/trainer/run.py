@@ -13,7 +13,7 @@ from helios.trainer import loops, parts
 from helios.trainer.batches import Batches
 from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.job import Job, Outcome, Trained
-from helios.trainer.process import determinism, log_file
+from helios.trainer.process import determinism, log_file, only_run
 from helios.trainer.teardown import Teardown
 
 
@@ -22,7 +22,7 @@ def work(job: Job) -> Outcome:
     run = Run(job)
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
-    with run.lending(), errors(), Teardown() as teardown, errors():
+    with only_run(), run.lending(), errors(), Teardown() as teardown, errors():
         loop = run.fit if job.purpose == "fit" else run.test
         trained = loop(teardown)
         if job.control.final_error is not None:
