@@ -84,5 +84,5 @@ def test_disk_full_at_every_call(harm: Any, work: pathlib.Path) -> None:
     assert len(saving) > 15
     for told in saving:
         assert f"No space left on device: '{folder}/tiny_epoch_3_iter_18.pth'" in told
-        assert "the one before it is untouched" in told
-        assert "are free. Make room" in told
+        assert "the previous one is unchanged" in told
+        assert "are free. Free some space" in told

@@ -44,7 +44,7 @@ class Untouched(TinyModel):
 
 def test_folder_that_cannot_be_created(fit: Any, tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    message = rf"cannot be saved in {tmp_path}/file/x/tiny: Not a directory.* in chkpt_root"
+    message = rf"cannot be saved in {tmp_path}/file/x/tiny: Not a directory.* as chkpt_root"
     with pytest.raises(ConfigurationError, match=message):
         fit(Untouched(), chkpt_root=tmp_path / "file/x")
 
@@ -301,7 +301,7 @@ def test_malicious_file_with_a_right_checksum_is_refused(
         fit(total_steps=3)
     assert str(path) in str(caught.value)
     assert "could run code" in str(caught.value)
-    assert "Remove it to go on from the one before it" in str(caught.value)
+    assert "Remove it to resume from the previous checkpoint" in str(caught.value)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # it would have been
     assert marker.exists()

@@ -1,1 +1,1 @@
-"""Checkpoint files: what they may hold, how they are named, written, found, kept and migrated."""
+"""Checkpoint files: their content, names, storage, retention and migration."""

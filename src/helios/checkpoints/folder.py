@@ -1,4 +1,4 @@
-"""A folder of checkpoints: which is the newest good one, and whether another one can be saved."""
+"""Functions for a folder of checkpoints: find the newest one, and check that others fit."""
 
 import logging
 import os
@@ -30,21 +30,21 @@ def candidates(folder: pathlib.Path) -> list[pathlib.Path]:
 def load_last_checkpoint(
     root: pathlib.Path | None,
 ) -> tuple[pathlib.Path, dict[str, Any]] | None:
-    """Return path and content of the newest checkpoint in a folder that is not damaged.
+    """Return the path and the content of the newest undamaged checkpoint in a folder.
 
     Args:
-        root: the folder; ``None`` is answered with ``None``.
+        root: the folder. If it is ``None``, the function returns ``None``.
 
     Raises:
-        CheckpointError: the newest one that is not damaged holds more than plain data.
+        CheckpointError: the newest undamaged checkpoint holds more than plain data.
     """
     for path in candidates(root) if root is not None else []:
         try:
             return path, storage.load(path)
         except DamagedCheckpointError as error:
-            _logger.warning("%s It is skipped; an older one is used if there is one.", error)
+            _logger.warning("%s It is skipped; an older one is used, if one exists.", error)
         except FileNotFoundError:
-            _logger.warning("%s has just been deleted; an older one is used if there is one.", path)
+            _logger.warning("%s has just been deleted; an older one is used, if one exists.", path)
     return None
 
 
@@ -55,10 +55,10 @@ def find_last_checkpoint(root: pathlib.Path | None) -> pathlib.Path | None:
 
 
 def claim(folder: pathlib.Path) -> FolderLock:
-    """Create a folder, make sure that files can be created in it, lock it, and tidy up.
+    """Create a folder, check that it is writable, lock it, and delete temporary files.
 
     Returns:
-        The lock, to be released when the run has ended.
+        The lock. Release it when the run has ended.
 
     Raises:
         ConfigurationError: the folder cannot be created or written, or another run uses it.
@@ -69,36 +69,36 @@ def claim(folder: pathlib.Path) -> FolderLock:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
-            storage.sync_folder(path.parent)  # or a power failure could take it away again
+            storage.sync_folder(path.parent)  # or a power failure could remove it
         try:
             probe.write_bytes(b"?")
         finally:
             probe.unlink(missing_ok=True)
         lock.acquire()
         for path in folder.glob(f"*{SUFFIX}{TEMPORARY}"):
-            path.unlink(missing_ok=True)  # its writer is dead: a living one would hold the lock
+            path.unlink(missing_ok=True)  # its writer is dead: a live one would hold the lock
     except OSError as error:
         lock.release()
         raise ConfigurationError(
-            f"checkpoints cannot be saved in {folder}: {error.strerror}. Make it writable, or name"
-            " another folder in chkpt_root."
+            f"checkpoints cannot be saved in {folder}: {error.strerror}. Make it writable, or pass"
+            " another folder as chkpt_root."
         ) from error
     return lock
 
 
 def require_space(folder: pathlib.Path, needed: int) -> None:
-    """Refuse to start where the next checkpoint would not fit.
+    """Raise an error if the next checkpoint would not fit on the disk.
 
     Args:
-        folder: where it would be written.
-        needed: the size of the one before it, in bytes.
+        folder: the folder for the next checkpoint.
+        needed: the size of the newest checkpoint, in bytes.
 
     Raises:
-        CheckpointError: there is less space.
+        CheckpointError: less space is free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(
             f"the next checkpoint does not fit in {folder}: the newest takes {needed:,} bytes, and"
-            f" {free:,} are free. Make room, or name another folder in chkpt_root."
+            f" {free:,} are free. Free some space, or pass another folder as chkpt_root."
         )

@@ -1,4 +1,4 @@
-"""One live run a folder: a second one would delete the files that the first is writing."""
+"""The lock of a folder: a second run would delete files that the first is writing."""
 
 import contextlib
 import fcntl
@@ -12,18 +12,18 @@ from helios.errors import ConfigurationError
 _logger = logging.getLogger(__name__)
 
 _NAME = ".lock"
-_held: set[pathlib.Path] = set()  # record locks do not keep two runs of one process apart
+_held: set[pathlib.Path] = set()  # record locks do not exclude the same process
 
 
 class FolderLock:
     """A lock on a folder, held by one run.
 
-    It is a record lock of the operating system. So it ends with its process, however that ends,
-    and the workers that load data do not inherit it, as they would inherit ``flock``, which the
-    ``filelock`` package uses: a worker that outlives a killed run for seconds would hold it.
+    It is a record lock of the operating system, so it always ends with its process. Unlike the
+    ``flock`` of the ``filelock`` package, it is not inherited by the workers that load data. With
+    ``flock``, a worker that outlives a killed run for seconds would still hold the lock.
 
     Args:
-        folder: the folder; it must exist.
+        folder: the folder, which must exist.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -31,7 +31,7 @@ class FolderLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or refuse to run.
+        """Take the lock, or raise an error.
 
         Raises:
             ConfigurationError: another run holds it.
@@ -57,9 +57,9 @@ class FolderLock:
         os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the lock back, if it was taken."""
+        """Release the lock, if it was taken."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # somebody may have deleted the folder
+            with contextlib.suppress(OSError):  # a user may have deleted the folder
                 self._path.unlink()
             os.close(self._file)
             self._file = None
@@ -68,5 +68,5 @@ class FolderLock:
     def _refuse(self, owner: str) -> None:
         raise ConfigurationError(
             f"another run is saving checkpoints in {self._path.parent} ({owner}). Wait until it has"
-            " ended, or name another folder in chkpt_root or another save_name."
+            " ended, or pass another folder as chkpt_root or another save_name."
         )

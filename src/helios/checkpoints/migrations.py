@@ -1,4 +1,4 @@
-"""The versions of a checkpoint's layout: older ones are brought up to date, others refused."""
+"""The formats of checkpoints: older ones are converted to the newest, unknown ones refused."""
 
 import pathlib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 from helios.errors import CheckpointError
 
 FORMAT = 2
-"""The version that is written. Format 1 had neither scalers nor always a checksum."""
+"""The format of new checkpoints. Format 1 had no scalers, and not always a checksum."""
 
 _KEYS = {
     "format",
@@ -30,11 +30,11 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
     Args:
-        payload: what was loaded; not changed.
-        path: where from.
+        payload: the loaded content, which is not changed.
+        path: the path of the file, for messages.
 
     Raises:
-        CheckpointError: it has a newer format, or was not written by Helios.
+        CheckpointError: the format is newer, or Helios did not write the file.
     """
     number = payload.get("format")
     if isinstance(number, int) and number > FORMAT:
@@ -48,7 +48,7 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     if missing := _KEYS - payload.keys():
         raise CheckpointError(
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
-            f" {', '.join(sorted(missing))}. Remove it, or name another folder in chkpt_root."
+            f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
     return payload
 

@@ -1,4 +1,4 @@
-"""The names of checkpoints: they tell the position of the run."""
+"""The names of checkpoints, which contain the position of the run."""
 
 import os
 import pathlib
@@ -10,15 +10,15 @@ TEMPORARY = ".tmp"
 """The suffix of a file that is being written, after :data:`SUFFIX`."""
 
 _LONGEST_NAME = 255  # bytes, on all common file systems
-_NAME = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: the last one, whatever precedes it
+_NAME = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: finds the last match in the name
 
 
 class Position(NamedTuple):
-    """The position of a run when it saved a checkpoint; the larger, the newer.
+    """The position of a run when it saved a checkpoint. A larger position is newer.
 
     Attributes:
-        epoch: epochs completed.
-        iteration: optimizer steps taken.
+        epoch: the number of completed epochs.
+        iteration: the number of optimizer steps taken.
     """
 
     epoch: int
@@ -26,18 +26,18 @@ class Position(NamedTuple):
 
 
 def format_name(save_name: str, position: Position) -> str:
-    """Return the name of a checkpoint, without suffix and without what the model appends."""
+    """Return the name of a checkpoint, without its suffix and the model's additions."""
     return f"{save_name}_epoch_{position.epoch}_iter_{position.iteration}"
 
 
 def parse_name(name: str) -> Position | None:
-    """Return the position in the name of a checkpoint; ``None`` if it is another file."""
+    """Return the position in the name of a checkpoint; ``None`` for any other name."""
     found = _NAME.match(name)
     return None if found is None else Position(int(found[1]), int(found[2]))
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name can be that of a folder, and of the files of checkpoints in it."""
+    """Return whether a folder, and the checkpoint files in it, can have this name."""
     longest = os.fsencode(name + SUFFIX + TEMPORARY)
     is_one_part = pathlib.PurePath(name).name == name and name != ".."
     return is_one_part and len(longest) <= _LONGEST_NAME

@@ -12,18 +12,20 @@ _LARGEST_INT = 255 * 8 - 1  # bits: PyTorch's safe unpickler reads integers of u
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter)
 _PLAIN_TORCH = (torch.device, torch.dtype, torch.Size)
 CONTAINERS = (list, tuple, dict, set, collections.OrderedDict)
-"""The types that may hold other plain values."""
+"""The types that may contain other plain values."""
 
 
 def check(value: Any, where: str = "") -> None:
-    """Refuse what ``torch.load(weights_only=True)`` would refuse, while nothing is lost yet.
+    """Raise an error for a value that ``torch.load(weights_only=True)`` would not load.
+
+    This check runs before a save, when the value is not lost yet.
 
     Args:
-        value: what is to be saved.
-        where: the place of the value in the checkpoint, for the message.
+        value: the value to save.
+        where: the location of the value in the checkpoint, for the message.
 
     Raises:
-        CheckpointError: the value, or one inside it, is not plain; the message says where it is.
+        CheckpointError: the value, or one inside it, is not plain; the message names its location.
     """
     is_odd = value == b"" if type(value) is bytes else _is_huge(value)
     if (not is_odd and type(value) in _PLAIN) or isinstance(value, _PLAIN_TORCH):
@@ -54,12 +56,12 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def size(value: Any) -> int:
-    """Return how many bytes the tensors in plain containers take, shared memory counted once."""
+    """Return the size of the tensors in plain containers, in bytes; count shared memory once."""
     dense = [tensor for tensor in tensors(value) if tensor.layout is torch.strided]
     return sum({identity(tensor): tensor.untyped_storage().nbytes() for tensor in dense}.values())
 
 
 def identity(tensor: torch.Tensor) -> int:
-    """Return a number that tensors which share memory have in common."""
+    """Return a number that is equal for two tensors if they share memory."""
     storage = tensor.untyped_storage()
-    return int(storage._cdata)  # noqa: SLF001 - torch.save tells storages apart by it
+    return int(storage._cdata)  # noqa: SLF001 - torch.save identifies storages by it

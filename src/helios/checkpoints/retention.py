@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps, and which it deletes when there is a newer one."""
+"""The retention of checkpoints: a run deletes old ones after it has saved a new one."""
 
 import logging
 import pathlib
@@ -11,17 +11,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes the checkpoints of one model that nobody wants to keep.
+    """Deletes the checkpoints of one model that the user does not want to keep.
 
-    Files that were not saved under their present name by this model, copies that somebody made
-    among them, are left alone; so are damaged ones, and those newer than the one just saved.
+    It deletes only files that this model saved under their current name, so it keeps copies under
+    other names. It also keeps damaged files, and checkpoints newer than the one just saved. It
+    keeps all checkpoints if both arguments are ``None``.
 
     Args:
         save_name: the name of the model.
-        keep_last: how many of the newest to keep.
-        keep_best: how many to keep, besides, of the newest that were saved while the newest
-            validation was the best so far. With neither, everything is kept; with this one alone,
-            the newest is kept as well.
+        keep_last: the number of newest checkpoints to keep; 1 by default if ``keep_best`` is given.
+        keep_best: the number of best checkpoints to keep in addition. A checkpoint is one of the
+            best if its last validation was the best until then; the newest of them are kept.
     """
 
     def __init__(self, save_name: str, keep_last: int | None, keep_best: int | None) -> None:
@@ -32,14 +32,14 @@ class Retention:
         self._known: dict[pathlib.Path, bool | None] = {}
 
     def delete_superseded(self, saved: pathlib.Path) -> None:
-        """Delete what is no longer wanted; what cannot be deleted is reported, and stays.
+        """Delete old checkpoints, and log a warning about each one that cannot be deleted.
 
         Args:
-            saved: the checkpoint that is now complete, verified and durable. It is always kept.
+            saved: the new checkpoint, which is complete, verified and durable. It is always kept.
         """
         if self._keeps_all:
             return
-        self._known.pop(saved, None)  # there may have been another one of this name
+        self._known.pop(saved, None)  # an older file may have had this name
         found = folder.candidates(saved.parent)
         older = found[found.index(saved) :] if saved in found else []
         own = [path for path in older if self._is_best(path) is not None]
@@ -50,12 +50,12 @@ class Retention:
                 _delete(path)
 
     def _is_best(self, path: pathlib.Path) -> bool | None:
-        """Whether a checkpoint holds the best metrics so far; ``None`` if it is not our own."""
+        """Return whether a checkpoint has the best metrics so far; ``None`` if it is not ours."""
         if path not in self._known:
             try:
                 self._known[path] = self._read_is_best(path)
             except (CheckpointError, KeyError, OSError):
-                return None  # damaged, of another program, or deleted meanwhile
+                return None  # damaged, written by another program, or deleted meanwhile
         return self._known[path]
 
     def _read_is_best(self, path: pathlib.Path) -> bool | None:
@@ -63,7 +63,7 @@ class Retention:
         state = payload["training_state"]
         position = Position(state["global_epoch"], state["current_iteration"])
         name = format_name(self._save_name, position)
-        saved_as = payload.get("name", name)  # format 1 did not note it
+        saved_as = payload.get("name", name)  # format 1 did not store it
         if not path.stem.startswith(name) or path.stem != saved_as:
             return None
         is_best: bool = state["validation_cycles"] > 0 and state["early_stop_count"] == 0

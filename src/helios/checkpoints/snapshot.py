@@ -1,4 +1,4 @@
-"""Copies of plain data in host memory, which nobody changes."""
+"""Copies of plain data in host memory, which training does not change."""
 
 import collections
 from typing import Any
@@ -9,10 +9,10 @@ from helios.checkpoints import plain
 
 
 class Snapshots:
-    """Copies plain data into host memory, so that training may go on and change the original.
+    """Copies plain data into host memory, so that training can continue and change the original.
 
-    The memory of a copy is used again for the next one: it takes a multiple of the time to get
-    new pages from the system. So a copy is good until the next one is taken.
+    The next copy reuses the memory of the last one, because new memory pages cost several times
+    as long. So a copy is valid only until the next one is taken.
     """
 
     def __init__(self) -> None:
@@ -20,9 +20,9 @@ class Snapshots:
         self._current: dict[int, torch.UntypedStorage] = {}
 
     def take(self, value: Any) -> Any:
-        """Copy what :func:`plain.check` lets pass.
+        """Return a copy of a value that :func:`plain.check` accepts.
 
-        Tensors that share memory share the copy of it, as they would in a file.
+        Tensors that share memory share its copy, too, as in a file.
         """
         self._previous, self._current = self._current, {}
         copied = self._copy(value)
@@ -33,12 +33,12 @@ class Snapshots:
         if isinstance(value, torch.Tensor):
             return self._copy_tensor(value)
         if type(value) not in plain.CONTAINERS:
-            return value  # cannot change
+            return value  # immutable
         if not isinstance(value, dict):
             return type(value)(self._copy(item) for item in value)
         copied = type(value)((key, self._copy(item)) for key, item in value.items())
         if isinstance(value, collections.OrderedDict):
-            vars(copied).update(vars(value))  # the versions of a module's parts
+            vars(copied).update(vars(value))  # it holds the versions of a module's parts
         return copied
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:

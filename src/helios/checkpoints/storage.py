@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, checked when read."""
+"""Checkpoint files: written completely or not at all, and verified when read."""
 
 import hashlib
 import io
@@ -17,12 +17,12 @@ from helios.core import safe_torch_load
 from helios.errors import CheckpointError, DamagedCheckpointError
 
 _SEAL = b"\nhelios sha256 "
-"""Stands behind the archive that PyTorch has written, followed by the checksum of the archive."""
+"""The text after the archive that PyTorch has written. The archive's checksum follows it."""
 _SEAL_SIZE = len(_SEAL) + 64
 
 
 class _File(io.BufferedWriter):
-    """A new file, with the checksum of all that was written into it."""
+    """A new file, which computes the checksum of its content."""
 
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
@@ -34,11 +34,11 @@ class _File(io.BufferedWriter):
         try:
             return super().write(data)
         except OSError as error:
-            self.error = error  # PyTorch would raise another one in its place
+            self.error = error  # PyTorch would replace it by another one
             raise
 
     def seal(self) -> bytes:
-        """Append the checksum, and return it when everything is on the disk."""
+        """Append the checksum, wait until all data is on the disk, and return the checksum."""
         digest = self._digest.hexdigest().encode()
         super().write(_SEAL + digest)
         self.flush()
@@ -49,16 +49,17 @@ class _File(io.BufferedWriter):
 def save(payload: dict[str, Any], path: pathlib.Path) -> None:
     """Write a checkpoint so that the file is either complete and durable, or absent.
 
-    What was written is read back once, before it takes its name.
+    A temporary file is written and read back before it gets its name.
 
     Args:
-        payload: plain containers, numbers, strings and tensors.
-        path: the file to create or replace; its folder must exist.
+        payload: the content, in plain containers, numbers, strings and tensors.
+        path: the path of the file to create or replace; its folder must exist.
 
     Raises:
-        CheckpointError: the payload holds something that could not be loaded again.
-        OSError: the file cannot be written, perhaps because the disk is full. Here as above, what
-            was at ``path`` is still there.
+        CheckpointError: the payload holds a value that could not be loaded again. A file at
+            ``path`` does not change.
+        OSError: the file cannot be written, perhaps because the disk is full. A file at ``path``
+            does not change.
     """
     plain.check(payload)
     temporary = path.with_name(path.name + TEMPORARY)
@@ -66,10 +67,10 @@ def save(payload: dict[str, Any], path: pathlib.Path) -> None:
         digest = _write(payload, temporary)
         if digest != _digest(temporary, temporary.stat().st_size - _SEAL_SIZE):
             raise DamagedCheckpointError(
-                f"the checkpoint {path} is damaged: it does not read as it was written. The one"
-                " before it is untouched; check the disk."
+                f"the checkpoint {path} is damaged: the disk returns other data than was"
+                " written. The previous checkpoint is unchanged; check the disk."
             )
-        _read(temporary, "cpu", mmap=True)  # what cannot be loaded must not replace what can
+        _read(temporary, "cpu", mmap=True)  # an unreadable file must not replace a readable one
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -87,57 +88,57 @@ def _write(payload: dict[str, Any], path: pathlib.Path) -> bytes:
             return file.seal()
     except Exception as error:
         if file.error is not None and error is not file.error:
-            raise file.error from None  # the other one says only that writing has failed
+            raise file.error from None  # the other one only says that a write failed
         raise
 
 
 def _explain(error: OSError, path: pathlib.Path, payload: dict[str, Any]) -> None:
-    """Tell an error which file it is about, what was needed, and what to do."""
+    """Add the file to an error, the space that it needs, and advice."""
     if error.errno is not None and error.filename is None:
         error.filename = str(path)
     try:
         free = f"{shutil.disk_usage(path.parent).free:,}"
     except OSError:
-        free = "it is not known how many"
+        free = "an unknown number"
     error.add_note(
-        f"The checkpoint {path} is not saved; the one before it is untouched. It needs some"
-        f" {plain.size(payload):,} bytes, and {free} are free. Make room, keep fewer checkpoints"
-        " (keep_last=...), or name another folder (chkpt_root=...), and start again: the run goes"
-        " on from the newest checkpoint."
+        f"The checkpoint {path} is not saved; the previous one is unchanged. It needs about"
+        f" {plain.size(payload):,} bytes, and {free} are free. Free some space, keep fewer"
+        " checkpoints (keep_last=...), or pass another folder (chkpt_root=...). Then start again:"
+        " the run resumes from the newest checkpoint."
     )
 
 
 def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Check and read a checkpoint; nothing in it is executed.
+    """Verify and read a checkpoint, without running any code in it.
 
     Args:
-        path: the file.
-        map_location: where its tensors go, as for :func:`torch.load`.
+        path: the path of the file.
+        map_location: the location for its tensors, as for :func:`torch.load`.
 
     Raises:
-        DamagedCheckpointError: the file is not as it was written.
-        CheckpointError: the file holds something that is not plain data.
+        DamagedCheckpointError: the content of the file has changed.
+        CheckpointError: the file holds more than plain data.
     """
     is_sealed = verify(path)
-    payload = _read(path, map_location, mmap=False)  # or the file could not be replaced meanwhile
+    payload = _read(path, map_location, mmap=False)  # not mapped, so that the file can be replaced
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
-    if not is_sealed and payload.get("format", 1) != 1:  # format 1 did not ask for a checksum
+    if not is_sealed and payload.get("format", 1) != 1:  # format 1 did not require a checksum
         raise DamagedCheckpointError(
-            f"the checkpoint {path} is damaged: it has no checksum. If it was saved by torch.save"
-            " on purpose, helios checkpoint migrate gives it one."
+            f"the checkpoint {path} is damaged: it has no checksum. If you saved it with torch.save"
+            " on purpose, run helios checkpoint migrate to add one."
         )
     return payload
 
 
 def peek(path: pathlib.Path) -> dict[str, Any]:
-    """Read a checkpoint without checking it; tensors are read from the file when used.
+    """Read a checkpoint without verifying it; tensors are read from the file at their first use.
 
     Args:
-        path: the file.
+        path: the path of the file.
 
     Raises:
-        CheckpointError: the file cannot be read, or is no checkpoint.
+        CheckpointError: the file cannot be read, or is not a checkpoint.
     """
     payload = _read(path, "cpu", mmap=True)
     if not isinstance(payload, dict):
@@ -146,13 +147,13 @@ def peek(path: pathlib.Path) -> dict[str, Any]:
 
 
 def verify(path: pathlib.Path) -> bool:
-    """Compare a file with its checksum.
+    """Verify a file by its checksum, or by the checksums that torch.save wrote for its parts.
 
     Returns:
-        Whether it has one. If not, the checksums of its parts are right, as torch.save wrote them.
+        ``True`` if the file has a checksum of its own.
 
     Raises:
-        DamagedCheckpointError: the file is cut or changed.
+        DamagedCheckpointError: the file is truncated or changed.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -166,11 +167,11 @@ def verify(path: pathlib.Path) -> bool:
 
 
 def _verify_archive(path: pathlib.Path) -> None:
-    """Check a file that was not sealed by :func:`save`, by the checksums of its parts."""
+    """Verify a file without a checksum of its own, by the checksums of its parts."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            end = 22 + len(archive.comment)  # of the record that ends an archive
+            end = 22 + len(archive.comment)  # the size of an archive's last record
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError) as error:
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {error}.") from error
     if damaged is not None:
@@ -188,14 +189,14 @@ def _read(path: pathlib.Path, map_location: Any, mmap: bool) -> Any:
         if "helios.trainer.TrainingState" in str(error):
             raise CheckpointError(
                 f"the checkpoint {path} was written by helios-ml, the earlier Helios. Its counters"
-                " are an object, not plain data, and it does not say where in the data the run"
-                " was, so it cannot be continued exactly. Load its weights where helios-ml is"
-                " installed, save them with torch.save, and load them in the model's setup()."
+                " are an object, not plain data, and it lacks the position in the data, so a run"
+                " cannot resume from it exactly. Load its weights in an environment with helios-ml,"
+                " save them with torch.save, and load them in the model's setup()."
             ) from error
         raise CheckpointError(
             f"the checkpoint {path} is refused: it holds more than plain data, which could run"
-            f" code: {error}\nIt was not written by Helios. Remove it to go on from the one before"
-            " it."
+            f" code: {error}\nHelios did not write it. Remove it to resume from the previous"
+            " checkpoint."
         ) from error
     except Exception as error:
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {error}.") from error
@@ -212,7 +213,7 @@ def _digest(path: pathlib.Path, size: int) -> bytes:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Make a rename durable."""
+    """Make the renames and new files in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The ground floor: registries, random numbers, the training state, and the place of a process."""
+"""The basis: registries, random numbers, the training state, and the place of a process."""
 
 from helios.core.cuda import DisableCuDNNBenchmarkContext, requires_cuda_support
 from helios.core.group import Alone, Group

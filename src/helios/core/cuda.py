@@ -1,4 +1,4 @@
-"""Facts and switches of CUDA."""
+"""Helpers for CUDA."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import torch
 
 
 def requires_cuda_support() -> None:
-    """Raise ``RuntimeError`` unless CUDA can be used here."""
+    """Raise ``RuntimeError`` if PyTorch cannot use CUDA in this process."""
     if not torch.cuda.is_available():
         raise RuntimeError(
             "this needs CUDA, and PyTorch finds no CUDA device here"
@@ -17,7 +17,7 @@ def requires_cuda_support() -> None:
 
 @contextlib.contextmanager
 def DisableCuDNNBenchmarkContext() -> Iterator[None]:  # noqa: N802 - founding name
-    """Switch cuDNN's benchmark mode off inside the block, and back to what it was after it."""
+    """Switch cuDNN's benchmark mode off inside the block, and restore it after the block."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:

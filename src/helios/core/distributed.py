@@ -1,6 +1,6 @@
 """Facts about the processes of a run, and the few collectives that Helios needs.
 
-Without a process group there is one process, and every function says so.
+Without a process group, the facts are those of a single process.
 """
 
 import os
@@ -13,13 +13,13 @@ from helios.errors import ConfigurationError
 
 
 class DistInfo(NamedTuple):
-    """The place of this process among all.
+    """The place of this process among all processes.
 
     Attributes:
-        local_rank: its number on this node.
-        global_rank: its number among all.
-        local_world_size: how many run on this node.
-        global_world_size: how many run in all.
+        local_rank: the number of this process on its node.
+        global_rank: the number of this process among all.
+        local_world_size: the number of processes on this node.
+        global_world_size: the number of all processes.
     """
 
     local_rank: int
@@ -29,7 +29,7 @@ class DistInfo(NamedTuple):
 
 
 def is_using_torchrun() -> bool:
-    """Whether this process was started by ``torchrun``."""
+    """Return whether ``torchrun`` started this process."""
     return dist.is_torchelastic_launched() and "LOCAL_RANK" in os.environ
 
 
@@ -39,7 +39,7 @@ def init_dist(
     """Create the default process group.
 
     Args:
-        backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs.
+        backend: the name of the backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs.
         rank: the global rank of this process; read from the environment by default.
         world_size: the number of processes; read from the environment by default.
 
@@ -55,13 +55,13 @@ def init_dist(
 
 
 def shutdown_dist() -> None:
-    """Destroy the process group, if there is one."""
+    """Destroy the process group, if one exists."""
     if is_dist_active():
         dist.destroy_process_group()
 
 
 def is_dist_active() -> bool:
-    """Whether a process group exists."""
+    """Return whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -88,7 +88,7 @@ def all_reduce_tensors(tensor: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place.
 
     Raises:
-        RuntimeError: there is no process group.
+        RuntimeError: no process group exists.
     """
     _require_group("all_reduce_tensors")
     dist.all_reduce(tensor)
@@ -99,10 +99,10 @@ def gather_into_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensors of all processes, stacked along a new first dimension.
 
     Args:
-        tensor: of the same shape and type in every process.
+        tensor: a tensor with the same shape and type in every process.
 
     Raises:
-        RuntimeError: there is no process group.
+        RuntimeError: no process group exists.
     """
     _require_group("gather_into_tensor")
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -111,7 +111,7 @@ def gather_into_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def safe_barrier() -> None:
-    """Wait for all processes, if there are several."""
+    """Wait for all processes, if a process group exists."""
     if is_dist_active():
         dist.barrier()
 

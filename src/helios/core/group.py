@@ -1,6 +1,6 @@
-"""The processes of a run, and what they tell one another.
+"""The processes of a run, and the values that they exchange.
 
-The trainer asks a group, whether it has one process or many: no caller has a case for one.
+The trainer uses a group for any number of processes, so no caller needs a special case for one.
 """
 
 import abc
@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 class Group(abc.ABC):
-    """All processes of a run. Each method must be called by all of them, at the same point."""
+    """All processes of a run. All of them must call each method, at the same point."""
 
     @abc.abstractmethod
     def agree(self, wish: bool) -> bool:
-        """Return whether any process wishes it: the same answer in all of them."""
+        """Return the same answer in all processes: whether any process wishes it."""
 
     @abc.abstractmethod
     def gather(self, value: T) -> list[T]:
-        """Return the plain values of all processes, by rank."""
+        """Return the plain values of all processes, in the order of their ranks."""
 
     @abc.abstractmethod
     def sum(self, value: float) -> float:
@@ -30,7 +30,7 @@ class Group(abc.ABC):
 
     @abc.abstractmethod
     def require_same(self, what: str, value: Any) -> None:
-        """Refuse to run if a value differs between processes.
+        """Raise an error if a value differs between processes.
 
         Args:
             what: the name of the value, for the message.
@@ -42,7 +42,7 @@ class Group(abc.ABC):
 
 
 class Alone(Group):
-    """The group of a run in one process: it answers with what it is given."""
+    """The group of a run in one process. Its methods return their arguments."""
 
     def agree(self, wish: bool) -> bool:
         """Return the wish."""

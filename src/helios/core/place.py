@@ -1,4 +1,4 @@
-"""The place of a process among the processes of a run, and the objects that are told it."""
+"""The place of a process among the processes of a run, and the base of objects that know it."""
 
 import dataclasses
 from typing import Any
@@ -26,7 +26,7 @@ class Place:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether several processes train together."""
+        """True if several processes train together."""
         return self.world_size > 1
 
     @property
@@ -45,10 +45,10 @@ class Place:
 
 
 class Placed:
-    """Base of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`.
+    """The base class of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`.
 
-    The trainer sets these properties in every process, before ``setup()`` is called. They keep
-    their values until the next run.
+    The trainer sets these properties in every process, before it calls ``setup()``. They keep their
+    values until the next run.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Placed:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether several processes train together."""
+        """True if several processes train together."""
         return self._is_distributed
 
     @is_distributed.setter
@@ -68,7 +68,7 @@ class Placed:
 
     @property
     def map_loc(self) -> str | dict[str, str]:
-        """The place where :func:`torch.load` should put tensors: its ``map_location``."""
+        """The ``map_location`` to pass to :func:`torch.load`."""
         return self._map_loc
 
     @map_loc.setter
@@ -77,7 +77,11 @@ class Placed:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process; an ``AssertionError`` before the first run."""
+        """The device of this process.
+
+        Raises:
+            AssertionError: no run has started yet.
+        """
         assert self._device is not None, "device is known once fit() or test() has started"
         return self._device
 

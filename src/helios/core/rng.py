@@ -1,4 +1,4 @@
-"""Random number generators: seeding, saving, restoring, and leaving them alone.
+"""Functions that seed, save and restore random number generators.
 
 The state of a run covers PyTorch (CPU and every visible GPU), Python's :mod:`random`, NumPy's
 global generator, and the NumPy generator that Helios offers to users.
@@ -15,7 +15,7 @@ import torch
 DEFAULT_SEED = 6691
 
 _MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: steps by it cover all 64 bits evenly
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples cover 64 bits evenly
 _PCG64_INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F  # any odd number of 128 bits
 
 _generator: np.random.Generator | None = None
@@ -25,23 +25,23 @@ def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
     """Seed every generator of this process.
 
     Args:
-        seed: a non-negative number; 6691 by default.
-        skip_torch: leave PyTorch's generators as they are.
+        seed: the seed, a non-negative number; 6691 by default.
+        skip_torch: ``True`` to leave PyTorch's generators unchanged.
     """
     global _generator
     seed = DEFAULT_SEED if seed is None else seed
     if not skip_torch:
-        torch.manual_seed(seed)  # the GPUs too, lazily
+        torch.manual_seed(seed)  # the GPUs' generators, too, at their first use
     random.seed(seed)
     np.random.seed(seed % 2**32)
     _generator = np.random.Generator(np.random.PCG64(seed))
 
 
 def get_default_numpy_rng() -> np.random.Generator:
-    """Return the NumPy generator that is seeded, saved and restored with the run.
+    """Return the NumPy generator that Helios seeds, saves and restores with the run.
 
     Raises:
-        RuntimeError: nothing has been seeded yet.
+        RuntimeError: no generator has been seeded yet.
     """
     if _generator is None:
         raise RuntimeError(
@@ -55,8 +55,8 @@ def get_rng_state_dict() -> dict[str, Any]:
     """Return the state of every generator as plain containers and tensors.
 
     Returns:
-        A dictionary with the keys ``torch``, ``rand`` and ``numpy``, and ``cuda`` (one tensor a
-        device) where CUDA has been used. It can be loaded with ``weights_only=True``.
+        A dictionary with the keys ``torch``, ``rand`` and ``numpy``, and ``cuda`` (one tensor per
+        device) if CUDA has been used. It can be loaded with ``weights_only=True``.
     """
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -96,7 +96,7 @@ def load_rng_state_dict(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def preserved_rng_state() -> Iterator[None]:
-    """Restore every generator on the way out, whatever the block draws."""
+    """Restore every generator at the end of the block."""
     state = get_rng_state_dict()
     try:
         yield
@@ -107,16 +107,16 @@ def preserved_rng_state() -> Iterator[None]:
 def derive_seed(seed: int, *numbers: int) -> int:
     """Mix whole numbers into a seed, one after the other.
 
-    Each step takes one output of splitmix64, so that neighbours (the next sample, the next epoch)
-    get seeds that have nothing in common. ``derive_seed(a, b, c)`` is
+    Each step is one output of splitmix64, so that neighbours (the next sample, the next epoch) get
+    unrelated seeds. ``derive_seed(a, b, c)`` is
     ``derive_seed(derive_seed(a, b), c)``.
 
     Args:
-        seed: where to start; only its lowest 64 bits count.
-        numbers: what else the seed depends on, such as an epoch and the number of a sample.
+        seed: the first seed; only its lowest 64 bits count.
+        numbers: the numbers to mix in, such as an epoch and the number of a sample.
 
     Returns:
-        A number of 64 bits. For one ``seed``, different numbers never give the same one.
+        A number of 64 bits. For one ``seed``, two different numbers never give the same result.
     """
     for number in numbers:
         seed = (seed + _GOLDEN * (number + 1)) & _MASK
@@ -127,17 +127,17 @@ def derive_seed(seed: int, *numbers: int) -> int:
 
 
 def reseed_cpu_rngs(seed: int) -> None:
-    """Seed the generators that samples are made with, as fast as can be.
+    """Seed the generators that samples draw from, as fast as possible.
 
-    These are PyTorch's generator of the CPU, :mod:`random`, NumPy's global generator, and
-    the one of :func:`get_default_numpy_rng`. Unlike :func:`seed_rngs`, nothing is constructed, and
-    the GPUs are left alone.
+    These are PyTorch's generator of the CPU, :mod:`random`, NumPy's global generator, and the
+    generator of :func:`get_default_numpy_rng`. Unlike :func:`seed_rngs`, this function constructs
+    no new objects and does not seed the GPUs.
 
     Args:
-        seed: 64 bits that are mixed well, as :func:`derive_seed` returns.
+        seed: a seed of 64 well-mixed bits, as :func:`derive_seed` returns.
     """
     global _generator
-    # PyTorch and NumPy look at 32 bits, with the same algorithm: each gets its own half.
+    # PyTorch and NumPy use 32 bits and the same algorithm, so each gets its own half.
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed >> 32)
     random.seed(seed)
@@ -153,7 +153,7 @@ def reseed_cpu_rngs(seed: int) -> None:
 
 @contextlib.contextmanager
 def preserved_cpu_rng_state() -> Iterator[None]:
-    """Restore the generators that :func:`reseed_cpu_rngs` seeds on the way out."""
+    """Restore, at the end of the block, the generators that :func:`reseed_cpu_rngs` seeds."""
     global _generator
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     generator = _generator

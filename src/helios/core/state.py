@@ -1,4 +1,4 @@
-"""The position of a run: the counters that hooks receive and checkpoints keep."""
+"""The progress of a run: the counters that hooks receive and checkpoints store."""
 
 import dataclasses
 import enum
@@ -9,7 +9,7 @@ from helios.errors import ConfigurationError
 
 
 class TrainingUnit(enum.Enum):
-    """What ``total_steps`` and the frequencies of a trainer count."""
+    """The unit of ``total_steps`` and the frequencies of a trainer."""
 
     ITERATION = "iteration"
     EPOCH = "epoch"
@@ -19,7 +19,7 @@ class TrainingUnit(enum.Enum):
         """Return the unit with this name, ``"iteration"`` or ``"epoch"``.
 
         Raises:
-            ConfigurationError: there is no such unit.
+            ConfigurationError: no unit has this name.
         """
         try:
             return cls(label.lower())
@@ -31,17 +31,17 @@ class TrainingUnit(enum.Enum):
 
 @dataclasses.dataclass(slots=True)
 class TrainingState:
-    """The position of a run. All counters start at 0.
+    """The progress of a run. All counters start at 0.
 
     Attributes:
-        current_iteration: optimizer steps taken.
-        global_iteration: training batches consumed.
-        global_epoch: epochs completed.
-        validation_cycles: validations completed.
-        dataset_iter: batches consumed in the running epoch.
-        early_stop_count: validations since the last that improved the metrics.
-        average_iter_time: seconds per batch, on average, in this process.
-        running_iter: batches consumed in this process, thus since the last resume.
+        current_iteration: the number of optimizer steps taken.
+        global_iteration: the number of training batches consumed.
+        global_epoch: the number of completed epochs.
+        validation_cycles: the number of completed validations.
+        dataset_iter: the number of batches consumed in the current epoch.
+        early_stop_count: the number of validations since the last one that improved the metrics.
+        average_iter_time: the average time per batch in this process, in seconds.
+        running_iter: the number of batches consumed in this process, since it started or resumed.
     """
 
     current_iteration: int = 0
@@ -58,11 +58,11 @@ class TrainingState:
         return dataclasses.asdict(self)
 
     def load_dict(self, counters: Mapping[str, Any]) -> None:
-        """Set the counters to what :meth:`dict` returned, except those of one process."""
+        """Restore the counters that :meth:`dict` returned, and reset ``running_iter``."""
         for name, value in counters.items():
             setattr(self, name, value)
         self.running_iter = 0
 
     def units(self, unit: TrainingUnit) -> int:
-        """Return how many training units are complete."""
+        """Return the number of complete training units."""
         return self.global_epoch if unit is TrainingUnit.EPOCH else self.current_iteration

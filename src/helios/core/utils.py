@@ -1,4 +1,4 @@
-"""Small helpers that models and data modules share."""
+"""Small helpers for models and data modules."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 def get_from_optional(value: T | None, raise_on_empty: bool = False) -> T:
-    """Return the value of an optional.
+    """Return a value that must not be ``None``.
 
     Args:
-        value: the optional.
-        raise_on_empty: raise ``RuntimeError`` rather than ``AssertionError`` for ``None``.
+        value: the value, or ``None``.
+        raise_on_empty: ``True`` to raise ``RuntimeError`` rather than ``AssertionError``.
     """
     if value is None:
         message = "expected a value, but the optional is None"
@@ -26,7 +26,7 @@ def get_from_optional(value: T | None, raise_on_empty: bool = False) -> T:
 
 
 def convert_to_list(value: Any) -> list[Any]:
-    """Return a list as it is, a tuple as a list, anything else as a list of itself."""
+    """Return a list unchanged, a tuple as a list, or any other value in a list."""
     if isinstance(value, list):
         return value
     return list(value) if isinstance(value, tuple) else [value]
@@ -34,14 +34,14 @@ def convert_to_list(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def ChdirContext(target_path: str | pathlib.Path) -> Iterator[pathlib.Path]:  # noqa: N802 - founding name
-    """Change the working directory inside the block; yields the previous one."""
+    """Change the working directory inside the block, and yield the previous one."""
     previous = pathlib.Path.cwd()
     with contextlib.chdir(target_path):
         yield previous
 
 
 class AverageTimer:
-    """The average time between :meth:`start` and :meth:`record`, in seconds."""
+    """A timer for the average time between :meth:`start` and :meth:`record`, in seconds."""
 
     def __init__(self) -> None:
         self._started = 0.0
@@ -49,21 +49,21 @@ class AverageTimer:
         self._count = 0
 
     def start(self) -> None:
-        """Begin an interval."""
+        """Start an interval."""
         self._started = time.perf_counter()
 
     def record(self) -> None:
-        """End the interval; the next one begins at once."""
+        """End the interval, and start the next one."""
         now = time.perf_counter()
         self._total += now - self._started
         self._count += 1
         self._started = now
 
     def get_average_time(self) -> float:
-        """Return the average so far; 0.0 without any interval."""
+        """Return the average so far; 0.0 before the first interval ends."""
         return self._total / self._count if self._count else 0.0
 
 
 def safe_torch_load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Load with :func:`torch.load` and ``weights_only=True``: no code in the file is run."""
+    """Load a file with :func:`torch.load` and ``weights_only=True``, so that no code in it runs."""
     return torch.load(path, weights_only=True, **kwargs)
