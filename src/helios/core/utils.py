@@ -52,12 +52,13 @@ class AverageTimer:
         """Start an interval."""
         self._started = time.perf_counter()
 
-    def record(self) -> None:
-        """End the interval, and start the next one."""
+    def record(self) -> float:
+        """End the interval, start the next one, and return the average so far."""
         now = time.perf_counter()
         self._total += now - self._started
         self._count += 1
         self._started = now
+        return self._total / self._count
 
     def get_average_time(self) -> float:
         """Return the average so far; 0.0 before the first interval ends."""

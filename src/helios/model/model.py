@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from helios.core import Placed, Registry, TrainingState
 from helios.errors import NoRunError
@@ -12,7 +13,7 @@ from helios.model import stateful
 from helios.model.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from helios.trainer import Trainer
 
@@ -170,7 +171,7 @@ class Model(Placed, abc.ABC):
     def optimize(
         self,
         loss: torch.Tensor,
-        optimizer: "torch.optim.Optimizer | Sequence[torch.optim.Optimizer]",
+        optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...],
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -343,3 +344,9 @@ class Model(Placed, abc.ABC):
 
     def on_testing_end(self) -> None:
         """Called after the last test batch."""
+
+
+def overrides(model: Model, method: str) -> bool:
+    """Return whether a model has a method of its own instead of the default of :class:`Model`."""
+    own = getattr(type(model), method) is not getattr(Model, method)
+    return own or method in vars(model)

@@ -62,8 +62,65 @@ def _is_of_user(value: object) -> bool:
     return type(value).__module__.partition(".")[0] != "helios"
 
 
+class Step:
+    """The next step of optimizers that step together.
+
+    Attributes:
+        optimizers: the optimizers.
+        is_single: ``True`` for one optimizer.
+        apart: the parameters that only other optimizers step.
+        groups: the number of their parameter groups when ``apart`` was found.
+        losses: the number of losses in the window; 0 if the step is not pending.
+        clip_norm: see :meth:`~helios.model.Model.optimize`.
+        clip_value: see :meth:`~helios.model.Model.optimize`.
+        weight: the sum of the weights of the losses in the window, if they have weights.
+    """
+
+    def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
+        self.optimizers = optimizers
+        self.is_single = len(optimizers) == 1
+        self.apart: list[torch.Tensor] = []
+        self.groups = 0
+        self.losses = 0
+        self.clip_norm: float | None = None
+        self.clip_value: float | None = None
+        self.weight: float | torch.Tensor | None = None
+
+    def __str__(self) -> str:
+        return " and ".join(type(optimizer).__name__ for optimizer in self.optimizers)
+
+    def weigh(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> torch.Tensor:
+        """Return a loss times its weight, and add the weight to that of the window."""
+        if self.losses > 1 and (weight is None) != (self.weight is None):
+            raise ConfigurationError(
+                f"optimize({self}) got a weight for some losses of a window and none for others:"
+                " pass weight= for all of them, or for none."
+            )
+        if weight is None:
+            return loss
+        weight = weight.detach() if isinstance(weight, torch.Tensor) else weight
+        self.weight = weight if self.weight is None else self.weight + weight
+        return loss * weight
+
+    def divide(self) -> None:
+        """Divide the gradients by the weights of the whole window."""
+        weight, self.weight = self.weight, None
+        if isinstance(weight, torch.Tensor) or weight:
+            for parameter in parameters_of(self.optimizers):
+                if parameter.grad is not None:
+                    parameter.grad.div_(weight)
+
+    def clip(self) -> None:
+        """Clip each gradient, and then the norm of the gradients of all optimizers together."""
+        parameters = parameters_of(self.optimizers)
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+
+
 class Optimizers:
-    """Knows the optimizers of a model, as far as they exist, and what each one steps.
+    """The optimizers of a model, as far as they exist, and the steps that they take.
 
     Args:
         model: the model. Its attributes are searched again when they change.
@@ -71,12 +128,12 @@ class Optimizers:
 
     def __init__(self, model: object) -> None:
         self._model = model
-        self._used: list[Optimizer] = []
-        self._known: list[Optimizer] = []
-        self._named: list[tuple[str, Optimizer]] = []
-        self._shape: tuple[int, ...] = ()
-        self._apart: dict[tuple[Optimizer, ...], list[torch.Tensor]] = {}
+        self._attributes = vars(model)
+        self._count = -1
+        self._steps: dict[Optimizer | tuple[Optimizer, ...], Step] = {}
+        self._known: list[tuple[Optimizer, int]] = []
         self._parameters: list[torch.Tensor] = []
+        self._stepped: set[int] = set()
 
     def name_of(self, optimizer: Optimizer) -> str:
         """Return the name of an optimizer in checkpoints; ``""`` if no attribute holds it."""
@@ -86,58 +143,78 @@ class Optimizers:
         found = optimizers_in(self._model)
         return next((name for name, other in found if other is optimizer), "")
 
-    def use(self, given: tuple[Optimizer, ...]) -> list[torch.Tensor]:
-        """Take note that a loss is given to optimizers.
+    def step_of(self, optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...]) -> Step:
+        """Return the step for a loss.
 
         Args:
-            given: the optimizers that the loss is for.
-
-        Returns:
-            The parameters that only other optimizers step.
+            optimizer: the optimizer that the loss is for, or several that step together.
 
         Raises:
-            ConfigurationError: an optimizer takes its steps with a closure.
-            TypeError: one of them is no optimizer.
+            ConfigurationError: an optimizer takes its steps with a closure, or is already in
+                another step of this window.
+            TypeError: the object is no optimizer.
         """
-        for optimizer in given:
-            if optimizer not in self._used:
-                _check(optimizer)
-                self._used.append(optimizer)
-                self._shape = ()
-        if self._shape != self._current_shape():
+        key = tuple(optimizer) if isinstance(optimizer, list | tuple) else optimizer
+        step = self._steps.get(key) or self._add(key)
+        groups = len(step.optimizers[0].param_groups) if step.is_single else _groups(step)
+        if groups != step.groups or len(self._attributes) != self._count:
             self._search()
-        if given not in self._apart:
-            mine = {id(parameter) for parameter in parameters_of(given)}
-            everything = parameters_of(self._known)
-            self._apart[given] = [p for p in everything if id(p) not in mine]
-        return self._apart[given]
+        if step.losses == 0 and len(self._steps) > 1:
+            self._refuse_overlap(step)
+        return step
+
+    def pending(self) -> list[Step]:
+        """Return the steps that got a loss in this window, and have not been taken."""
+        return [step for step in self._steps.values() if step.losses]
 
     def drop_gradients(self) -> None:
         """Drop the gradients of all optimizers that a loss was given to."""
-        if self._shape != self._current_shape():
-            self._search()
+        for optimizer, groups in self._known:
+            if len(optimizer.param_groups) != groups:
+                self._search()
+                break
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad = None
 
-    def _current_shape(self) -> tuple[int, ...]:
-        """Return numbers that change if the model gets other optimizers, or one other groups."""
-        attributes = vars(self._model)
-        groups = [len(optimizer.param_groups) for optimizer in self._known]
-        same = all(attributes.get(name) is optimizer for name, optimizer in self._named)
-        return (len(attributes), same, *groups)
+    def _add(self, key: Optimizer | tuple[Optimizer, ...]) -> Step:
+        given = key if isinstance(key, tuple) else (key,)
+        for optimizer in given:
+            _check(optimizer)
+        self._steps[key] = step = Step(given)
+        self._count = -1
+        return step
+
+    def _refuse_overlap(self, step: Step) -> None:
+        for other in self.pending():
+            if not set(other.optimizers).isdisjoint(step.optimizers):
+                raise ConfigurationError(
+                    f"optimize() got {other}, and then {step} in one accumulation window, so one"
+                    " optimizer would belong to two steps: always give it alone, or always in the"
+                    " same list."
+                )
 
     def _search(self) -> None:
-        found = list(optimizers_in(self._model))
-        before = {id(parameter) for parameter in self._parameters}
-        self._known = list(dict.fromkeys([*(other for _, other in found), *self._used]))
-        self._named = [(name, other) for name, other in found if name in vars(self._model)]
-        self._shape = self._current_shape()
-        self._apart = {}
-        self._parameters = parameters_of(self._used)
-        for parameter in self._parameters:
-            if id(parameter) not in before:  # gradients of losses that were not for it
-                parameter.grad = None
+        """Find the optimizers that the model has now, and what each step must leave alone."""
+        used = [optimizer for step in self._steps.values() for optimizer in step.optimizers]
+        found = [optimizer for _, optimizer in optimizers_in(self._model)]
+        known = list(dict.fromkeys([*found, *used]))
+        self._known = [(optimizer, len(optimizer.param_groups)) for optimizer in known]
+        self._count = len(self._attributes)
+        everything = parameters_of(known)
+        for step in self._steps.values():
+            mine = {id(parameter) for parameter in parameters_of(step.optimizers)}
+            step.apart = [parameter for parameter in everything if id(parameter) not in mine]
+            step.groups = _groups(step)
+        self._parameters = parameters_of(used)
+        before, self._stepped = self._stepped, {id(parameter) for parameter in everything}
+        for parameter in everything:
+            if before and id(parameter) not in before:  # no optimizer stepped it until now
+                parameter.grad = None  # of losses that were not for it
+
+
+def _groups(step: Step) -> int:
+    return sum(len(optimizer.param_groups) for optimizer in step.optimizers)
 
 
 def _check(optimizer: object) -> None:

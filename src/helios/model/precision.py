@@ -25,6 +25,7 @@ class Precision:
 
     Attributes:
         autocast: the context manager around each step of the model.
+        is_full: ``True`` if nothing is computed in 16 bits.
         outside: the context manager around backward passes and optimizer steps. It switches
             autocast off, so that tensors keep their types.
     """
@@ -36,7 +37,7 @@ class Precision:
         if dtype is not None:
             self.autocast = torch.autocast(device_type, dtype)
             self.outside = torch.autocast(device_type, enabled=False)
-        self._is_full = dtype is None
+        self.is_full = dtype is None
         self._scales = dtype is torch.float16
         self._device_type = device_type
         self._name_of = name_of
@@ -59,6 +60,11 @@ class Precision:
                 scaler.load_state_dict(restored)
         return self._scalers[optimizers]
 
+    def scale(self, loss: torch.Tensor, optimizers: tuple[Optimizer, ...]) -> torch.Tensor:
+        """Return the loss times its scale, if the precision needs one."""
+        scaler = self.scaler(optimizers)
+        return loss if scaler is None else scaler.scale(loss)
+
     def unscale(self, optimizers: tuple[Optimizer, ...]) -> None:
         """Divide gradients by the scale of their loss."""
         scaler = self.scaler(optimizers)
@@ -79,7 +85,7 @@ class Precision:
             is_taken = True
         else:
             is_taken = self._scaled_step(scaler, scaled, optimizers)
-        if not self._is_full:
+        if not self.is_full:
             torch.clear_autocast_cache()  # the cache holds the weights from before the step
         return is_taken
 

@@ -1,7 +1,7 @@
 """The session: the objects that a run provides to a model."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -9,9 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helios.core import Place, TrainingState
-from helios.errors import ConfigurationError
 from helios.model.metrics import MetricBuffer
-from helios.model.optimizers import Optimizers, parameters_of
+from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
 from helios.model.window import Window
 
@@ -79,7 +78,7 @@ class Session:
         self._keeps_training_values = keeps_training_values
         self._is_evaluating = False
         self._optimizers = optimizers
-        self._steps: dict[tuple[Optimizer, ...], _Step] = {}
+        self._outside = None if precision.is_full else precision.outside
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
         """Move a network to a device, and wrap it if a plug-in provides parallelism."""
@@ -115,7 +114,7 @@ class Session:
     def optimize(
         self,
         loss: torch.Tensor,
-        optimizer: Optimizer | Sequence[Optimizer],
+        optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...],
         *,
         clip_norm: float | None,
         clip_value: float | None,
@@ -126,48 +125,58 @@ class Session:
 
         See :meth:`Model.optimize`.
         """
-        given = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-        apart = self._optimizers.use(given)
-        step = self._steps.get(given) or self._begin_step(given)
+        step = self._optimizers.step_of(optimizer)
+        step.losses += 1
         step.clip_norm, step.clip_value = clip_norm, clip_value
-        with self.precision.outside:
-            loss = step.weigh(loss, weight, self._window.size)
-            scaler = self.precision.scaler(given)
-            if scaler is not None:
-                loss = scaler.scale(loss)
-            # A step holds the gradients of the losses that were given for its optimizer.
-            kept = [parameter.grad for parameter in apart]
-            for parameter in apart:
-                parameter.grad = None
-            _backward(loss, retain_graph)
-            for parameter, gradient in zip(apart, kept, strict=True):
+        if self._outside is None:
+            return self._optimize(step, loss, weight, retain_graph)
+        with self._outside:
+            return self._optimize(step, loss, weight, retain_graph)
+
+    def _optimize(
+        self,
+        step: Step,
+        loss: torch.Tensor,
+        weight: float | torch.Tensor | None,
+        retain_graph: bool,
+    ) -> bool:
+        window = self._window
+        if weight is not None or step.weight is not None:
+            loss = step.weigh(loss, weight)
+        elif window.size > 1:
+            loss = loss / window.size
+        if self._outside is not None:
+            loss = self.precision.scale(loss, step.optimizers)
+        kept = _set_aside(step.apart) if step.apart else None
+        try:
+            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        except RuntimeError as error:
+            _explain(error)
+            raise
+        if kept is not None:
+            for parameter, gradient in zip(step.apart, kept, strict=True):
                 parameter.grad = gradient
-            return self._window.is_complete and self._take(step)
+        return window.is_complete and self._take(step)
 
-    def _begin_step(self, given: tuple[Optimizer, ...]) -> "_Step":
-        """Return a new step of optimizers that are in no other step of this window."""
-        for other in self._steps:
-            if not set(other).isdisjoint(given):
-                raise ConfigurationError(
-                    f"optimize() got {_names(other)}, and then {_names(given)} in one accumulation"
-                    " window, so one optimizer would belong to two steps: always give it alone, or"
-                    " always in the same list."
-                )
-        step = self._steps[given] = _Step(given)
-        return step
-
-    def _take(self, step: "_Step") -> bool:
+    def _take(self, step: Step) -> bool:
         """Take a step on the gradients of the window, and return whether it was taken."""
         hooks, precision, optimizers = self._hooks, self.precision, step.optimizers
-        del self._steps[optimizers]
-        precision.unscale(optimizers)
-        step.divide()
+        step.losses = 0
+        if self._outside is not None:
+            precision.unscale(optimizers)
+        if step.weight is not None:
+            step.divide()
         if hooks.on_before_optimizer_step is not None:
             for optimizer in optimizers:
                 hooks.on_before_optimizer_step(optimizer=optimizer, state=self._state)
-        step.clip()
-        is_taken = precision.step(optimizers)
+        if step.clip_norm is not None or step.clip_value is not None:
+            step.clip()
+        is_taken = True
+        if self._outside is not None:
+            is_taken = precision.step(optimizers)
         for optimizer in optimizers:
+            if self._outside is None:
+                optimizer.step()
             optimizer.zero_grad()
         if is_taken and hooks.on_after_optimizer_step is not None:
             for optimizer in optimizers:
@@ -183,66 +192,23 @@ class Session:
 
     def end_window(self) -> None:
         """Take the steps of optimizers that got their last loss before the last batch."""
-        if self._steps:
-            with self.precision.outside:
-                for step in list(self._steps.values()):
-                    self._take(step)
+        with self.precision.outside:
+            for step in self._optimizers.pending():
+                self._take(step)
 
 
-def _backward(loss: torch.Tensor, retain_graph: bool) -> None:
-    try:
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    except RuntimeError as error:
-        if "retain_graph=True" in str(error):
-            error.add_note(
-                "If several optimizers step on one loss, call self.optimize(loss, [first, second])."
-                " If two losses share a graph, pass retain_graph=True for the first one."
-            )
-        raise
+def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Take the gradients of parameters away that a loss is not for, and return them."""
+    kept = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return kept
 
 
-def _names(optimizers: tuple[Optimizer, ...]) -> str:
-    return " and ".join(type(optimizer).__name__ for optimizer in optimizers)
-
-
-class _Step:
-    """A step that optimizers will take together when the window is complete."""
-
-    def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
-        self.optimizers = optimizers
-        self.clip_norm: float | None = None
-        self.clip_value: float | None = None
-        self._weight: float | torch.Tensor | None = None
-        self._losses = 0
-
-    def weigh(
-        self, loss: torch.Tensor, weight: float | torch.Tensor | None, batches: int
-    ) -> torch.Tensor:
-        """Return the share of a loss in the mean of its window."""
-        self._losses += 1
-        if self._losses > 1 and (weight is None) != (self._weight is None):
-            raise ConfigurationError(
-                f"optimize({_names(self.optimizers)}) got a weight for some losses of a window"
-                " and none for others: pass weight= for all of them, or for none."
-            )
-        if weight is None:
-            return loss / batches if batches > 1 else loss
-        weight = weight.detach() if isinstance(weight, torch.Tensor) else weight
-        self._weight = weight if self._weight is None else self._weight + weight
-        return loss * weight
-
-    def divide(self) -> None:
-        """Divide the gradients by the weights of the whole window, if its losses have some."""
-        if isinstance(self._weight, torch.Tensor) or self._weight:
-            for parameter in parameters_of(self.optimizers):
-                if parameter.grad is not None:
-                    parameter.grad.div_(self._weight)
-
-    def clip(self) -> None:
-        """Clip each gradient, and then the norm of the gradients of all optimizers together."""
-        if self.clip_value is not None or self.clip_norm is not None:
-            parameters = parameters_of(self.optimizers)
-            if self.clip_value is not None:
-                nn.utils.clip_grad_value_(parameters, self.clip_value)
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+def _explain(error: RuntimeError) -> None:
+    """Add to an error of PyTorch what to write in a model."""
+    if "retain_graph=True" in str(error):
+        error.add_note(
+            "If several optimizers step on one loss, call self.optimize(loss, [first, second])."
+            " If two losses share a graph, pass retain_graph=True for the first one."
+        )

@@ -100,7 +100,7 @@ def train_batch(run: "Run", batch: Any) -> None:
     model.on_training_batch_start(state)
     with run.step_context("training"):
         outputs = model.train_step(batch, state)
-    if run.window.is_complete:
+    if run.window.size > 1 and run.window.is_complete:
         run.session.end_window()
     if hooks.on_training_batch_end is not None:
         hooks.on_training_batch_end(outputs=outputs, state=state)
@@ -109,8 +109,7 @@ def train_batch(run: "Run", batch: Any) -> None:
     )
     model.on_training_batch_end(state, should_log=should_log)
     state.dataset_iter += 1
-    run.timer.record()
-    state.average_iter_time = run.timer.get_average_time()
+    state.average_iter_time = run.timer.record()
     if should_log:
         run.log_training()
 

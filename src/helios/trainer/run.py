@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
+from helios.model.model import overrides
 from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.session import Session
@@ -85,6 +86,7 @@ class Run:
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
+        self._model_may_stop = overrides(self.model, "should_training_stop")
 
     def _parts(self) -> list[parts.Part]:
         if self.job.purpose == "test":
@@ -190,7 +192,7 @@ class Run:
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
             self.control.decide(self.manager.claimant("should_training_stop"))
-        if self.model.should_training_stop():
+        if self._model_may_stop and self.model.should_training_stop():
             self.control.decide("the model")
         self.control.is_stop_requested()
 
