@@ -92,6 +92,11 @@ def encode(characters: Iterable[str]) -> torch.Tensor:
     return torch.tensor([CHARACTERS.index(character) for character in characters])
 
 
+def accuracy(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the share of images that a network classifies correctly."""
+    return (network(images).argmax(dim=1) == labels).float().mean()
+
+
 # Comparison.
 
 

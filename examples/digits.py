@@ -30,7 +30,7 @@ class Shifted(Dataset[Any]):
         return self.images[index].roll((rows, columns), (1, 2)), self.labels[index]
 
 
-def create_network() -> nn.Module:
+def create_network() -> nn.Sequential:
     """Create a small convolutional network."""
     return nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
@@ -104,13 +104,12 @@ def plain(accumulate: int = 1) -> common.Networks:
     return {"network": network}
 
 
+@torch.no_grad()
 def result(networks: common.Networks) -> str:
     """Return the accuracy on the images that training has not used."""
-    network = networks["network"].eval()
     images, labels = common.digits()
-    with torch.no_grad():
-        hits = network(images[TRAIN_SIZE:]).argmax(dim=1) == labels[TRAIN_SIZE:]
-    return f"accuracy: {hits.float().mean():.3f}"
+    network = networks["network"].eval()
+    return f"accuracy: {common.accuracy(network, images[TRAIN_SIZE:], labels[TRAIN_SIZE:]):.3f}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import functools
 import importlib
 import pathlib
-import sys
+import re
+import runpy
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -13,13 +14,14 @@ import torch
 
 from helios import Plugin, TrainingState
 
-ROOT = pathlib.Path(__file__).parents[2]
-FOLDER = ROOT / "examples"
-SHARED = {"common"}
-EXAMPLES = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
+FOLDER = pathlib.Path(__file__).parents[2] / "examples"
+NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - {"common"})
 NEEDS = {"diffusion": "helios_ema", "gpt_stream": "torchdata"}
 
-example = pytest.mark.parametrize("name", EXAMPLES)
+CASES = [pytest.param(name, {}, id=name) for name in NAMES]
+CASES.append(pytest.param("gan", {"detach": False}, id="gan-without-detach"))
+
+example = pytest.mark.parametrize(("name", "options"), CASES)
 accumulation = pytest.mark.parametrize("accumulate", [1, 4])
 
 
@@ -49,9 +51,9 @@ def plain(name: str, accumulate: int, **options: Any) -> Any:
 
 
 class Interrupt(Plugin):
-    """Stops a run after a number of batches, and records where it stopped."""
+    """Stops a run after a number of batches, or never, and records where the run ended."""
 
-    def __init__(self, batches: int) -> None:
+    def __init__(self, batches: int | None = None) -> None:
         super().__init__("interrupt")
         self.batches = batches
         self.epoch = self.batch = 0
@@ -73,21 +75,62 @@ def assert_equals_plain(name: str, accumulate: int, networks: Any, **options: An
         others = expected[key].state_dict()
         for tensor_name, tensor in network.state_dict().items():
             assert torch.equal(tensor, others[tensor_name]), f"{key}.{tensor_name}"
-    assert sys.modules["common"].are_equal(networks, expected)
+    assert load("common").are_equal(networks, expected)
 
 
 @example
 @accumulation
-def test_whole(name: str, accumulate: int) -> None:
-    assert_equals_plain(name, accumulate, load(name).run(accumulate))
+def test_whole(name: str, options: dict[str, Any], accumulate: int) -> None:
+    networks = load(name).run(accumulate, **options)
+    assert_equals_plain(name, accumulate, networks, **options)
 
 
 @example
 @accumulation
-def test_interrupted(name: str, accumulate: int, tmp_path: pathlib.Path) -> None:
-    module = load(name)
-    interrupt = Interrupt(batches=15)
-    module.run(accumulate, chkpt_root=tmp_path, plugins=[interrupt])
-    assert interrupt.epoch == 1
+@pytest.mark.parametrize(("batches", "epoch"), [(5, 0), (15, 1)])
+def test_interrupted(
+    name: str,
+    options: dict[str, Any],
+    accumulate: int,
+    batches: int,
+    epoch: int,
+    tmp_path: pathlib.Path,
+) -> None:
+    run = functools.partial(load(name).run, accumulate, chkpt_root=tmp_path, **options)
+    interrupt = Interrupt(batches)
+    run(plugins=[interrupt])
+    assert interrupt.epoch == epoch
     assert interrupt.batch > 0
-    assert_equals_plain(name, accumulate, module.run(accumulate, chkpt_root=tmp_path))
+    assert_equals_plain(name, accumulate, run(plugins=[Interrupt()]), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_script(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = load(name).__file__
+    runpy.run_path(str(path), run_name="__main__")
+    result, comparison = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"[a-z ]+: \d\.\d+.*", result)
+    assert comparison == "same weights as the plain loop: True"
+
+
+def test_comparison_sees_a_different_bit() -> None:
+    are_equal = load("common").are_equal
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    other.load_state_dict(one.state_dict())
+    assert are_equal({"a": one}, {"a": other})
+    assert not are_equal({"a": one}, {"b": other})
+    with torch.no_grad():
+        other.bias[1].mul_(1 + 1e-6)
+    assert not are_equal({"a": one}, {"a": other})
+
+
+@accumulation
+def test_early_stopping_ends_the_fine_tuning(accumulate: int) -> None:
+    module, end = load("fine_tune"), Interrupt()
+    module.run(accumulate, plugins=[end])
+    assert 1 < end.epoch < module.EPOCHS
+
+
+def test_the_table_lists_each_example() -> None:
+    table = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|", table, re.MULTILINE)) == NAMES
