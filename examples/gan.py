@@ -103,6 +103,7 @@ def plain(accumulate: int = 1, detach: bool = True) -> common.Networks:
     for epoch in range(EPOCHS):
         batches = common.loader(TensorDataset(create_points()), BATCH_SIZE, epoch)
         for (real,), size, is_last in common.in_windows(batches, accumulate):
+            # inputs=...: the gradients of a loss reach one network, and leave the other one alone.
             loss = loss_of_discriminator(*networks, real, detach)
             (loss / size).backward(inputs=list(discriminator.parameters()))
             if is_last:
