@@ -106,7 +106,7 @@ def _conflict(rows: Sequence[Registration], shared: list[str]) -> PluginError:
     if _SAME_ID in shared:
         return DuplicatePluginError(
             f"{number} plug-ins have the id {rows[0].id!r}, which is the key of their state in"
-            f" checkpoints:\n"
+            " checkpoints:\n"
             f"{descriptions}\n{remedies}\n"
             "To use both, set another id in the __init__ of one of them."
         )

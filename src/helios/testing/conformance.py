@@ -43,15 +43,15 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
     """
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        whole = _train(create(), root / "whole", None, trainer_arguments)
+        uninterrupted = _train(create(), root / "whole", None, trainer_arguments)
         for batches in (1, 4, 8):  # in the first and in the second epoch
             _train(create(), root / f"cut-{batches}", batches, trainer_arguments)
             resumed = _train(create(), root / f"cut-{batches}", None, trainer_arguments)
-            for what in whole:
-                if not equal(whole[what], resumed[what]):
+            for part in uninterrupted:
+                if not equal(uninterrupted[part], resumed[part]):
                     raise ConformanceError(
                         f"a run that stops after {batches} batches and resumes ends with a"
-                        f" different {what} than an uninterrupted run: return everything that"
+                        f" different {part} than an uninterrupted run: return everything that"
                         " influences it from state_dict(), and restore it in load_state_dict()."
                     )
         _check_failure(create(), trainer_arguments)
