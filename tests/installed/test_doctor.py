@@ -62,7 +62,12 @@ WITH_IMPORT = WITHOUT_IMPORT | {
     ("missing-attribute", "'stubborn-name' of", "no attribute 'NotThere'", "stubborn-name"),
     ("order-cycle", "", "'cyclic-one' -> 'cyclic-two'", "Trainer(block=['cyclic-one'])"),
     ("unusable-plugin", "", "'stubborn-build' could not be built", "BLOCK_PLUGINS=stubborn-build"),
-    ("unusable-plugin", "", "'stubborn-question' failed in applies_to", "Trainer(block=['stubborn-quest"),
+    (
+        "unusable-plugin",
+        "",
+        "'stubborn-question' failed in applies_to",
+        "Trainer(block=['stubborn-quest",
+    ),
     ("wrong-configuration", "'fussy' of", "fussy.decay in", "correct the code or the setting"),
 }
 
