@@ -50,7 +50,7 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
-    return payload
+    return {"changes": [{}] * len(payload["rng"]), **payload}  # not in earlier files of format 2
 
 
 def _from_format_1(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:

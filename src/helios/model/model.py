@@ -227,7 +227,8 @@ class Model(Placed, abc.ABC):
             fast_init: ``True`` to restore only the networks, because the model will not be trained.
         """
         weights = (nn.Module, stateful.ParameterState)
-        stateful.scatter(self, state_dict, only=weights if fast_init else None)
+        regroup = None if self._session is None else self._session.changes.regroup
+        stateful.scatter(self, state_dict, weights if fast_init else None, regroup)
 
     def trained_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the state to publish after training; empty by default. Only users call it."""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helios.core import Place, TrainingState
+from helios.model.changes import Changes
 from helios.model.metrics import MetricBuffer
 from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
@@ -42,12 +43,15 @@ class Session:
         state: the progress of the run.
         window: the accumulation window.
         precision: the number types and the loss scalers of the run.
+        optimizers: the optimizers of the model.
+        changes: what the run changes in the model and no ``state_dict`` holds.
         is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
         keeps_training_values: ``True`` if the values that a model logs in training will be read.
 
     Attributes:
         place: the place of this process.
         precision: the number types and the loss scalers of the run.
+        changes: what the run changes in the model and no ``state_dict`` holds.
         is_training: ``True`` if the run trains the model.
         training_log: the values logged in training since the last read.
         evaluation_log: the values logged in the current validation or test.
@@ -62,12 +66,14 @@ class Session:
         window: Window,
         precision: Precision,
         optimizers: Optimizers,
+        changes: Changes,
         *,
         is_training: bool,
         keeps_training_values: bool,
     ) -> None:
         self.place = place
         self.precision = precision
+        self.changes = changes
         self.is_training = is_training
         self.training_log = MetricBuffer()
         self.evaluation_log = MetricBuffer()

@@ -1,7 +1,7 @@
 """Functions that find, save and restore the attributes of a model that have a state."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -30,6 +30,11 @@ class ParameterState:
 
     def __init__(self, parameter: torch.Tensor) -> None:
         self._parameter = parameter
+
+    @property
+    def parameter(self) -> torch.Tensor:
+        """The tensor itself."""
+        return self._parameter
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values."""
@@ -137,13 +142,19 @@ def _by_name(owner: object) -> dict[str, Stateful]:
     return parts
 
 
-def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] | None = None) -> None:
+def scatter(
+    owner: object,
+    states: dict[str, Any],
+    only: tuple[type, ...] | None = None,
+    before: Callable[[str, object], None] | None = None,
+) -> None:
     """Restore what :func:`gather` returned, and change nothing if the names do not match.
 
     Args:
         owner: the object whose attributes are restored.
         states: states by dotted name.
         only: the types of the attributes to restore; all types by default.
+        before: called with the name of each attribute and the attribute, before it is restored.
 
     Raises:
         CheckpointError: an attribute has no saved state, or a saved state has no attribute.
@@ -167,6 +178,8 @@ def scatter(owner: object, states: dict[str, Any], only: tuple[type, ...] | None
         )
     for name, part in parts.items():
         try:
+            if before is not None:
+                before(name, part)
             part.load_state_dict(states[name])
         except Exception as error:
             error.add_note(f"while restoring {label}.{name} from a checkpoint")

@@ -26,6 +26,7 @@ class Trained:
     """
 
     model: dict[str, Any]
+    changes: dict[str, Any]
     plugins: dict[str, Any]
 
 

@@ -49,6 +49,8 @@ def parts_of_training(
     ``training_state``  the counters
     ``epoch``           the size of an epoch, which a resumed run compares, or the position of a
                         stream
+    ``changes``         a list: what training changed in the model of each rank, if no
+                        ``state_dict`` holds it
     ``model``           ``Model.state_dict()``
     ``validation_due``  ``True`` if a stop interrupted the validation that is due
     ``stops``           the authors of stops that a resumed run repeats
@@ -59,11 +61,13 @@ def parts_of_training(
     ``datamodule``      ``DataModule.state_dict()``
     ==================  =====================================================================
     """
-    metrics = _Metrics(model, session)
+    changes, metrics = session.changes, _Metrics(model, session)
     precision = session.precision
     return [
         Part("training_state", state.dict, state.load_dict),
         Part("epoch", batches.state_dict, batches.load_state_dict),
+        # Before the model, whose own load_state_dict() may know better.
+        Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
         Part("model", model.state_dict, model.load_state_dict),
         Part("validation_due", lambda: control.validation_due, control.load_validation_due),
         Part("stops", control.decisions, control.load_decisions),
@@ -79,9 +83,10 @@ def parts_of_test(
     *, state: TrainingState, model: Model, session: Session, plugins: "PluginStates"
 ) -> list[Part]:
     """Return the parts that a test restores from a checkpoint of training."""
-    metrics = _Metrics(model, session)
+    changes, metrics = session.changes, _Metrics(model, session)
     return [
         Part("training_state", state.dict, state.load_dict),
+        Part("changes", changes.state_dict, changes.load_for_test, per_rank=True),
         Part("model", model.state_dict, lambda saved: model.load_state_dict(saved, fast_init=True)),
         Part("metrics", metrics.save, metrics.load_newest),
         Part("plugins", plugins.save, plugins.load, per_rank=True),

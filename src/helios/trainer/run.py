@@ -1,11 +1,13 @@
 """The work of each process of a run: set up, restore, loop, tear down."""
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
+from helios.model.changes import Changes
 from helios.model.model import overrides
 from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
@@ -60,6 +62,7 @@ class Run:
             self.window,
             Precision(trainer.precision, self.place.device.type, optimizers.name_of),
             optimizers,
+            Changes(self.model),
             is_training=job.purpose == "fit",
             keeps_training_values=trainer.print_frequency is not None,
         )
@@ -133,10 +136,12 @@ class Run:
                 self.checkpoints.require_space(path)
             report.show_restored(path)
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
+        self.session.changes.hold()
         self.batches.begin_phase()
         self.manager.hook.on_training_start()
         model.on_training_start()
         model.train()
+        self.session.changes.start()
         self.generators.restore()  # last, because every process draws while it starts
         report.doing = "training"
         self.timer.start()
@@ -148,7 +153,8 @@ class Run:
         model.on_training_end()
         if self.trainer.chkpt_root is not None:
             return None
-        return Trained(model.state_dict(), self.manager.state_dict())
+        changes = copy.deepcopy(self.session.changes.state_dict())  # testing may change the model
+        return Trained(model.state_dict(), changes, self.manager.state_dict())
 
     def test(self, teardown: Teardown) -> None:
         """Test the newest checkpoint, the trained states, or the weights that the model loads."""
@@ -161,6 +167,7 @@ class Run:
         elif trained is None:
             self.model.load_for_testing()
         else:
+            self.session.changes.load_for_test(trained.changes)
             self.model.load_state_dict(trained.model, fast_init=True)
             self.manager.load_state_dict(trained.plugins)
         report.doing = "testing"
@@ -184,6 +191,7 @@ class Run:
         job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown)
         self.model.setup(fast_init=fast_init)
+        self.session.changes.set_up()
 
     # Methods for the loops.
 

@@ -1,0 +1,273 @@
+"""What a run changes in a model and no ``state_dict`` holds: attributes, modes and groups."""
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from helios.model import groups, stateful, values
+
+if TYPE_CHECKING:
+    from helios.model.model import Model
+
+_logger = logging.getLogger(__name__)
+_TABLES = ("_loss_items", "_val_scores", "_test_scores")
+
+
+class Changes:
+    """Saves and restores what differs from the end of set-up.
+
+    These are the public attributes of the model and of its modules, the non-persistent buffers, the
+    ``requires_grad`` of parameters, the modes of modules, and the groups of optimizers.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+        self._known = values.Known()
+        self._reference: dict[str, dict[str, values.Node]] = {}
+        self._trainable: dict[str, bool] = {}
+        self._modes: dict[str, bool] = {}
+        self._groups: dict[str, groups.Names] = {}
+        self._loaded: dict[str, Any] = {}
+        self._held: dict[str, Any] = {}
+        self._held_objects = values.Known()
+        self._kept: dict[str, set[str]] = {}  # attributes that a checkpoint held: state for ever
+        self._is_told = False
+
+    # The moments of a run.
+
+    def set_up(self) -> None:
+        """Remember everything as it is at the end of set-up."""
+        weights = self._weights()
+        for owner, path in _owners(self._model):
+            images = self._reference[path] = {}
+            for name, value in _attributes(owner):
+                encoder = self._encoder(weights, enroll=True)
+                images[name] = encoder.encode(value, _join(path, name))
+                for node in encoder.tensors:
+                    values.keep(node)
+        self._trainable = self._all_trainable()
+        self._groups = self._all_groups()
+        self._modes = self._all_modes()
+
+    def hold(self) -> None:
+        """Remember what was restored, because the start of training may change it again."""
+        if self._loaded:
+            trainable = self._all_trainable()
+            names = self._loaded["requires_grad"].keys() & trainable.keys()
+            self._held = {
+                "attributes": self._held_attributes(),
+                "requires_grad": {name: trainable[name] for name in names},
+            }
+
+    def start(self) -> None:
+        """Remember the modes as training starts, and restore what its start has changed.
+
+        Called after ``on_training_start`` and ``train()``, which run in each process.
+        """
+        self._modes = self._all_modes()
+        if self._loaded:
+            self._restore(self._held, self._held_objects)
+            modules = {path: owner for owner, path in _owners(self._model)}
+            for path, mode in self._loaded["modes"].items():
+                if path in modules:
+                    modules[path].training = mode
+            self._loaded, self._held, self._held_objects = {}, {}, values.Known()
+
+    # A part of checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what differs, and name once what differs and cannot be saved."""
+        trainable, modes = self._all_trainable(), self._all_modes()
+        grouped = self._all_groups()
+        state = {
+            "attributes": self._changed_attributes(),
+            "requires_grad": _differing(trainable, self._trainable),
+            "modes": _differing(modes, self._modes),
+            "groups": _differing(grouped, self._groups),
+        }
+        self._is_told = True
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; :meth:`start` restores the modes."""
+        if state:
+            self._loaded = state
+            self._restore(state, self._known)
+
+    def load_for_test(self, state: dict[str, Any]) -> None:
+        """Restore attributes alone, as far as set-up has created what they need."""
+        if state:
+            self._restore(state, self._known, is_lenient=True)
+
+    def regroup(self, name: str, part: object) -> None:
+        """Give an optimizer the groups that it had when the loaded checkpoint was saved."""
+        saved = self._loaded.get("groups", {}).get(name)
+        if saved is not None and isinstance(part, Optimizer):
+            found = dict(_parameters(self._model))
+            names = {id(parameter): label for label, parameter in found.items()}
+            if groups.named_groups(part, lambda each: names.get(id(each), "")) != saved:
+                groups.regroup(part, saved, found, name)
+
+    # Attributes.
+
+    def _changed_attributes(self) -> dict[str, Any]:
+        weights, unsaved = self._weights(), []
+        encoder = self._encoder(weights)
+        state: dict[str, Any] = {}
+        for owner, path in _owners(self._model):
+            before = self._reference.get(path, {})
+            kept = self._kept.get(path, set())
+            now = dict(_attributes(owner))
+            changed = {}
+            for name, value in now.items():
+                where = _join(path, name)
+                alone = self._encoder(weights)
+                node = alone.encode(value, where)
+                if isinstance(node, dict) and node["kind"] == "stateful":
+                    # The model's own state_dict holds the state, but not the type.
+                    if name in before and before[name]["type"] != node["type"]:
+                        unsaved += alone.unsaved[:1]
+                    continue
+                if name not in kept and name in before and values.same(before[name], node):
+                    continue
+                if alone.unsaved:
+                    unsaved += alone.unsaved[:1]
+                else:
+                    changed[name] = encoder.encode(value, where)
+            deleted = sorted((before.keys() | kept) - now.keys())
+            if changed or deleted:
+                state[path] = {"changed": changed, "deleted": deleted}
+        values.trim(encoder.tensors)
+        self._tell(unsaved)
+        return state
+
+    def _held_attributes(self) -> dict[str, Any]:
+        weights = self._weights()
+        encoder = values.Encoder(self._held_objects, weights, self._model.device, enroll=True)
+        state: dict[str, Any] = {}
+        for owner, path in _owners(self._model):
+            if path in self._kept:
+                now = {name: each for name, each in _attributes(owner) if name in self._kept[path]}
+                changed = {n: encoder.encode(each, _join(path, n)) for n, each in now.items()}
+                deleted = sorted(self._kept[path] - now.keys())
+                state[path] = {"changed": changed, "deleted": deleted}
+        for node in encoder.tensors:
+            node["value"] = node["value"].clone()
+        return state
+
+    def _restore(
+        self, state: dict[str, Any], known: values.Known, *, is_lenient: bool = False
+    ) -> None:
+        owners = {path: owner for owner, path in _owners(self._model)}
+        decoder = values.Decoder(known, self._weights(), self._model.device)
+        for path, saved in state["attributes"].items():
+            if path not in owners:
+                continue  # loading its network says more
+            owner = owners[path]
+            self._kept.setdefault(path, set()).update(saved["changed"], saved["deleted"])
+            for name in saved["deleted"]:
+                if name in vars(owner):
+                    delattr(owner, name)
+            for name, node in saved["changed"].items():
+                try:
+                    value = decoder.decode(node, getattr(owner, name, None))
+                except values.MissingError:
+                    if not is_lenient:
+                        raise
+                else:
+                    if getattr(owner, name, None) is not value or name not in vars(owner):
+                        setattr(owner, name, value)
+        for name, parameter in _parameters(self._model):
+            if name in state["requires_grad"]:
+                parameter.requires_grad_(state["requires_grad"][name])
+
+    def _tell(self, unsaved: list[tuple[str, str]]) -> None:
+        if unsaved and not self._is_told:
+            label = type(self._model).__name__
+            lines = "".join(f"\n  {label}.{path}: {kind}" for path, kind in unsaved)
+            _logger.warning(
+                "training has changed attributes that a checkpoint cannot hold, so a resumed run"
+                " will not have their values:%s\nGive the object state_dict() and"
+                " load_state_dict(), keep plain values and tensors instead, or begin the"
+                " attribute's name with an underscore if it is only a cache.",
+                lines,
+            )
+
+    # The present.
+
+    def _encoder(self, weights: values.Weights, *, enroll: bool = False) -> values.Encoder:
+        return values.Encoder(self._known, weights, self._model.device, enroll=enroll)
+
+    def _weights(self) -> values.Weights:
+        by_name = dict(_parameters(self._model))
+        for owner, path in _owners(self._model):
+            if isinstance(owner, nn.Module):
+                unsaved = owner._non_persistent_buffers_set  # noqa: SLF001 - no public name
+                buffers = owner.named_buffers(recurse=False)
+                by_name |= {_join(path, n): each for n, each in buffers if n not in unsaved}
+        by_memory = {values.memory_of(tensor): (n, tensor) for n, tensor in by_name.items()}
+        by_memory.pop(0, None)
+        return values.Weights(by_memory, by_name)
+
+    def _all_trainable(self) -> dict[str, bool]:
+        return {name: each.requires_grad for name, each in _parameters(self._model)}
+
+    def _all_modes(self) -> dict[str, bool]:
+        return {p: o.training for o, p in _owners(self._model) if isinstance(o, nn.Module)}
+
+    def _all_groups(self) -> dict[str, groups.Names]:
+        names = {id(parameter): name for name, parameter in _parameters(self._model)}
+        return {
+            name: groups.named_groups(part, lambda each: names.get(id(each), ""))
+            for name, part in stateful.stateful_attributes(self._model)
+            if isinstance(part, Optimizer)
+        }
+
+
+def _owners(model: "Model") -> Iterator[tuple[Any, str]]:
+    """Iterate over the model and its modules, each once, with their paths."""
+    yield model, ""
+    seen: set[int] = set()
+    for name, network in model.networks():
+        for label, module in network.named_modules():
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module, _join(name, label)
+
+
+def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    """Iterate over the attributes that count: public ones, and buffers that are not saved."""
+    if isinstance(owner, nn.Module):
+        for name in owner._non_persistent_buffers_set:  # noqa: SLF001 - torch has no public name
+            yield name, getattr(owner, name)
+    for name, value in vars(owner).items():
+        if name in _TABLES or not (name.startswith("_") or name == "training"):
+            yield name, value
+
+
+def _parameters(model: "Model") -> Iterator[tuple[str, torch.Tensor]]:
+    """Iterate over the parameters of a model by name, those outside of modules included."""
+    seen: set[int] = set()
+    for name, part in stateful.stateful_attributes(model):
+        if isinstance(part, nn.Module):
+            for label, parameter in part.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{name}.{label}", parameter
+        elif isinstance(part, stateful.ParameterState):
+            yield name, part.parameter
+
+
+def _differing(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in now.items() if before.get(name) != value}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
