@@ -39,16 +39,26 @@ class Known:
     def __init__(self) -> None:
         self._paths: dict[int, str] = {}
         self._objects: dict[str, Any] = {}  # also keeps them alive, so that ids stay unique
+        self._by_memory: dict[int, str] = {}
 
     def add(self, path: str, value: Any) -> None:
         """Add an object; the first path of an object counts."""
         if id(value) not in self._paths and path not in self._objects:
             self._paths[id(value)] = path
             self._objects[path] = value
+            if isinstance(value, torch.Tensor):
+                self._by_memory.setdefault(memory_of(value), path)
 
     def path_of(self, value: Any) -> str | None:
         """Return the path of an object, or ``None`` for a newer one."""
         return self._paths.get(id(value))
+
+    def path_of_memory(self, tensor: torch.Tensor) -> str | None:
+        """Return the path of a tensor that uses the same memory, or ``None``."""
+        path = self._by_memory.get(memory_of(tensor))
+        owner = self.get(path)
+        is_same = owner is not None and memory_of(owner) == memory_of(tensor) != 0
+        return path if is_same and owner.dtype == tensor.dtype else None
 
     def get(self, path: str | None) -> Any:
         """Return the object of a path, or ``None``."""
@@ -107,8 +117,10 @@ class Encoder:
         self._alive.append(value)
         if self._enroll:
             self._known.add(path, value)
-        identity = {"number": self._numbers[id(value)], "was": self._known.path_of(value)}
-        return {**self._encode_object(value, path, identity["was"]), **identity}
+        number, was = self._numbers[id(value)], self._known.path_of(value)
+        node = self._encode_object(value, path, was)
+        node.update(number=number, was=was)
+        return node
 
     def _encode_constant(self, value: Any, path: str) -> Node:
         if type(value) is bytes:
@@ -122,7 +134,7 @@ class Encoder:
     def _encode_object(self, value: Any, path: str, was: str | None) -> dict[str, Any]:
         kind: Any = type(value)
         if kind in (torch.Tensor, torch.nn.Parameter):
-            return self._encode_tensor(value)
+            return self._encode_tensor(value, was)
         if kind is np.ndarray and _is_numeric(value.dtype):
             # A copy, because a checkpoint may be written while training continues.
             return {"kind": "array", "value": torch.from_numpy(np.array(value, order="C"))}
@@ -163,13 +175,15 @@ class Encoder:
             self.unsaved.append((path, "collections.defaultdict"))
         return None
 
-    def _encode_tensor(self, tensor: torch.Tensor) -> dict[str, Any]:
+    def _encode_tensor(self, tensor: torch.Tensor, was: str | None) -> dict[str, Any]:
         node: dict[str, Any] = {"kind": "tensor", "is_parameter": _is_parameter(tensor)}
         node["requires_grad"] = tensor.requires_grad and tensor.is_leaf
         name, whole = self._weights.by_memory.get(memory_of(tensor), ("", tensor))
         if name and whole.dtype == tensor.dtype and not node["requires_grad"]:
-            place = [tensor.storage_offset(), list(tensor.size()), list(tensor.stride())]
-            return {**node, "of": name, "place": place}
+            return {**node, "of": name, "place": _place(tensor)}
+        owner = None if was is not None else self._known.path_of_memory(tensor)
+        if owner is not None:
+            node |= {"within": owner, "place": _place(tensor)}
         node["device"] = "run" if tensor.device == self._device else str(tensor.device)
         node["value"] = tensor.detach()
         self.tensors.append(node)
@@ -190,6 +204,7 @@ class Decoder:
         self._weights = weights
         self._device = device
         self._numbered: dict[int, Any] = {}
+        self._memories: dict[Any, torch.Tensor] = {}
 
     def decode(self, node: Node, current: Any = None) -> Any:
         """Return the value of a node.
@@ -257,10 +272,28 @@ class Decoder:
             with torch.no_grad():
                 known.copy_(value)
             return known.requires_grad_(node["requires_grad"])
-        value = value.detach().to(self._device_for(node["device"], current), copy=True)
+        owner = self._known.get(node.get("within"))
+        if isinstance(owner, torch.Tensor) and owner.dtype == value.dtype:
+            offset, size, stride = node["place"]
+            return torch.as_strided(owner.detach(), size, stride, offset).copy_(value)
+        value = self._copy(value.detach(), self._device_for(node["device"], current))
         if node["is_parameter"]:
             return torch.nn.Parameter(value, node["requires_grad"])
         return value.requires_grad_(node["requires_grad"])
+
+    def _copy(self, value: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Copy a tensor to a device; tensors that share memory share the copy of it."""
+        if not _is_dense(value) or not memory_of(value):
+            return value.to(device, copy=True)
+        key = memory_of(value), value.dtype, device
+        if key not in self._memories:
+            storage = value.untyped_storage()
+            whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(
+                storage, 0, (storage.nbytes() // value.element_size(),)
+            )
+            self._memories[key] = whole.to(device, copy=True)
+        offset, size, stride = _place(value)
+        return torch.as_strided(self._memories[key], size, stride, offset)
 
     def _device_for(self, saved: str, current: Any) -> torch.device:
         if saved == "run":
@@ -382,6 +415,10 @@ def trim(nodes: list[dict[str, Any]]) -> None:
         if value.layout is torch.strided and users[memory_of(value)] == 1:
             if value.untyped_storage().nbytes() > value.numel() * value.element_size():
                 node["value"] = value.clone()
+
+
+def _place(tensor: torch.Tensor) -> list[Any]:
+    return [tensor.storage_offset(), list(tensor.size()), list(tensor.stride())]
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:
