@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from helios.model import groups, stateful, values
+from helios.model import decoder, digests, groups, stateful, values
 
 if TYPE_CHECKING:
     from helios.model.model import Model
@@ -51,7 +51,7 @@ class Changes:
                 encoder = self._encoder(weights, enroll=True)
                 images[name] = encoder.encode(value, _join(path, name))
                 for node in encoder.tensors:
-                    values.keep(node)
+                    digests.keep(node)
         self._trainable = self._all_trainable()
         self._groups = self._all_groups()
         self._modes = self._all_modes()
@@ -135,7 +135,7 @@ class Changes:
                     if name in before and before[name]["type"] != node["type"]:
                         unsaved += alone.unsaved[:1]
                     continue
-                if name not in kept and name in before and values.same(before[name], node):
+                if name not in kept and name in before and digests.same(before[name], node):
                     continue
                 if alone.unsaved:
                     unsaved += alone.unsaved[:1]
@@ -166,7 +166,7 @@ class Changes:
         self, state: dict[str, Any], known: values.Known, *, is_lenient: bool = False
     ) -> None:
         owners = {path: owner for owner, path in _owners(self._model)}
-        decoder = values.Decoder(known, self._weights(), self._model.device)
+        decode = decoder.Decoder(known, self._weights(), self._model.device).decode
         for path, saved in state["attributes"].items():
             if path not in owners:
                 continue  # loading its network says more
@@ -177,8 +177,8 @@ class Changes:
                     delattr(owner, name)
             for name, node in saved["changed"].items():
                 try:
-                    value = decoder.decode(node, getattr(owner, name, None))
-                except values.MissingError:
+                    value = decode(node, getattr(owner, name, None))
+                except decoder.MissingError:
                     if not is_lenient:
                         raise
                 else:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from helios.core import Placed, Registry, TrainingState
 from helios.errors import NoRunError
 from helios.model import stateful
+from helios.model.origin import Origin
 from helios.model.session import Session
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Model(Placed, abc.ABC):
         self._save_name = save_name
         self._trainer: Trainer | None = None
         self._session: Session | None = None
+        self._origin = Origin()
         self._own_metrics: dict[str, Any] = {}
         self._metrics = self._own_metrics
         self._loss_items: dict[str, torch.Tensor | None] = {}
@@ -114,7 +116,10 @@ class Model(Placed, abc.ABC):
                 f" {type(session).__name__}: give your own attribute another name."
             )
         self._session = session
-        if session is not None:
+        if session is None:
+            self._origin.end(self)
+        else:
+            self._origin.begin(self, is_training=session.is_training)
             self._loss_items = {}
             self._running_losses = session.running_losses
         if session is not None and session.is_training:
