@@ -37,6 +37,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "scalers",
         "metrics",
         "datamodule",
+        "changes",
         "rng",
         "plugins",
         "plan",
@@ -51,6 +52,8 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert payload["metrics"]["newest"] == model.metrics
     assert payload["metrics"]["in_flight"]["counts"] == {"loss": 2}
     assert payload["datamodule"] == {}
+    empty = {"attributes": {}, "requires_grad": {}, "modes": {}, "groups": {}}
+    assert payload["changes"] == [empty]
     assert [set(rank) for rank in payload["rng"]] == [{"torch", "rand", "numpy"}]
     assert equal(payload["plugins"], [{"keeping": {"x": torch.arange(3)}}])
     assert payload["plan"] == trainer.plan.to_dict()

@@ -76,8 +76,7 @@ class Decoder:
     def _container(self, node: dict[str, Any], known: Any) -> Any:
         kind, number = node["kind"], node["number"]
         if kind in ("tuple", "frozenset"):
-            items = map(self.decode, node["items"])
-            self._numbered[number] = SEQUENCES[kind](items)
+            self._numbered[number] = SEQUENCES[kind](map(self.decode, node["items"]))
             return self._numbered[number]
         value = known if type(known) is (MAPPINGS | SEQUENCES)[kind] else _create(node)
         if kind == "deque" and value.maxlen != node["maxlen"]:
@@ -124,9 +123,9 @@ class Decoder:
         key = memory_of(value), value.dtype, device
         if key not in self._memories:
             storage = value.untyped_storage()
-            whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(
-                storage, 0, (storage.nbytes() // value.element_size(),)
-            )
+            size = [storage.nbytes() // value.element_size()]
+            whole = torch.empty(0, dtype=value.dtype, device=value.device)
+            whole.set_(storage, 0, size, [1])
             self._memories[key] = whole.to(device, copy=True)
         offset, size, stride = place_of(value)
         return torch.as_strided(self._memories[key], size, stride, offset)

@@ -68,7 +68,7 @@ def _digested(node: dict[str, Any]) -> dict[str, Any]:
 
 def digest(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return numbers that depend on each byte of a tensor, in pieces; they stay on the device."""
-    return [_digest(part) for part in _bytes(tensor.detach()).split(_LARGE)]
+    return [_digest(part) for part in torch.split(_bytes(tensor.detach()), _LARGE)]
 
 
 def _digest(data: torch.Tensor) -> torch.Tensor:

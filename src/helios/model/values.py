@@ -1,7 +1,7 @@
 """The values of attributes as plain data, with the identity of the objects among them.
 
-A node is a number, a string or another plain scalar, or a dictionary with a ``kind``. Nodes with the
-same ``number`` are one object. ``was`` is the path that an object had at the end of set-up. In
+A node is a number, a string or another plain scalar, or a dictionary with a ``kind``. Nodes with
+one ``number`` are one object. ``was`` is the path that an object had at the end of set-up. In
 another process, the same object has this path. It is changed in place, because others may hold it.
 """
 
@@ -134,17 +134,18 @@ class Encoder:
         if kind is np.ndarray and _is_numeric(value.dtype):
             # A copy, because a checkpoint may be written while training continues.
             return {"kind": "array", "value": torch.from_numpy(np.array(value, order="C"))}
-        if SEQUENCES.get(kind.__name__) is kind:
-            items: Any = enumerate(sorted(value, key=repr) if "set" in kind.__name__ else value)
+        label: str = kind.__name__
+        if SEQUENCES.get(label) is kind:
+            items: Any = enumerate(sorted(value, key=repr) if "set" in label else value)
             nodes = [self.encode(item, f"{path}.{index}") for index, item in items]
-            node = {"kind": kind.__name__, "items": nodes}
+            node = {"kind": label, "items": nodes}
             return {**node, "maxlen": value.maxlen} if kind is collections.deque else node
-        if MAPPINGS.get(kind.__name__) is kind:
+        if MAPPINGS.get(label) is kind:
             pairs = [
                 [self.encode(key, f"{path}, key"), self.encode(item, f"{path}[{key!r}]")]
                 for key, item in value.items()
             ]
-            node = {"kind": kind.__name__, "items": pairs}
+            node = {"kind": label, "items": pairs}
             if kind is collections.defaultdict:
                 return {**node, "factory": self._factory(value.default_factory, path, was)}
             return node
