@@ -14,7 +14,10 @@ import torch
 
 DEFAULT_SEED = 6691
 
-_MASK = 2**64 - 1
+LARGEST_SEED = 2**64 - 1
+"""The largest seed; PyTorch's generators take 64 bits."""
+
+_MASK = LARGEST_SEED
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples cover 64 bits evenly
 _PCG64_INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F  # any odd number of 128 bits
 
@@ -102,6 +105,16 @@ def preserved_rng_state() -> Iterator[None]:
         yield
     finally:
         load_rng_state_dict(state)
+
+
+def seed_of_epoch(seed: int, epoch: int) -> int:
+    """Return ``seed + epoch``; after :data:`LARGEST_SEED`, the seeds begin again at 0.
+
+    Args:
+        seed: the seed of a run or of a loader.
+        epoch: the number of the epoch.
+    """
+    return (seed + epoch) % (LARGEST_SEED + 1)
 
 
 def derive_seed(seed: int, *numbers: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from helios.core import Registry
-from helios.core.rng import DEFAULT_SEED
+from helios.core.rng import DEFAULT_SEED, LARGEST_SEED, seed_of_epoch
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -44,7 +44,8 @@ class DataLoaderParams:
     """The parameters of a data loader.
 
     Attributes:
-        random_seed: the seed for the order of the samples; the trainer's by default.
+        random_seed: the seed for the order of the samples, from 0 to 2**64 - 1; the trainer's by
+            default.
         batch_size: the number of samples per batch and process.
         shuffle: ``True`` to draw a new order for each epoch.
         num_workers: the number of processes that load samples; with 0, the training process loads
@@ -73,6 +74,21 @@ class DataLoaderParams:
     collate_fn: Callable[..., Any] | None = None
     seeding: Seeding = "sample"
     prefetch_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            ConfigurationError: it is no whole number, or does not fit into 64 bits.
+        """
+        seed = self.random_seed
+        if seed is None:
+            return
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            raise ConfigurationError(
+                f"random_seed={seed!r} of DataLoaderParams: write a whole number from 0 to"
+                " 2**64 - 1, or leave it out."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name."""
@@ -219,4 +235,4 @@ def set_position(
         loader.dataset.epoch = epoch
     if loader.generator is None:  # a user's own loader would draw from training's
         loader.generator = torch.Generator()
-    loader.generator.manual_seed(seed + epoch)
+    loader.generator.manual_seed(seed_of_epoch(seed, epoch))

@@ -3,13 +3,14 @@
 Each sampler draws its order from ``seed + epoch`` alone, and skips ``start_iter`` whole batches.
 """
 
+import hashlib
 from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, DistributedSampler, Sampler
 
-from helios.core import Registry
+from helios.core import Registry, rng
 
 SAMPLER_REGISTRY = Registry("sampler")
 """The registry of samplers; holds the three of this module."""
@@ -70,11 +71,11 @@ class ResumableRandomSampler(ResumableSampler):
 
     def __init__(self, data_source: Sized, seed: int = 0, batch_size: int = 1) -> None:
         super().__init__(data_source, batch_size)
-        self._seed = seed
+        self.seed = seed
 
     def indices(self) -> list[int]:
         """Return a permutation drawn from ``seed + epoch``."""
-        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        generator = torch.Generator().manual_seed(rng.seed_of_epoch(self.seed, self._epoch))
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         return order
 
@@ -118,6 +119,11 @@ class ResumableDistributedSampler(DistributedSampler[int]):
         self.start_iter = 0
         """The number of batches to skip at the beginning of each iteration."""
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order is drawn next."""
+        # PyTorch's sampler seeds with seed + epoch, which must not exceed 64 bits.
+        super().set_epoch(rng.seed_of_epoch(self.seed, epoch) - self.seed)
+
     def __iter__(self) -> Iterator[int]:
         # PyTorch's sampler yields only this process's samples, so a batch is batch_size of them.
         return iter(list(super().__iter__())[self.start_iter * self.batch_size :])
@@ -125,3 +131,32 @@ class ResumableDistributedSampler(DistributedSampler[int]):
 
 ResumableSamplerType = ResumableSampler | ResumableDistributedSampler
 """The samplers that a data loader of Helios accepts."""
+
+
+def describe_order(sampler: ResumableSamplerType, epoch: int) -> str:
+    """Return a text that changes if a sampler yields an epoch's samples in another order.
+
+    Args:
+        sampler: the sampler. If the class is the user's own, its order is computed once.
+        epoch: the number of the epoch.
+    """
+    if isinstance(sampler, ResumableDistributedSampler):
+        facts = [f"shuffle={sampler.shuffle}", f"seed={sampler.seed}"]
+        facts += [f"num_replicas={sampler.num_replicas}", f"drop_last={sampler.drop_last}"]
+    elif type(sampler) is ResumableRandomSampler:
+        facts = [f"seed={sampler.seed}"]
+    elif type(sampler) is ResumableSequentialSampler:
+        facts = []
+    else:
+        facts = _facts_of_own(sampler, epoch)
+    return f"{type(sampler).__name__}({', '.join(facts)})"
+
+
+def _facts_of_own(sampler: ResumableSampler, epoch: int) -> list[str]:
+    if type(sampler).__iter__ is not ResumableSampler.__iter__:
+        return []  # its indices() need not be its order
+    sampler.set_epoch(epoch)
+    order = hashlib.sha256()
+    for index in sampler.indices():
+        order.update(f"{index},".encode())
+    return [f"order={order.hexdigest()[:8]}"]

@@ -51,7 +51,7 @@ class SeededBatches(Dataset[Any]):
         dataset: the user's map-style dataset.
         collate_fn: the function that makes a batch of a list of samples.
         seeding: ``"sample"`` or ``"batch"``.
-        seed: the seed of the run.
+        seed: the seed of the loader.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SeededBatches(Dataset[Any]):
         """The epoch; set it before an iteration begins, because workers copy this object."""
         self._collate_fn = collate_fn
         self._seeding = seeding
-        self._seed = seed
+        self.seed = seed
         # PyTorch's loader calls it to load many samples at once, if the dataset has it.
         self._fetch: Callable[[list[Any]], Any] | None = getattr(dataset, "__getitems__", None)
 
@@ -71,7 +71,7 @@ class SeededBatches(Dataset[Any]):
 
     def __getitems__(self, indices: list[Any]) -> Any:
         """Return the batch of these samples. PyTorch's loader calls this method."""
-        base = rng.derive_seed(self._seed, self.epoch)
+        base = rng.derive_seed(self.seed, self.epoch)
         with own_streams():
             if self._seeding == "sample":
                 samples = [self._load_one(index, base) for index in indices]

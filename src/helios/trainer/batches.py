@@ -9,6 +9,8 @@ from helios.core import Group, Place, TrainingState
 from helios.data import DataModule, StreamPosition
 from helios.data.datamodule import LoaderAndPosition
 from helios.data.loader import set_position
+from helios.data.samplers import describe_order
+from helios.data.seeds import SeededBatches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 
@@ -84,29 +86,35 @@ class Batches:
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
         position, consumed = self._train_loader[1], self._state.dataset_iter
-        now = self._epoch_size()
+        now = self._order()
         if any(before.get(name, now[name]) != now[name] for name in now):  # older files have fewer
             raise CheckpointError(
                 f"the checkpoint was saved after batch {consumed} of an epoch of"
                 f" {_described(before)}, but the training set now has {_described(now)}, in another"
-                " order: restore the data, the batch size and the random_seed that the run was"
-                " started with, or start a new run."
+                " order, so samples would be repeated and others skipped: restore the data, the"
+                " batch size, shuffle or sampler, and each random_seed that the run was started"
+                " with, or start a new run."
             )
         if isinstance(position, StreamPosition):
             position.load_state_dict(before["stream"][self._place.rank], consumed)
 
-    def _epoch_size(self) -> dict[str, int | None]:
-        """Return the values that the order of the samples depends on; ``None`` for a stream."""
+    def _order(self) -> dict[str, Any]:
+        """Return the values that the order of the samples depends on; the seed for a stream."""
         assert self._train_loader is not None  # begin_phase() has set it
         loader, position = self._train_loader
         if isinstance(position, StreamPosition):
-            return {"batches": None, "samples": None}
-        return {
+            return {"batches": None, "samples": None, "seed": self._seed}
+        order = {
             "batches": len(loader),
             "samples": len(position),
             "batch_size": loader.batch_size,
             "seed": self._seed,
         }
+        if self._state.dataset_iter > 0:  # no checkpoint between epochs needs it
+            order["sampler"] = describe_order(position, self._state.global_epoch)
+        if isinstance(loader.dataset, SeededBatches):
+            order["samples_seed"] = loader.dataset.seed
+        return order
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the current epoch, as far as the counters do not hold it."""
@@ -114,8 +122,8 @@ class Batches:
         position = self._train_loader[1]
         if isinstance(position, StreamPosition):
             stream = position.state_dict(self._state.dataset_iter)
-            return {**self._epoch_size(), "stream": self._group.gather(stream)}
-        return self._epoch_size()
+            return {**self._order(), "stream": self._group.gather(stream)}
+        return self._order()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Store what :meth:`state_dict` returned until the loader is created."""
@@ -163,10 +171,19 @@ class Batches:
         return wrapped
 
 
-def _described(epoch: dict[str, Any]) -> str:
-    if epoch["batches"] is None:
-        return "an unknown number of batches (a stream)"
-    text = f"{epoch['batches']} batches from {epoch['samples']} samples"
-    if "seed" not in epoch:
-        return text
-    return f"{text} (batch_size={epoch['batch_size']}, random_seed={epoch['seed']})"
+_TERMS = {
+    "batch_size": "batch_size",
+    "seed": "random_seed",
+    "samples_seed": "DataLoaderParams.random_seed",
+    "sampler": "sampler",
+}
+"""The parts of an order, and their names in messages."""
+
+
+def _described(order: dict[str, Any]) -> str:
+    if order["batches"] is None:
+        text = "an unknown number of batches (a stream)"
+    else:
+        text = f"{order['batches']} batches from {order['samples']} samples"
+    terms = [f"{term}={order[name]}" for name, term in _TERMS.items() if name in order]
+    return f"{text} ({', '.join(terms)})" if terms else text

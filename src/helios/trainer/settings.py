@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from helios.core import TrainingUnit
-from helios.core.rng import DEFAULT_SEED
+from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 
@@ -157,6 +157,11 @@ def check_chkpt_root(
 def check_seed(value: int | None) -> int:
     """Return the seed of all random numbers."""
     seed = check_count("random_seed", value, 0)
+    if seed is not None and seed > LARGEST_SEED:
+        raise ConfigurationError(
+            f"random_seed={seed} does not fit into 64 bits: write a whole number from 0 to"
+            " 2**64 - 1, or leave it out."
+        )
     return DEFAULT_SEED if seed is None else seed
 
 

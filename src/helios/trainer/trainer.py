@@ -45,7 +45,7 @@ class Trainer:
         early_stop_cycles: the number of validations without improvement before training stops.
         use_cpu: ``True`` for the CPU, ``False`` for a GPU; by default a GPU if one is available.
         gpus: the number of the GPU to use, in a list.
-        random_seed: the seed of every generator and loader; 6691 by default.
+        random_seed: the seed of every generator and loader, from 0 to 2**64 - 1; 6691 by default.
         enable_progress_bar: ``True`` to show progress on the terminal or in the notebook.
         chkpt_root: the folder for checkpoints; each model has its own subfolder, named after it.
         run_root: the folder for all files of a run: log file, metrics, plan, and checkpoints
