@@ -61,6 +61,9 @@ class DataLoaderParams:
             depend on the batch size. ``"none"`` is for samples that draw no random numbers.
         prefetch_factor: the number of batches that each worker reads ahead; PyTorch's default by
             default.
+        replay: for a stream: ``True`` if a resumed run reads the consumed samples of its epoch
+            again, although the dataset has a ``state_dict``; ``False`` if it trusts that state.
+            By default, it trusts each state but those that are known to be incomplete.
     """
 
     random_seed: int | None = None
@@ -74,6 +77,7 @@ class DataLoaderParams:
     collate_fn: Callable[..., Any] | None = None
     seeding: Seeding = "sample"
     prefetch_factor: int | None = None
+    replay: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the seed.
@@ -119,6 +123,7 @@ def create_dataloader(
         TypeError: ``params.sampler`` is not resumable.
     """
     _check(params)
+    _check_replay(dataset, params.replay)
     collate_fn = params.collate_fn or default_collate
     pin_memory = params.pin_memory and torch.cuda.is_available()
     if isinstance(dataset, IterableDataset):
@@ -130,6 +135,7 @@ def create_dataloader(
             collate_fn,
             params.seeding,
             _seed(params),
+            params.replay,
         )
         return create_stream_loader(stream, params.num_workers, params.prefetch_factor, pin_memory)
     if len(cast(Sized, dataset)) == 0:
@@ -175,6 +181,18 @@ def _check(params: DataLoaderParams) -> None:
                 f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
                 " num_workers, too, or remove prefetch_factor."
             )
+
+
+def _check_replay(dataset: Dataset[Any], replay: bool | None) -> None:
+    if replay is None:
+        return
+    if not isinstance(replay, bool):
+        raise ConfigurationError(f"replay={replay!r}: write True or False, or leave it out.")
+    if not isinstance(dataset, IterableDataset):
+        raise ConfigurationError(
+            f"replay={replay} is for streams, but {type(dataset).__name__} is a map-style dataset,"
+            " which Helios can read from any sample on: leave replay out."
+        )
 
 
 def _check_stream(dataset: IterableDataset[Any], params: DataLoaderParams) -> None:

@@ -154,7 +154,8 @@ def describe_order(sampler: ResumableSamplerType, epoch: int) -> str:
 
 def _facts_of_own(sampler: ResumableSampler, epoch: int) -> list[str]:
     if type(sampler).__iter__ is not ResumableSampler.__iter__:
-        return []  # its indices() need not be its order
+        seed = getattr(sampler, "seed", None)  # its indices() need not be its order
+        return [] if seed is None else [f"seed={seed}"]
     sampler.set_epoch(epoch)
     order = hashlib.sha256()
     for index in sampler.indices():

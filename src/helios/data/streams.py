@@ -8,6 +8,7 @@ own, it skips samples.
 import collections
 import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helios.core import TrainingState, rng
 from helios.core.distributed import get_global_rank
+from helios.data.replay import has_incomplete_state
 from helios.data.seeds import (
     Seeding,
     as_it_is,
@@ -24,6 +26,8 @@ from helios.data.seeds import (
     own_streams,
 )
 from helios.errors import CheckpointError, ConfigurationError
+
+_logger = logging.getLogger(__name__)
 
 
 class StreamBatches(IterableDataset[Any]):
@@ -35,7 +39,12 @@ class StreamBatches(IterableDataset[Any]):
         drop_last: ``True`` to skip a last batch that is not full; each worker has one.
         collate_fn: the function that makes a batch of a list of samples.
         seeding: the moment when generators are seeded, by seed, epoch, worker and sample number.
-        seed: the seed of the run.
+        seed: the seed of the loader.
+        replay: ``True`` to ignore a state of the dataset, and to restore a position by reading
+            the consumed samples again; by default, if that state is known to be incomplete.
+
+    Raises:
+        ConfigurationError: the state is known to be incomplete, and ``replay`` is ``False``.
     """
 
     def __init__(
@@ -46,8 +55,16 @@ class StreamBatches(IterableDataset[Any]):
         collate_fn: Callable[..., Any],
         seeding: Seeding,
         seed: int,
+        replay: bool | None = None,
     ) -> None:
+        is_incomplete = has_incomplete_state(dataset)
+        if is_incomplete and replay is False:
+            raise ConfigurationError(
+                f"{type(dataset).__name__} has a shuffle buffer whose samples are not in its state,"
+                " so a run that resumes from that state would lose them: remove replay=False."
+            )
         self.dataset = dataset
+        self.replay = is_incomplete if replay is None else replay
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.collate_fn = collate_fn
@@ -98,16 +115,20 @@ class _Reader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the position by the saved states, or by skipping samples if none was saved."""
         self._ended = state["ended"]
-        if state["taken"] == 0 or self._ended:
+        parts = set() if self._stream.replay else state.keys() & {"dataset", "iterator"}
+        if state["taken"] == 0 or (self._ended and "dataset" not in parts):
             return
         with own_streams():  # also without seeding: the interrupted run has drawn already
             self._set_epoch()  # before the state is restored, because set_epoch may reset it
-            if "dataset" in state:
+            if "dataset" in parts:
                 self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
+            if self._ended:  # the dataset may carry over to the next epoch
+                self._taken = state["taken"]
+                return
             samples = self._iterate()
-            if "iterator" in state:
+            if "iterator" in parts:
                 samples.load_state_dict(state["iterator"])  # type: ignore[attr-defined]  # it has one
-            if "dataset" in state or "iterator" in state:
+            if parts:
                 self._taken = state["taken"]
             while self._taken < state["taken"] and not self._ended:
                 self._take()
@@ -146,15 +167,17 @@ class _Reader:
         return self._samples
 
     def _stateful(self, samples: Any) -> dict[str, Any]:
-        """Return the objects that have a state, by their names in :meth:`state_dict`."""
+        """Return the objects whose state counts, by their names in :meth:`state_dict`."""
+        if self._stream.replay:
+            return {}
         parts = {"dataset": self._stream.dataset, "iterator": samples}
         if samples is self._stream.dataset:
             del parts["dataset"]
-        return {
-            name: part
-            for name, part in parts.items()
-            if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-        }
+        return {name: part for name, part in parts.items() if _has_state(part)}
+
+
+def _has_state(part: object) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
 
 
 class StreamPosition:
@@ -206,33 +229,71 @@ class StreamPosition:
             )
 
     def state_dict(self, consumed: int) -> dict[str, Any] | None:
-        """Return the position after a batch of the current epoch; ``None`` at its beginning."""
+        """Return the position after a batch of the current epoch.
+
+        Between two epochs, only a dataset in the training process has a position: it may carry
+        over to the next epoch. Workers end with their epoch, and so does their position.
+
+        Args:
+            consumed: the number of the batch; 0 between two epochs.
+
+        Returns:
+            The position; ``None`` if nothing carries over.
+        """
         if consumed == 0:
-            return None
+            return self._between_epochs()
         loader_state = next(state for number, state in self._behind if number == consumed)
         return {**self._parameters(), "loader": loader_state}
 
     def load_state_dict(self, state: dict[str, Any], consumed: int) -> None:
         """Start the next iteration after a batch of the current epoch.
 
+        Args:
+            state: the result of :meth:`state_dict`.
+            consumed: the number of the batch; 0 between two epochs.
+
         Raises:
-            CheckpointError: the number of workers or the batch size has changed.
+            CheckpointError: a parameter that the position depends on has changed.
         """
+        if consumed == 0:
+            self._carry_over(state)
+            return
         for name, value in self._parameters().items():
-            if state[name] != value:
+            if state.get(name, value) != value:  # older files have fewer
                 raise CheckpointError(
                     f"the checkpoint was saved inside an epoch of a stream with"
-                    f" {name}={state[name]}, but {name} is {value} now: pass"
-                    f" {name}={state[name]} until the epoch is over, or start a new run."
+                    f" {name}={state[name]!r}, but {name} is {value!r} now: pass"
+                    f" {name}={state[name]!r} until the epoch is over, or start a new run."
                 )
         self._behind.append((consumed, state["loader"]))
         self._loader.load_state_dict(state["loader"])
 
-    def _parameters(self) -> dict[str, int]:
+    def _parameters(self) -> dict[str, Any]:
         return {
             "num_workers": self._loader.num_workers,
             "batch_size": self._stream.batch_size,
+            "random_seed": self._stream.seed,
+            "seeding": self._stream.seeding,
         }
+
+    def _between_epochs(self) -> dict[str, Any] | None:
+        dataset: Any = self._stream.dataset
+        if self._loader.num_workers > 0 or self._stream.replay or not _has_state(dataset):
+            return None
+        state = copy.deepcopy(dataset.state_dict())
+        return {"between_epochs": {"type": type(dataset).__name__, "dataset": state}}
+
+    def _carry_over(self, state: dict[str, Any]) -> None:
+        saved, dataset = state["between_epochs"], self._stream.dataset
+        if saved["type"] != type(dataset).__name__ or not _has_state(dataset):
+            _logger.warning(
+                "the checkpoint holds the position of the stream %s, but the training set is %s"
+                " now: it starts from its beginning.",
+                saved["type"],
+                type(dataset).__name__,
+            )
+        elif not self._stream.replay:
+            dataset.load_state_dict(saved["dataset"])  # type: ignore[attr-defined]  # it has one
 
 
 def create_stream_loader(

@@ -82,6 +82,10 @@ class Batches:
         before, self._restored = self._restored, None
         if before is not None and self._state.dataset_iter > 0:
             self._resume_inside_epoch(before)
+        elif before is not None and isinstance(position, StreamPosition):
+            carried = before.get("stream", [])
+            if carried and carried[self._place.rank] is not None:
+                position.load_state_dict(carried[self._place.rank], 0)
 
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
@@ -182,8 +186,8 @@ _TERMS = {
 
 def _described(order: dict[str, Any]) -> str:
     if order["batches"] is None:
-        text = "an unknown number of batches (a stream)"
-    else:
-        text = f"{order['batches']} batches from {order['samples']} samples"
+        seed = f"random_seed={order['seed']} and " if "seed" in order else ""
+        return f"{seed}an unknown number of batches (a stream)"
+    text = f"{order['batches']} batches from {order['samples']} samples"
     terms = [f"{term}={order[name]}" for name, term in _TERMS.items() if name in order]
     return f"{text} ({', '.join(terms)})" if terms else text
