@@ -240,7 +240,6 @@ def test_iterations(tmp_path: Any) -> None:
         SAVE.format(epoch=0, batch=1),
         SECOND_BATCH,
         second,
-        SAVE.format(epoch=0, batch=2),
         EPOCH_END,
         SAVE.format(epoch=1, batch=2),
         END,

@@ -26,6 +26,10 @@ _KEYS = {
 }
 
 
+_ADDED: dict[str, Any] = {"optimizers": {}}
+"""The parts that earlier releases of this format did not write, as if they had been empty."""
+
+
 def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
@@ -42,6 +46,7 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} was written by Helios {payload.get('version')} in format {number};"
             f" this release reads up to format {FORMAT}. Install that release or a newer one."
         )
+    payload = {**_ADDED, **payload}
     while number in _MIGRATIONS:
         payload = _MIGRATIONS[number](payload, path)
         number = payload["format"]

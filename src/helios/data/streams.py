@@ -207,9 +207,7 @@ class StreamPosition:
             ConfigurationError: the epoch has no batch.
         """
         self._stream.epoch = state.global_epoch
-        self._loader.generator.manual_seed(
-            rng.seed_of_epoch(self._stream.seed, state.global_epoch)
-        )
+        self._loader.generator.manual_seed(rng.seed_of_epoch(self._stream.seed, state.global_epoch))
         if state.dataset_iter == 0:
             self._behind.clear()
         number = state.dataset_iter

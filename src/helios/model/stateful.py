@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from helios.errors import CheckpointError, nearest
+from helios.model.optimizer_state import require_same_groups
 
 
 @runtime_checkable
@@ -176,6 +177,8 @@ def scatter(
             f" have after setup().{nearest(min(unknown), parts)} Create the attribute in setup(),"
             " or override load_state_dict()."
         )
+    for name, part in parts.items():
+        require_same_groups(f"{label}.{name}", part, states[name])
     for name, part in parts.items():
         try:
             if before is not None:

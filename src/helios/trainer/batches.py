@@ -108,7 +108,7 @@ class Batches:
         loader, position = self._train_loader
         if isinstance(position, StreamPosition):
             return {"batches": None, "samples": None, "seed": self._seed}
-        order = {
+        order: dict[str, Any] = {
             "batches": len(loader),
             "samples": len(position),
             "batch_size": loader.batch_size,

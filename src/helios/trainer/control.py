@@ -41,6 +41,7 @@ class Control:
         requests: the requests to stop, in the order in which they came.
         interruptible: ``True`` if an urgent stop interrupts a validation at once.
         validation_due: ``True`` if a validation is due now and not complete yet.
+        save_due: ``True`` if a checkpoint is due when the current epoch has ended.
         final_error: the error that the run raises after its normal end.
     """
 
@@ -64,6 +65,7 @@ class Control:
         self.requests: list[StopRequest] = []
         self.interruptible = False
         self.validation_due = False
+        self.save_due = False
         self.final_error: BaseException | None = None
 
     def request(self, request: StopRequest) -> None:
@@ -93,12 +95,37 @@ class Control:
 
     def is_finished(self) -> bool:
         """Return whether training is complete, stopped early, or stopped by a request."""
+        return self._is_at_end() or self.is_stopped()
+
+    def has_ended(self) -> bool:
+        """Return whether training ends here at each start, unless an argument changes."""
+        return self._is_at_end() or bool(self.decisions())
+
+    def _is_at_end(self) -> bool:
         state, cycles = self._state, self._early_stop_cycles
         is_stale = cycles is not None and state.early_stop_count >= cycles
+        return state.units(self._unit) >= self._total_steps or (
+            is_stale and state.validation_cycles > 0
+        )
+
+    def reason_to_end(self) -> str:
+        """Return a sentence about why a run has nothing to train, and how to train longer."""
+        state, unit = self._state, self._unit.value
+        done = state.units(self._unit)
+        if done >= self._total_steps:
+            return (
+                f"it has completed {done} {unit}s of total_steps={self._total_steps}. To train"
+                " longer, pass a larger total_steps."
+            )
+        if self.decisions():
+            return (
+                "should_training_stop has ended it. To train again, start a new run in another"
+                " folder."
+            )
         return (
-            state.units(self._unit) >= self._total_steps
-            or (is_stale and state.validation_cycles > 0)
-            or self.is_stopped()
+            f"the metrics have not improved for {state.early_stop_count} validations, and"
+            f" early_stop_cycles={self._early_stop_cycles}. To train longer, pass a larger"
+            " early_stop_cycles."
         )
 
     # The state in checkpoints.

@@ -48,7 +48,8 @@ def train(run: "Run") -> None:
         state.dataset_iter = 0
         if model.should_advance_dataset_phase():
             run.batches.advance_phase()
-        if in_epochs and is_due(trainer.chkpt_frequency, state.global_epoch):
+        if control.save_due or (in_epochs and is_due(trainer.chkpt_frequency, state.global_epoch)):
+            control.save_due = False
             run.checkpoints.save()
     run.checkpoints.save_if_changed()
 
@@ -77,13 +78,20 @@ def train_epoch(run: "Run") -> bool:
 
 
 def complete_step(run: "Run") -> None:
-    """Validate and save after an optimizer step, if the training unit is the iteration."""
+    """Validate and save after an optimizer step, if the training unit is the iteration.
+
+    After the last batch of an epoch, the save waits for the end of the epoch, so that one moment
+    does not get two checkpoints. The end of a stream is not known yet.
+    """
     trainer, state = run.trainer, run.state
     run.control.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
     if run.control.validation_due and not validate(run):
         return
     if is_due(trainer.chkpt_frequency, state.current_iteration):
-        run.checkpoints.save()
+        if state.dataset_iter == run.batches.per_epoch:
+            run.control.save_due = True
+        else:
+            run.checkpoints.save()
 
 
 def train_batch(run: "Run", batch: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from helios.core import Group, Place, TrainingState, rng
 from helios.data import DataModule
 from helios.model import Model
+from helios.model.optimizer_record import OptimizerRecord
 from helios.model.session import Session
 from helios.plugins import PluginManager
 from helios.trainer.batches import Batches
@@ -36,6 +37,7 @@ def parts_of_training(
     *,
     state: TrainingState,
     model: Model,
+    optimizers: OptimizerRecord,
     session: Session,
     datamodule: DataModule,
     batches: Batches,
@@ -49,6 +51,7 @@ def parts_of_training(
     ``training_state``  the counters
     ``epoch``           the size of an epoch, which a resumed run compares, or the position of a
                         stream
+    ``optimizers``      the class of each optimizer, and its hyper-parameters after ``setup()``
     ``changes``         a list: what training changed in the model of each rank, if no
                         ``state_dict`` holds it
     ``model``           ``Model.state_dict()``
@@ -66,6 +69,7 @@ def parts_of_training(
     return [
         Part("training_state", state.dict, state.load_dict),
         Part("epoch", batches.state_dict, batches.load_state_dict),
+        Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
         Part("model", model.state_dict, model.load_state_dict),

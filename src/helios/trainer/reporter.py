@@ -62,6 +62,14 @@ class Reporter:
             logging.INFO,
         )
 
+    def show_nothing_to_train(self, reason: str) -> None:
+        """Say that a run that is started again is over.
+
+        Args:
+            reason: why, and how to train longer.
+        """
+        self._tell(f"nothing to train: the run is over, because {reason}", logging.INFO)
+
     def show_stops(self, requests: list[StopRequest]) -> None:
         """Show the reasons of an early stop, if any."""
         for request in requests:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
+from helios.model import Model
 from helios.model.changes import Changes
 from helios.model.model import overrides
+from helios.model.optimizer_record import OptimizerRecord
 from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.session import Session
@@ -75,6 +77,8 @@ class Run:
             self.place,
             self.group,
         )
+        restores_itself = type(self.model).load_state_dict is not Model.load_state_dict
+        self.optimizers = OptimizerRecord(self.model, is_strict=not restores_itself)
         self.generators = parts.Generators()
         self.plugin_states = parts.PluginStates(self.manager)
         self.checkpoints = Checkpointer(
@@ -102,6 +106,7 @@ class Run:
         return parts.parts_of_training(
             state=self.state,
             model=self.model,
+            optimizers=self.optimizers,
             session=self.session,
             datamodule=self.job.datamodule,
             batches=self.batches,
@@ -129,6 +134,7 @@ class Run:
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
+        self.optimizers.note()
         teardown.push(self.checkpoints.flush)  # before the plug-ins are torn down
         path = self.checkpoints.restore(compare_plans=True)
         if path is not None:
@@ -138,6 +144,8 @@ class Run:
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
         self.session.changes.hold()
         self.batches.begin_phase()
+        if path is not None and self._is_over():
+            report.show_nothing_to_train(self.control.reason_to_end())
         self.manager.hook.on_training_start()
         model.on_training_start()
         model.train()
@@ -173,6 +181,12 @@ class Run:
         report.doing = "testing"
         loops.test(self)
         report.show_stops(self.control.requests)
+
+    def _is_over(self) -> bool:
+        """Whether a restored run has reached its end, and completed what belongs to it."""
+        is_at_end_of_epoch = self.state.dataset_iter == self.batches.per_epoch
+        is_complete = not self.control.validation_due and not is_at_end_of_epoch
+        return is_complete and self.control.has_ended()
 
     def _set_up(self, teardown: Teardown, *, fast_init: bool) -> None:
         trainer, job = self.trainer, self.job
