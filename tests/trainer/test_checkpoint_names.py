@@ -24,6 +24,36 @@ def test_names_in_iterations(fit: Any, folder: pathlib.Path) -> None:
     assert names(folder) == ["tiny_epoch_0_iter_4.pth", "tiny_epoch_1_iter_8.pth"]
 
 
+def test_end_of_an_epoch_is_saved_once_in_iterations(fit: Any, folder: pathlib.Path) -> None:
+    class Counting(TinyModel):
+        def on_training_epoch_end(self, current_epoch: int) -> None:
+            self.metrics["ended"] = current_epoch + 1
+
+    fit(Counting(), train_unit="iteration", total_steps=12, chkpt_frequency=3, valid_frequency=6)
+    assert names(folder) == [
+        "tiny_epoch_0_iter_3.pth",
+        "tiny_epoch_1_iter_6.pth",
+        "tiny_epoch_1_iter_9.pth",
+        "tiny_epoch_2_iter_12.pth",
+    ]
+    assert storage.load(folder / "tiny_epoch_2_iter_12.pth")["metrics"]["newest"]["ended"] == 2
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_stop_at_the_end_of_an_epoch_is_saved_once(
+    fit: Any, folder: pathlib.Path, unit: str, accumulation: int
+) -> None:
+    class Stopping(TinyModel):
+        def on_training_epoch_end(self, current_epoch: int) -> None:
+            self.trainer.request_stop("enough")
+
+    arguments = {"train_unit": unit, "total_steps": 12, "accumulation_steps": accumulation}
+    _, trainer = fit(Stopping(), chkpt_frequency=1, valid_frequency=1, **arguments)
+    newest = f"_iter_{trainer.state.current_iteration}.pth"
+    assert sum(name.endswith(newest) for name in names(folder)) == 1
+
+
 def test_optimizer_steps_are_counted_in_the_name(fit: Any, folder: pathlib.Path) -> None:
     fit(accumulation_steps=4)
     assert names(folder) == ["tiny_epoch_1_iter_2.pth"]

@@ -93,7 +93,7 @@ class OptimizerRecord:
                     changes.append(f"{key}{group} is {new[key]!r}, but was {old[key]!r}")
         if changes:
             _logger.warning(
-                "the hyper-parameters of %s.%s have changed in setup(): %s when the run was started. The run uses those"
+                "the hyper-parameters of %s.%s have changed in setup(): %s. The run uses those"
                 " of the checkpoint. To use the new ones, override load_state_dict(), and set them"
                 " in optimizer.param_groups after super().load_state_dict(...).",
                 type(self._model).__name__,
