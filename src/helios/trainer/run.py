@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
-from helios.model import Model
 from helios.model.changes import Changes
 from helios.model.model import overrides
 from helios.model.optimizer_record import OptimizerRecord
@@ -77,8 +76,8 @@ class Run:
             self.place,
             self.group,
         )
-        restores_itself = type(self.model).load_state_dict is not Model.load_state_dict
-        self.optimizers = OptimizerRecord(self.model, is_strict=not restores_itself)
+        is_strict = not overrides(self.model, "load_state_dict")
+        self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
         self.generators = parts.Generators()
         self.plugin_states = parts.PluginStates(self.manager)
         self.checkpoints = Checkpointer(
