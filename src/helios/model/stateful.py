@@ -155,7 +155,7 @@ def scatter(
         owner: the object whose attributes are restored.
         states: states by dotted name.
         only: the types of the attributes to restore; all types by default.
-        before: called with the name of each attribute and the attribute, before it is restored.
+        before: called with the name of each attribute and the attribute, before any is restored.
 
     Raises:
         CheckpointError: an attribute has no saved state, or a saved state has no attribute.
@@ -177,12 +177,13 @@ def scatter(
             f" have after setup().{nearest(min(unknown), parts)} Create the attribute in setup(),"
             " or override load_state_dict()."
         )
+    if before is not None:
+        for name, part in parts.items():
+            before(name, part)
     for name, part in parts.items():
         require_same_groups(f"{label}.{name}", part, states[name])
     for name, part in parts.items():
         try:
-            if before is not None:
-                before(name, part)
             part.load_state_dict(states[name])
         except Exception as error:
             error.add_note(f"while restoring {label}.{name} from a checkpoint")
