@@ -72,6 +72,8 @@ class StreamBatches(IterableDataset[Any]):
         self.seed = seed
         self.epoch = 0
         """The epoch; set it before an iteration begins, because workers copy this object."""
+        self.yields_sizes = False
+        """``True`` to yield pairs of the number of samples and the batch; set it as the epoch."""
         self.rank = get_global_rank()
 
     def __iter__(self) -> "_Reader":
@@ -101,7 +103,7 @@ class _Reader:
             batch = None if is_over else self._stream.collate_fn(samples)
         if is_over:
             raise StopIteration
-        return batch
+        return (len(samples), batch) if self._stream.yields_sizes else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of samples taken, and the states of dataset and iterator, if any."""
@@ -194,7 +196,7 @@ class StreamPosition:
     def __init__(self, loader: DataLoader[Any], stream: StreamBatches) -> None:
         self._loader: Any = loader
         self._stream = stream
-        self._behind: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self._behind: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
 
     def read(self, state: TrainingState) -> Iterator[Any]:
         """Yield the batches of the current epoch that have not been consumed yet.
@@ -212,9 +214,9 @@ class StreamPosition:
             self._behind.clear()
         number = state.dataset_iter
         try:
-            for batch in self._loader:
+            for size, batch in self.counted():
                 number += 1
-                self._behind.append((number, self._loader.state_dict()))
+                self._behind.append((number, size, self._loader.state_dict()))
                 while self._behind[0][0] < state.dataset_iter:
                     self._behind.popleft()
                 yield batch
@@ -225,6 +227,23 @@ class StreamPosition:
                 f"the stream {type(self._stream.dataset).__name__} has no batch in epoch"
                 f" {state.global_epoch}: return a new iterator from each call of __iter__."
             )
+
+    def counted(self) -> Iterator[tuple[int, Any]]:
+        """Yield the batches, each after its number of samples."""
+        self._stream.yields_sizes = True
+        try:
+            yield from self._loader
+        finally:
+            self._stream.yields_sizes = False
+
+    def size(self, number: int) -> int:
+        """Return the number of samples in a batch that :meth:`read` has yielded.
+
+        Args:
+            number: the number of the batch in its epoch; batches before the last consumed one are
+                forgotten.
+        """
+        return next(size for behind, size, _ in self._behind if behind == number + 1)
 
     def state_dict(self, consumed: int) -> dict[str, Any] | None:
         """Return the position after a batch of the current epoch.
@@ -240,7 +259,7 @@ class StreamPosition:
         """
         if consumed == 0:
             return self._between_epochs()
-        loader_state = next(state for number, state in self._behind if number == consumed)
+        loader_state = next(state for number, _, state in self._behind if number == consumed)
         return {**self._parameters(), "loader": loader_state}
 
     def load_state_dict(self, state: dict[str, Any], consumed: int) -> None:
@@ -263,7 +282,7 @@ class StreamPosition:
                     f" {name}={state[name]!r}, but {name} is {value!r} now: pass"
                     f" {name}={state[name]!r} until the epoch is over, or start a new run."
                 )
-        self._behind.append((consumed, state["loader"]))
+        self._behind.append((consumed, 0, state["loader"]))  # the size was used before the save
         self._loader.load_state_dict(state["loader"])
 
     def _parameters(self) -> dict[str, Any]:

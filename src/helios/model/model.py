@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from helios.core import Placed, Registry, TrainingState
 from helios.errors import NoRunError
 from helios.model import stateful
+from helios.model.metrics import Metric
 from helios.model.origin import Origin
 from helios.model.session import Session
 
@@ -86,9 +87,11 @@ class Model(Placed, abc.ABC):
     def metrics(self) -> dict[str, Any]:
         """The newest results of validation or testing, by name.
 
-        At the end of a validation, the trainer enters the values that :meth:`log` collected, and
-        then calls :meth:`have_metrics_improved`. The model may enter values of its own, such as
-        the best result so far. Checkpoints save all entries, so they must be plain values.
+        After the last batch of a validation, the trainer enters the means of the values that
+        :meth:`log` collected, so :meth:`on_validation_end` finds them here. It then enters the
+        values that :meth:`on_validation_end` logged, and calls :meth:`have_metrics_improved`. The
+        model may enter values of its own, such as the best result so far. Checkpoints save all
+        entries, so they must be plain values.
         """
         return self._metrics
 
@@ -160,18 +163,32 @@ class Model(Placed, abc.ABC):
         """
         return self.session.prepare(module, self.device, compile=compile)
 
-    def log(self, name: str, value: torch.Tensor | float) -> None:
-        """Log a value; loggers receive the mean of the values since their last call.
+    def log(
+        self,
+        name: str,
+        value: torch.Tensor | float | Metric,
+        weight: torch.Tensor | float | None = None,
+    ) -> None:
+        """Log a value; loggers receive the weighted mean of the values since their last call.
 
-        Loggers receive training values every ``print_frequency`` steps. Without a
-        ``print_frequency``, training values are dropped. Loggers receive the values of a
-        validation or a test at its end. Tensors stay on their device until then.
+        Loggers receive training values every ``print_frequency`` steps, or at the end of each
+        epoch without a ``print_frequency``. They receive the rest when training is complete. They
+        receive the values of a validation or a test at its end, and those that are logged in
+        ``on_training_epoch_end`` with that epoch. Tensors stay on their device until then. If no
+        plug-in implements ``on_log``, training values are dropped.
+
+        A metric of torchmetrics may be logged instead of a number. The model updates it; at the
+        moments above, the trainer computes it, resets it, and hands out its value. Checkpoints
+        save its state.
 
         Args:
             name: the name of the quantity.
-            value: a number, or a tensor with one element.
+            value: a number, a tensor with one element, or a metric of torchmetrics.
+            weight: the weight of the value in the mean, such as the number of tokens or pixels
+                that it is a mean of. By default, the number of samples that the loader put into
+                the current batch, or 1 outside of a batch.
         """
-        self.session.log(name, value)
+        self.session.log(name, value, weight)
 
     def optimize(
         self,

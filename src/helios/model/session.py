@@ -1,6 +1,8 @@
 """The session: the objects that a run provides to a model."""
 
 import contextlib
+import math
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -9,8 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helios.core import Place, TrainingState
+from helios.errors import ConfigurationError
 from helios.model.changes import Changes
-from helios.model.metrics import MetricBuffer
+from helios.model.metric_objects import MetricObjects
+from helios.model.metrics import MetricBuffer, Number, is_metric
 from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
 from helios.model.window import Window
@@ -45,6 +49,8 @@ class Session:
         precision: the number types and the loss scalers of the run.
         optimizers: the optimizers of the model.
         changes: what the run changes in the model and no ``state_dict`` holds.
+        metric_objects: the metrics of torchmetrics that the model holds.
+        batch_size: returns the number of samples in a training batch, by its number in the epoch.
         is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
         keeps_training_values: ``True`` if the values that a model logs in training will be read.
 
@@ -53,7 +59,11 @@ class Session:
         precision: the number types and the loss scalers of the run.
         changes: what the run changes in the model and no ``state_dict`` holds.
         is_training: ``True`` if the run trains the model.
+        batch: the number of the current batch in its epoch or evaluation; ``None`` outside of a
+            batch. The weights of logged values depend on it.
         training_log: the values logged in training since the last read.
+        epoch_log: the values logged at the end of an epoch, if they are read apart from the
+            others.
         evaluation_log: the values logged in the current validation or test.
         running_losses: the sums of losses, by name, since the last validation.
     """
@@ -67,6 +77,8 @@ class Session:
         precision: Precision,
         optimizers: Optimizers,
         changes: Changes,
+        metric_objects: MetricObjects,
+        batch_size: Callable[[int], int],
         *,
         is_training: bool,
         keeps_training_values: bool,
@@ -75,16 +87,21 @@ class Session:
         self.precision = precision
         self.changes = changes
         self.is_training = is_training
+        self.batch: int | None = None
         self.training_log = MetricBuffer()
+        self.epoch_log = MetricBuffer()
         self.evaluation_log = MetricBuffer()
         self.running_losses: dict[str, torch.Tensor] = {}
         self._hooks = hooks
         self._state = state
         self._window = window
         self._keeps_training_values = keeps_training_values
-        self._is_evaluating = False
+        self._log = self.training_log
+        self._is_logging = keeps_training_values
+        self._batch_size = batch_size
         self._optimizers = optimizers
         self._outside = None if precision.is_full else precision.outside
+        self.metric_objects = metric_objects
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
         """Move a network to a device, and wrap it if a plug-in provides parallelism."""
@@ -101,21 +118,54 @@ class Session:
             prepared = compiled
         return prepared
 
-    def log(self, name: str, value: torch.Tensor | float) -> None:
-        """Add a value to the mean of its name."""
-        if self._is_evaluating:
-            self.evaluation_log.add(name, value)
-        elif self._keeps_training_values:
-            self.training_log.add(name, value)
+    def log(self, name: str, value: Any, weight: Number | None = None) -> None:
+        """Add a value to the mean of its name. See :meth:`Model.log`."""
+        if isinstance(value, nn.Module) and is_metric(value):
+            self._log_metric(name, value, weight)
+        elif self._is_logging:
+            if weight is None:
+                weight = 1 if self.batch is None else self._batch_size(self.batch)
+            elif not isinstance(weight, torch.Tensor) or weight.numel() != 1:
+                _check_weight(name, weight)
+            self._log.add(name, value, weight)
+
+    def _log_metric(self, name: str, metric: Any, weight: Number | None) -> None:
+        """Add a metric even if nobody reads it, because somebody must reset it."""
+        if weight is not None:
+            raise ConfigurationError(
+                f"log({name!r}) got a {type(metric).__name__} and a weight: pass weights to its"
+                " update() instead."
+            )
+        if self._log is not self.evaluation_log:
+            self.metric_objects.require(name, metric)
+        self._log.add_metric(name, metric)
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Collect the values that the model logs in the evaluation log."""
-        self._is_evaluating = True
+    def evaluating(self, batch_size: Callable[[int], int]) -> Iterator[None]:
+        """Collect the values that the model logs in the evaluation log.
+
+        Args:
+            batch_size: returns the number of samples in a batch of the evaluation.
+        """
+        of_training, self._batch_size = self._batch_size, batch_size
+        try:
+            with self.logging_to(self.evaluation_log):
+                yield
+        finally:
+            self._batch_size, self.batch = of_training, None
+
+    @contextlib.contextmanager
+    def logging_to(self, log: MetricBuffer | None) -> Iterator[None]:
+        """Collect the values that the model logs in a buffer; with ``None``, drop them."""
+        before = self._log, self._is_logging
+        self._log = self._log if log is None else log
+        self._is_logging = log is self.evaluation_log or (
+            log is not None and self._keeps_training_values
+        )
         try:
             yield
         finally:
-            self._is_evaluating = False
+            self._log, self._is_logging = before
 
     def optimize(
         self,
@@ -201,6 +251,21 @@ class Session:
         with self.precision.outside:
             for step in self._optimizers.pending():
                 self._take(step)
+
+
+def _check_weight(name: str, weight: Any) -> None:
+    if isinstance(weight, torch.Tensor):
+        raise ValueError(
+            f"log({name!r}) got a weight of shape {tuple(weight.shape)}: pass one number, for"
+            " example mask.sum()."
+        )
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+        raise TypeError(
+            f"log({name!r}) got a weight that is a {type(weight).__name__}: pass a number, or a"
+            " tensor with one element."
+        )
+    if not 0 <= float(weight) < math.inf:
+        raise ValueError(f"log({name!r}) got the weight {weight}: pass a finite number from 0 on.")
 
 
 def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:

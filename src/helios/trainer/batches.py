@@ -11,6 +11,7 @@ from helios.data.datamodule import LoaderAndPosition
 from helios.data.loader import set_position
 from helios.data.samplers import describe_order
 from helios.data.seeds import SeededBatches
+from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 
@@ -51,6 +52,8 @@ class Batches:
         self._group = group
         self._train_loader: LoaderAndPosition | None = None
         self._restored: dict[str, Any] | None = None
+        self._training_size: BatchSize | None = None
+        self._evaluation_size: BatchSize | None = None
         self.per_epoch: int | float = 0
 
     def advance_phase(self) -> None:
@@ -139,9 +142,11 @@ class Batches:
         loader, position = self._train_loader
         state = self._state
         if isinstance(position, StreamPosition):
+            self._training_size = position.size
             return self._in_windows(self._wrapped(position.read(state), "training"))
         set_position(loader, position, self._seed, state.global_epoch, state.dataset_iter)
-        return self._wrapped(loader, "training")
+        batches, self._training_size = _counted(loader, position, state.dataset_iter)
+        return self._wrapped(batches, "training")
 
     def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of a stream, and read ahead to the end of each accumulation window.
@@ -160,19 +165,43 @@ class Batches:
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
-        loader = self._datamodule.valid_dataloader()
-        return None if loader is None else self._wrapped(loader[0], "validation")
+        return self._evaluation(self._datamodule.valid_dataloader(), "validation")
 
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
-        loader = self._datamodule.test_dataloader()
-        return None if loader is None else self._wrapped(loader[0], "testing")
+        return self._evaluation(self._datamodule.test_dataloader(), "testing")
+
+    def _evaluation(self, loader: LoaderAndPosition | None, phase: str) -> Iterable[Any] | None:
+        if loader is None:
+            return None
+        batches, self._evaluation_size = _counted(*loader)
+        return self._wrapped(batches, phase)
+
+    def training_size(self, number: int) -> int:
+        """Return the number of samples that the loader put into a batch of the current epoch."""
+        assert self._training_size is not None  # training() set it
+        return self._training_size(number)
+
+    def evaluation_size(self, number: int) -> int:
+        """Return the number of samples that the loader put into a validation or test batch."""
+        assert self._evaluation_size is not None  # validation() or testing() set it
+        return self._evaluation_size(number)
 
     def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
         if self._wrap is None:
             return batches
         wrapped: Iterable[Any] = self._wrap(batches=batches, phase=phase)
         return wrapped
+
+
+def _counted(loader: Any, position: Any, start: int = 0) -> tuple[Iterable[Any], BatchSize]:
+    """Return the batches of a loader, and the function that returns their numbers of samples."""
+    size = known_size(loader)
+    if size is not None:
+        return loader, size
+    is_stream = isinstance(position, StreamPosition)
+    batches = CountedBatches(loader, position.counted if is_stream else None, start)
+    return batches, batches.size
 
 
 _TERMS = {

@@ -41,9 +41,11 @@ def train(run: "Run") -> None:
         )
         if control.validation_due and not validate(run):
             break
-        if hooks.on_training_epoch_end is not None:
-            hooks.on_training_epoch_end(state=state)
-        model.on_training_epoch_end(state.global_epoch)
+        with run.session.logging_to(run.epoch_log):
+            if hooks.on_training_epoch_end is not None:
+                hooks.on_training_epoch_end(state=state)
+            model.on_training_epoch_end(state.global_epoch)
+        run.log_epoch()
         state.global_epoch += 1
         state.dataset_iter = 0
         if model.should_advance_dataset_phase():
@@ -100,6 +102,7 @@ def train_batch(run: "Run", batch: Any) -> None:
     if run.window.is_complete:  # the previous batch completed it: this one begins another
         run.session.begin_window()
     run.window.add_batch(state, run.batches.per_epoch)
+    run.session.batch = state.dataset_iter
     if hooks.process_training_batch is not None:
         loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
         require_batch(run, batch, loaded, "process_training_batch")
@@ -116,6 +119,7 @@ def train_batch(run: "Run", batch: Any) -> None:
         run.trainer.print_frequency, state.current_iteration
     )
     model.on_training_batch_end(state, should_log=should_log)
+    run.session.batch = None
     state.dataset_iter += 1
     state.average_iter_time = run.timer.record()
     if should_log:
@@ -140,7 +144,7 @@ def validate(run: "Run") -> bool:
     with preserved_rng_state():
         batches = run.batches.validation()
         if batches is not None:
-            with run.session.evaluating():
+            with run.session.evaluating(run.batches.evaluation_size):
                 is_complete = _validate_batches(run, batches, cycle)
             if not is_complete:
                 model.train()
@@ -163,6 +167,7 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
     model.on_validation_start(cycle)
     with torch.no_grad():
         for step, batch in enumerate(batches):
+            run.session.batch = step
             if hooks.process_validation_batch is not None:
                 loaded, batch = batch, hooks.process_validation_batch(batch=batch, step=step)
                 require_batch(run, batch, loaded, "process_validation_batch")
@@ -174,6 +179,8 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
             model.on_validation_batch_end(step)
             if run.must_leave():
                 return False
+    run.session.batch = None
+    run.enter_results()
     model.train()
     if hooks.on_validation_end is not None:
         hooks.on_validation_end(validation_cycle=cycle)
@@ -185,7 +192,7 @@ def test(run: "Run") -> None:
     """Test once. A request to stop interrupts the test, which then has no results."""
     batches = run.batches.testing()
     if batches is not None:
-        with run.session.evaluating():
+        with run.session.evaluating(run.batches.evaluation_size):
             is_complete = _test_batches(run, batches)
         if is_complete:
             run.log_evaluation()
@@ -199,6 +206,7 @@ def _test_batches(run: "Run", batches: Any) -> bool:
     model.eval()
     with torch.no_grad():
         for step, batch in enumerate(batches):
+            run.session.batch = step
             if hooks.process_testing_batch is not None:
                 loaded, batch = batch, hooks.process_testing_batch(batch=batch, step=step)
                 require_batch(run, batch, loaded, "process_testing_batch")
@@ -210,6 +218,8 @@ def _test_batches(run: "Run", batches: Any) -> bool:
             model.on_testing_batch_end(step)
             if run.control.is_stop_requested():
                 return False
+    run.session.batch = None
+    run.enter_results()
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
     model.on_testing_end()

@@ -174,15 +174,26 @@ class _Metrics:
         self._session = session
 
     def save(self) -> dict[str, Any]:
+        log, objects = self._session.training_log, self._session.metric_objects
         return {
-            "in_flight": self._session.training_log.state_dict(),
+            "in_flight": {
+                **log.state_dict(),
+                "metrics": {name: objects.path_of(name, m) for name, m in log.metrics.items()},
+            },
+            "objects": objects.state_dict(),
             "running_losses": dict(self._session.running_losses),
             "newest": dict(self._model.metrics),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.load_newest(state)
-        self._session.training_log.load_state_dict(state["in_flight"])
+        log, objects = self._session.training_log, self._session.metric_objects
+        log.load_state_dict(state["in_flight"])
+        objects.load_state_dict(state.get("objects", {}))  # release 0.2 saved none
+        for name, path in state["in_flight"].get("metrics", {}).items():
+            metric = objects.at(path)
+            if metric is not None:  # the model may have dropped it
+                log.add_metric(name, metric)
         self._session.running_losses.update(state["running_losses"])
 
     def load_newest(self, state: dict[str, Any]) -> None:

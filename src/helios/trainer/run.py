@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
 from helios.model.changes import Changes
+from helios.model.metric_objects import MetricObjects
+from helios.model.metrics import MetricBuffer
 from helios.model.model import overrides
 from helios.model.optimizer_record import OptimizerRecord
 from helios.model.optimizers import Optimizers
@@ -55,18 +57,6 @@ class Run:
         self.place = Place(trainer.device)
         self.group = Alone()
         self.group.require_same("the plan of the plug-ins", job.plan.digest)
-        optimizers = Optimizers(self.model)
-        self.session = Session(
-            self.place,
-            self.hooks,
-            self.state,
-            self.window,
-            Precision(trainer.precision, self.place.device.type, optimizers.name_of),
-            optimizers,
-            Changes(self.model),
-            is_training=job.purpose == "fit",
-            keeps_training_values=trainer.print_frequency is not None,
-        )
         self.batches = Batches(
             job.datamodule,
             self.state,
@@ -76,8 +66,24 @@ class Run:
             self.place,
             self.group,
         )
+        optimizers = Optimizers(self.model)
+        self.session = Session(
+            self.place,
+            self.hooks,
+            self.state,
+            self.window,
+            Precision(trainer.precision, self.place.device.type, optimizers.name_of),
+            optimizers,
+            Changes(self.model),
+            MetricObjects(self.model),
+            self.batches.training_size,
+            is_training=job.purpose == "fit",
+            keeps_training_values=trainer.print_frequency is not None
+            or self.hooks.on_log is not None,
+        )
         is_strict = not overrides(self.model, "load_state_dict")
         self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
+        self._entered: dict[str, float] = {}
         self.generators = parts.Generators()
         self.plugin_states = parts.PluginStates(self.manager)
         self.checkpoints = Checkpointer(
@@ -145,8 +151,10 @@ class Run:
         self.batches.begin_phase()
         if path is not None and self._is_over():
             report.show_nothing_to_train(self.control.reason_to_end())
-        self.manager.hook.on_training_start()
-        model.on_training_start()
+        # The first process logged the values of its start, and its checkpoint holds them.
+        with self.session.logging_to(None if path else self.session.training_log):
+            self.manager.hook.on_training_start()
+            model.on_training_start()
         model.train()
         self.session.changes.start()
         self.generators.restore()  # last, because every process draws while it starts
@@ -156,8 +164,15 @@ class Run:
         self.checkpoints.finish()
         report.doing = "ending the training of"
         report.show_stops(self.control.requests)
+        # A checkpoint holds what a run that was stopped has not handed out; a resumed run does so.
+        is_last = self.control.has_ended() and not self.control.validation_due
+        is_last = is_last or self.trainer.chkpt_root is None
+        if is_last:
+            self.log_training()
         self.manager.hook.on_training_end()
         model.on_training_end()
+        if is_last:
+            self.log_training()
         if self.trainer.chkpt_root is not None:
             return None
         changes = copy.deepcopy(self.session.changes.state_dict())  # testing may change the model
@@ -228,18 +243,40 @@ class Run:
             return autocast
         return _StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
+    @property
+    def epoch_log(self) -> MetricBuffer:
+        """What collects the values that are logged at the end of an epoch.
+
+        Without a ``print_frequency``, all values are handed out then, so they need not be apart.
+        """
+        in_epochs = self.trainer.print_frequency is None
+        return self.session.training_log if in_epochs else self.session.epoch_log
+
     def log_training(self) -> None:
         """Read the values logged in training since the last call, and send them to loggers."""
-        self._hand_out(self.session.training_log.read())
+        self._hand_out(self.session.training_log)
+
+    def log_epoch(self) -> None:
+        """Read the values logged at the end of an epoch, and send them to loggers."""
+        self._hand_out(self.epoch_log)
 
     def log_evaluation(self) -> None:
         """Read the values logged in an evaluation, and send them to loggers."""
-        results = self.session.evaluation_log.read()
-        self.model.metrics.update(results)
-        self._hand_out(results)
+        self.enter_results()
+        self._entered = {}
+        self._hand_out(self.session.evaluation_log)
 
-    def _hand_out(self, metrics: dict[str, float]) -> None:
-        if metrics and self.hooks.on_log is not None:
+    def enter_results(self) -> None:
+        """Enter what the model has logged while evaluating into its metrics, once per value."""
+        means = self.session.evaluation_log.means()
+        new = {name: mean for name, mean in means.items() if self._entered.get(name) != mean}
+        self.model.metrics.update(new)
+        self._entered = means
+
+    def _hand_out(self, log: MetricBuffer) -> None:
+        if self.hooks.on_log is None:
+            log.clear()
+        elif metrics := log.read():
             self.hooks.on_log(metrics=metrics, state=self.state)
 
 
