@@ -73,6 +73,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
         real(self, *args, **kwargs, file=terminal, mininterval=0, miniters=1)
 
     monkeypatch.setattr(tqdm.std.tqdm, "__init__", eager)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     return terminal
 
 

@@ -55,7 +55,22 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
-    return {"changes": [{}] * len(payload["rng"]), **payload}  # not in earlier files of format 2
+    added = {"changes": [{}] * len(payload["rng"]), "optimizers": {}}
+    return _weigh({**added, **payload})  # earlier files of format 2 have fewer keys
+
+
+def _weigh(payload: dict[str, Any]) -> dict[str, Any]:
+    """Weigh logged values in flight by samples; release 0.2 counted each batch once."""
+    metrics = payload["metrics"]
+    if not isinstance(metrics, dict) or "counts" not in metrics.get("in_flight", {}):
+        return payload
+    in_flight, epoch = metrics["in_flight"], payload["epoch"]
+    size = ((epoch.get("stream") or [None])[0] or epoch).get("batch_size", 1)
+    weighed = {
+        "totals": {name: total * size for name, total in in_flight["totals"].items()},
+        "weights": {name: count * size for name, count in in_flight["counts"].items()},
+    }
+    return {**payload, "metrics": {**metrics, "in_flight": weighed}}
 
 
 def _from_format_1(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:

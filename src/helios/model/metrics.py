@@ -132,8 +132,7 @@ class MetricBuffer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._totals = _copies(state_dict["totals"])
-        # Release 0.2 saved the number of values, which all had the same weight.
-        self._weights = _copies(state_dict["weights" if "weights" in state_dict else "counts"])
+        self._weights = _copies(state_dict["weights"])
         self._means = None
 
 
