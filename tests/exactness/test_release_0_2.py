@@ -32,6 +32,26 @@ def checkpoint(name: str) -> dict[str, Any]:
     return read(path)
 
 
+HANDED_OUT_NOW = {
+    "epochs": [9],
+    "iterations": [9],
+    "stream": [12, 18],
+    "stream-in-workers": [12, 15],
+    "absent-plug-in": [],
+    "decided": [9],
+}
+"""The steps at which loggers receive losses that release 0.2 lost."""
+
+
+def lose(lines: list[Any], expected: list[Any], name: str) -> None:
+    """Remove the lines that release 0.2 lost, and check that they are the right ones."""
+    added = [line for line in lines if line not in expected]
+    assert [(step, list(metrics)) for step, metrics in added] == [
+        (step, ["loss"]) for step in HANDED_OUT_NOW[name]
+    ]
+    lines[:] = [line for line in lines if line in expected]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_resumes_bit_for_bit(tmp_path: pathlib.Path, name: str) -> None:
     case, expected = CASES[name], read(FIXTURES / name / "expected.pth")
@@ -49,6 +69,10 @@ def test_resumes_bit_for_bit(tmp_path: pathlib.Path, name: str) -> None:
     # A run that started anew would end with the same bits.
     assert case.resumes_after + count == expected["counters"]["global_iteration"]
     assert expected.keys() == resumed.keys()
+    lose(resumed["recorder"]["lines"], expected["recorder"]["lines"], name)
+    # Release 0.2 entered the means of a validation after on_validation_end, so in another order.
+    assert expected["metrics"].keys() == resumed["metrics"].keys()
+    resumed["metrics"] = {key: resumed["metrics"][key] for key in expected["metrics"]}
     assert [key for key in expected if not equal(expected[key], resumed[key])] == []
 
 

@@ -134,12 +134,13 @@ def test_state_is_not_changed_by_what_is_added_later() -> None:
     state = buffer.state_dict()
     buffer.add("x", torch.tensor(9.0))
     buffer.add("y", 1.0)
-    assert state["counts"] == {"x": 1}
+    assert state["weights"] == {"x": 1}
     assert state["totals"]["x"].item() == 1.0
     restored = MetricBuffer()
     restored.load_state_dict(state)
     restored.add("x", torch.tensor(3.0))
-    assert state["counts"] == {"x": 1}
+    assert state["weights"] == {"x": 1}
+    assert state["totals"]["x"].item() == 1.0
 
 
 @pytest.mark.parametrize("value", ["0.5", None, [1.0]])

@@ -50,7 +50,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert payload["epoch"] == {"batches": 6, "samples": 22, "batch_size": 4, "seed": seed}
     assert equal(payload["model"], model.state_dict())
     assert payload["metrics"]["newest"] == model.metrics
-    assert payload["metrics"]["in_flight"]["counts"] == {"loss": 2}
+    assert payload["metrics"]["in_flight"]["weights"] == {"loss": 4 + 2}
     assert payload["datamodule"] == {}
     empty = {"attributes": {}, "requires_grad": {}, "modes": {}, "groups": {}}
     assert payload["changes"] == [empty]

@@ -1,5 +1,6 @@
 """What models log: when loggers are called, and with which metrics."""
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from helpers import Logs, Make, Named, Recording, UserError
 
 from helios import TrainingState
-from helios.testing import TinyDataModule, TinyModel
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
+from helios.testing import StopAfter, TinyDataModule, TinyModel
 
 
 @pytest.mark.parametrize(
@@ -36,33 +38,38 @@ def test_when_loggers_are_called(
     model, logs = Recording(), Logs()
     make_trainer(plugins=[logs], **arguments).fit(model, TinyDataModule())
     assert [number for number, should in enumerate(model.should_log, start=1) if should] == batches
-    assert [batch for _, batch in logs.at] == batches
-    ends = [0, *batches]
-    for begin, end, (_, _, metrics) in zip(ends, ends[1:], logs.calls, strict=False):
-        mean = sum(model.losses[begin:end]) / (end - begin)  # of all since the last call
-        assert metrics == {"loss": pytest.approx(mean)}
+    frequency = arguments.get("print_frequency")
+    last = len(model.losses)  # what is left then is handed out at the end
+    ends = sorted({*(batches if frequency else range(6, last, 6)), last})
+    assert [batch for _, batch in logs.at] == ends
+    sizes = [4, 4, 4, 4, 4, 2] * 3
+    for begin, end, (_, _, metrics) in zip([0, *ends], ends, logs.calls, strict=False):
+        losses = zip(model.losses[begin:end], sizes[begin:end], strict=True)
+        mean = sum(loss * size for loss, size in losses) / sum(sizes[begin:end])
+        assert metrics == {"loss": pytest.approx(mean)}  # of all samples since the last call
 
 
 class Reading(TinyModel):
-    """Reads at the end of training what the session still keeps."""
+    """Reads before each batch what the session still keeps."""
 
-    def on_training_end(self) -> None:
+    def on_training_batch_start(self, state: TrainingState) -> None:
+        super().on_training_batch_start(state)
         self.training_log = self.session.training_log.state_dict()
         self.evaluation_log = self.session.evaluation_log.state_dict()
 
 
-def test_nothing_is_kept_without_a_frequency(make_trainer: Make) -> None:
+def test_nothing_is_kept_if_nobody_listens(make_trainer: Make) -> None:
     model = Reading()
     make_trainer(total_steps=2).fit(model, TinyDataModule())
-    assert model.training_log == {"totals": {}, "counts": {}}
-    assert model.evaluation_log == {"totals": {}, "counts": {}}
+    assert model.training_log == {"totals": {}, "weights": {}}
+    assert model.evaluation_log == {"totals": {}, "weights": {}}
 
 
 def test_what_is_kept_does_not_grow(make_trainer: Make) -> None:
     model = Reading()
     make_trainer(total_steps=3, print_frequency=1000).fit(model, TinyDataModule())
     kept = model.training_log
-    assert kept["counts"] == {"loss": 18}
+    assert kept["weights"] == {"loss": 3 * 22 - 2}
     assert kept["totals"]["loss"].shape == ()
     assert not kept["totals"]["loss"].requires_grad
 
@@ -71,10 +78,10 @@ def test_validation_is_logged_whatever_the_frequency(make_trainer: Make) -> None
     logs = Logs()
     model = TinyModel()
     make_trainer(total_steps=2, valid_frequency=1, plugins=[logs]).fit(model, TinyDataModule())
-    assert logs.at == [(6, 6), (12, 12)]
-    accuracies = [metrics for _, _, metrics in logs.calls]
-    assert all(list(metrics) == ["accuracy"] for metrics in accuracies)
-    assert model.metrics == accuracies[-1]
+    assert logs.at == [(6, 6), (6, 6), (12, 12), (12, 12)]
+    metrics = [metrics for _, _, metrics in logs.calls]
+    assert [list(each) for each in metrics] == [["accuracy"], ["loss"]] * 2
+    assert model.metrics == metrics[2]
 
 
 def test_training_and_validation_are_kept_apart(make_trainer: Make) -> None:
@@ -108,8 +115,8 @@ def test_training_and_validation_are_kept_apart(make_trainer: Make) -> None:
     assert logged == [
         (4, {"x": 2.5}),
         (6, validation),
-        (8, {"x": 6.5}),
-        (12, {"x": 10.5}),
+        (8, {"x": pytest.approx((4 * 5 + 2 * 6 + 4 * 7 + 4 * 8) / 14)}),
+        (12, {"x": pytest.approx((4 * 9 + 4 * 10 + 4 * 11 + 2 * 12) / 14)}),
         (12, validation),
     ]
 
@@ -157,3 +164,143 @@ def test_failed_validation_leaves_nothing_to_log(make_trainer: Make) -> None:
     model.fails = False
     trainer.fit(model, TinyDataModule())
     assert model.metrics == {"x": 1.0}
+
+
+class Ends(TinyModel):
+    """Logs in each step, and at the ends of epochs and of training."""
+
+    def train_step(self, batch: Any, state: TrainingState) -> Any:
+        self.log("step", float(state.global_iteration), weight=1)
+        loss = self.net(batch[0]).square().mean()
+        self.optimize(loss, self.optimizer)
+
+    def on_training_start(self) -> None:
+        self.log("start", 1.0)
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        self.log("epoch", float(current_epoch))
+
+    def on_training_end(self) -> None:
+        self.log("end", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "logged"),
+    [
+        (
+            4,
+            [
+                (4, 0, {"start": 1.0, "step": 2.5}),
+                (6, 0, {"epoch": 0.0}),
+                (8, 1, {"step": 6.5}),
+                (10, 1, {"step": 9.5}),
+                (10, 1, {"end": 1.0}),
+            ],
+        ),
+        (
+            100,
+            [
+                (6, 0, {"epoch": 0.0}),
+                (10, 1, {"start": 1.0, "step": 5.5}),
+                (10, 1, {"end": 1.0}),
+            ],
+        ),
+        (
+            None,
+            [
+                (6, 0, {"start": 1.0, "step": 3.5, "epoch": 0.0}),
+                (10, 1, {"step": 8.5}),
+                (10, 1, {"end": 1.0}),
+            ],
+        ),
+    ],
+)
+def test_nothing_is_lost(make_trainer: Make, frequency: int | None, logged: list[Any]) -> None:
+    class Epochs(Logs):
+        def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
+            received.append((state.current_iteration, state.global_epoch, metrics))
+
+    received: list[Any] = []
+    make_trainer(
+        train_unit="iteration", total_steps=10, print_frequency=frequency, plugins=[Epochs()]
+    ).fit(Ends(), TinyDataModule())
+    assert received == logged
+
+
+@pytest.mark.parametrize("frequency", [4, 100, None])
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize("stop", [3, 6, 8, 10])
+def test_stopped_run_and_shorter_run_log_what_the_whole_run_does(
+    make_trainer: Make, tmp_path: pathlib.Path, frequency: int | None, unit: str, stop: int
+) -> None:
+    def fit(folder: str, total: int, *plugins: Any) -> str:
+        root = tmp_path / folder
+        make_trainer(
+            train_unit=unit,
+            total_steps=total,
+            valid_frequency=1 if unit == "epoch" else 5,
+            print_frequency=frequency,
+            chkpt_root=root,
+            run_root=root,
+            plugins=[MetricsFilePlugin(), *plugins],
+        ).fit(Ends(), TinyDataModule())
+        path = root / "metrics.jsonl"
+        return path.read_text() if path.exists() else ""
+
+    total, shorter = (3, (stop + 5) // 6) if unit == "epoch" else (15, stop)
+    whole = fit("whole", total)
+    assert '"end"' in whole.splitlines()[-1]
+    assert whole.startswith(fit("stopped", total, StopAfter(stop)))
+    assert fit("stopped", total) == whole
+    assert fit("stopped", total) == whole  # a complete run writes its last lines again
+    assert '"end"' in fit("shorter", shorter).splitlines()[-1]
+    assert fit("shorter", total) == whole
+
+
+def test_stop_without_checkpoints_hands_out_the_rest(make_trainer: Make) -> None:
+    logs = Logs()
+    make_trainer(total_steps=3, print_frequency=4, plugins=[logs, StopAfter(6)]).fit(
+        TinyModel(), TinyDataModule()
+    )
+    assert [batch for _, batch in logs.at] == [4, 6]
+
+
+def test_results_are_known_when_an_evaluation_ends(make_trainer: Make) -> None:
+    class Scored(TinyModel):
+        def on_validation_end(self, validation_cycle: int) -> None:
+            super().on_validation_end(validation_cycle)
+            seen.append(("model", dict(self.metrics)))
+            self.log("score", validation_cycle + 0.5)
+            self.metrics["accuracy"] = -1.0
+
+        def on_testing_end(self) -> None:
+            seen.append(("test", dict(self.metrics)))
+
+        def have_metrics_improved(self) -> bool:
+            seen.append(("verdict", dict(self.metrics)))
+            return True
+
+    class Looking(Logs):
+        def on_validation_end(self) -> None:
+            seen.append(("plug-in", dict(self.trainer.model.metrics)))
+
+    seen: list[tuple[str, dict[str, float]]] = []
+    logs = Looking()
+    trainer = make_trainer(total_steps=2, valid_frequency=1, plugins=[logs])
+    model = Scored()
+    trainer.fit(model, TinyDataModule())
+    validations = [metrics for _, _, metrics in logs.calls if "score" in metrics]
+    assert [list(metrics) for metrics in validations] == [["accuracy", "score"]] * 2
+    first, second = ({"accuracy": metrics["accuracy"]} for metrics in validations)
+    assert seen == [
+        ("plug-in", first),
+        ("model", first),
+        ("verdict", {"accuracy": -1.0, "score": 0.5}),
+        ("plug-in", {**second, "score": 0.5}),
+        ("model", {**second, "score": 0.5}),
+        ("verdict", {"accuracy": -1.0, "score": 1.5}),
+    ]
+    seen.clear()
+    trainer.test(model, TinyDataModule())
+    assert seen[0][0] == "test"
+    assert seen[0][1]["accuracy"] == logs.calls[-1][2]["accuracy"]

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import signal
+import sys
 from typing import Any
 
 import pytest
@@ -73,8 +74,13 @@ class Looking(Plugin):
 @pytest.mark.parametrize("place", PROCESS_PLACES)
 @pytest.mark.parametrize("switch", ["enable_deterministic", "enable_cudnn_benchmark"])
 def test_process_is_left_as_it_was(
-    make_trainer: Make, tmp_path: pathlib.Path, place: str, switch: str
+    make_trainer: Make,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    switch: str,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # or no bars would be shown
     before = process_state()
     fail = Failing(place, UserError())
     looking = Looking()

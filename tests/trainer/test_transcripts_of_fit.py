@@ -287,6 +287,7 @@ def test_fit_in_iterations(parts: Any, tmp_path: pathlib.Path) -> None:
         data.state_dict()
         plugin.state_dict()
         plugin.on_checkpoint_saved(m_epoch_1_iter_4_x; epoch 1, batch 1, step 4)
+        plugin.on_log({'mean': 10.0}; epoch 1, batch 1, step 4)
         plugin.on_training_end()
         model.on_training_end()
         data.teardown()
