@@ -89,6 +89,25 @@ class NoStep(Bench):
         """Take no step."""
 
 
+class LogStep(Bench):
+    """Logs the loss of each step."""
+
+    log_arguments: dict[str, float] = {}
+
+    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+        """Take a step, and log its loss."""
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.log("loss", loss, **self.log_arguments)
+        self.optimize(loss, self.optimizer)
+
+
+class LogWeighted(LogStep):
+    """Logs the loss of each step with a weight of its own."""
+
+    log_arguments = {"weight": 64}
+
+
 class Idle(helios.Plugin):
     """Implements nothing that is called per step."""
 
@@ -100,6 +119,13 @@ class Busy(Idle):
     """Is called at the end of each batch, and does nothing."""
 
     def on_training_batch_end(self, outputs: object, state: helios.TrainingState) -> None:
+        """Nothing."""
+
+
+class Listen(Idle):
+    """Receives what is logged, and does nothing."""
+
+    def on_log(self, metrics: dict[str, float], state: helios.TrainingState) -> None:
         """Nothing."""
 
 
@@ -168,6 +194,9 @@ def main() -> None:
         "Helios": with_helios(),
         "Helios, 100 idle plug-ins": with_helios(*idle),
         "Helios, 10 plug-ins at each batch's end": with_helios(*busy),
+        "Helios, each step logged": with_helios(Listen("listen"), kind=LogStep),
+        "Helios, each step logged with a weight": with_helios(Listen("listen"), kind=LogWeighted),
+        "Helios, logged and nobody listens": with_helios(kind=LogStep),
     }
     loops_alone = {
         "bare loop without steps": bare_without_steps,

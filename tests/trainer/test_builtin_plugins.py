@@ -140,6 +140,51 @@ def test_progress_of_a_test(make_trainer: Make, terminal: Terminal) -> None:
     assert bars() == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            {"total_steps": 2, "valid_frequency": 2, "print_frequency": 4},
+            [
+                "training: epoch 0/2, iteration 4, loss",
+                "training: epoch 1/2",
+                "training: epoch 1/2, iteration 8, loss",
+                "training: epoch 1/2, iteration 12, loss",
+                "validation: 3 batches, after epoch 2/2, accuracy",
+                "training: epoch 2/2",
+            ],
+        ),
+        ({"total_steps": 2}, ["training: epoch 1/2, loss", "training: epoch 2/2, loss"]),
+        (
+            {"train_unit": "iteration", "total_steps": 7, "print_frequency": 4},
+            ["training: iteration 4/7, loss", "training: iteration 7/7, loss"],
+        ),
+        (
+            {"train_unit": "iteration", "total_steps": 7, "valid_frequency": 5},
+            [
+                "validation: 3 batches, after iteration 5/7, accuracy",
+                "training: iteration 6/7, loss",
+                "training: iteration 7/7, loss",
+            ],
+        ),
+    ],
+)
+def test_progress_in_a_log_file(
+    make_trainer: Make,
+    capsys: pytest.CaptureFixture[str],
+    arguments: dict[str, Any],
+    lines: list[str],
+) -> None:
+    trainer, model = make_trainer(plugins=[ProgressPlugin()], **arguments), TinyModel()
+    trainer.fit(model, TinyDataModule())
+    written = capsys.readouterr().err
+    assert "\r" not in written
+    assert re.sub(r"=[0-9.]+", "", written).splitlines() == lines
+    trainer.test(model, TinyDataModule())
+    assert re.fullmatch(r"testing: 3 batches, accuracy=[0-9.]+\n", capsys.readouterr().err)
+    assert bars() == []
+
+
 @pytest.mark.parametrize("where", ["train_step", "valid_step", "test_step"])
 def test_bars_of_a_failed_run_are_closed(
     make_trainer: Make, terminal: Terminal, where: str
