@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ class NoStep(Bench):
 class LogStep(Bench):
     """Logs the loss of each step."""
 
-    log_arguments: dict[str, float] = {}
+    log_arguments: ClassVar[dict[str, float]] = {}
 
     def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
         """Take a step, and log its loss."""
@@ -105,7 +106,7 @@ class LogStep(Bench):
 class LogWeighted(LogStep):
     """Logs the loss of each step with a weight of its own."""
 
-    log_arguments = {"weight": 64}
+    log_arguments: ClassVar[dict[str, float]] = {"weight": 64}
 
 
 class Idle(helios.Plugin):

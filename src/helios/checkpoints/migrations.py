@@ -55,8 +55,7 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
-    added = {"changes": [{}] * len(payload["rng"]), "optimizers": {}}
-    return _weigh({**added, **payload})  # earlier files of format 2 have fewer keys
+    return _weigh({"changes": [{}] * len(payload["rng"]), **payload})
 
 
 def _weigh(payload: dict[str, Any]) -> dict[str, Any]:
