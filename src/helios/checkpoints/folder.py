@@ -96,9 +96,14 @@ def require_space(folder: pathlib.Path, needed: int) -> None:
     Raises:
         CheckpointError: less space is free.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if free < needed:
         raise CheckpointError(
             f"the next checkpoint does not fit in {folder}: the newest takes {needed:,} bytes, and"
             f" {free:,} are free. Free some space, or pass another folder as chkpt_root."
         )
+
+
+def free_space(folder: pathlib.Path) -> int:
+    """Return how many bytes are free on the disk of a folder."""
+    return shutil.disk_usage(folder).free

@@ -25,6 +25,9 @@ _KEYS = {
     "plan",
 }
 
+OPTIONAL: dict[str, Any] = {"validated": None, "run": None}
+"""Later additions to the newest format, with the values for files that do not have them."""
+
 
 _ADDED: dict[str, Any] = {"optimizers": {}}
 """The parts that earlier releases of this format did not write, as if they had been empty."""

@@ -1,21 +1,23 @@
 """The checkpointer, which saves and restores a run."""
 
 import dataclasses
+import errno
 import functools
 import logging
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from helios.checkpoints import folder, migrations, plain, storage
+from helios.checkpoints.best import load_best_checkpoint
 from helios.checkpoints.lock import FolderLock
 from helios.checkpoints.naming import SUFFIX, Position, format_name, is_file_name, parse_name
 from helios.checkpoints.retention import Retention
 from helios.checkpoints.snapshot import Snapshots
 from helios.checkpoints.writer import Writer
 from helios.core import Group, Place, TrainingState
-from helios.errors import ConfigurationError, PlanDriftError
+from helios.errors import CheckpointError, ConfigurationError, PlanDriftError
 from helios.model import Model
 from helios.plugins import PluginPlan
 from helios.plugins.drift import differences
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 OnSaved = Callable[[pathlib.Path, TrainingState], None]
+Wanted = Literal["last", "best"] | pathlib.Path | None
+"""The checkpoint to restore; ``None`` for the newest, if there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Checkpointer:
         self._snapshots = Snapshots()
         self._kept_snapshots = Snapshots()  # its own, as the others may still be written
         self._durable: list[tuple[pathlib.Path, TrainingState]] = []
+        self._newest: pathlib.Path | None = None
         self._stalls: list[float] = []
         self._saved_at: tuple[int, int, int] | None = None
         self._kept: dict[str, Any] | None = None
@@ -215,8 +220,16 @@ class Checkpointer:
 
     def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)  # a user may have deleted it meanwhile
-        storage.save(payload, path)
+        try:
+            storage.save(payload, path)
+        except OSError as error:
+            newest = self._newest
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or newest is None or not self._retention.delete_superseded(newest):
+                raise
+            storage.save(payload, path)  # the deleted files have made room
         _logger.info("saved %s", path)
+        self._newest = path
         self._durable.append((path, state))
         self._retention.delete_superseded(path)
 
@@ -247,33 +260,57 @@ class Checkpointer:
 
     # Restoring.
 
-    def restore(self, *, compare_plans: bool) -> pathlib.Path | None:
-        """Restore the run from the newest checkpoint that is not damaged.
+    def restore(self, wanted: Wanted = None, *, compare_plans: bool) -> pathlib.Path | None:
+        """Restore the run from a checkpoint: by default the newest that is not damaged.
 
         Args:
+            wanted: see :meth:`Trainer.test`.
             compare_plans: ``True`` to compare the plug-ins with those of the checkpoint.
 
         Returns:
-            The path of the checkpoint, or ``None`` if the folder has none.
+            The path of the checkpoint, or ``None`` if the folder has none and none is wanted.
 
         Raises:
-            CheckpointError: the checkpoint has a newer format, or does not match the model.
+            CheckpointError: the checkpoint has a newer format, or does not match the model; or the
+                wanted one does not exist.
             PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
         # Load into host memory, because optimizers and generators keep part of their state there.
-        found = self._group.broadcast(folder.load_last_checkpoint(self._settings.folder))
+        found = self._group.broadcast(self._find(wanted))
         if found is None:
             return None
         path, payload = found[0], migrations.migrate(found[1], found[0])
         if compare_plans:
             self._compare_plans(payload["plan"], path)
-        parts.restore(self._table, payload, self._place)
+        parts.restore(self._table, {**migrations.OPTIONAL, **payload}, self._place)
         self._saved_at = self._position()
+        self._newest = path
         return path
 
     def require_space(self, path: pathlib.Path) -> None:
-        """Refuse to train if a checkpoint as large as this one does not fit into the folder."""
-        folder.require_space(path.parent, path.stat().st_size)
+        """Refuse to train if a checkpoint as large as this one does not fit into the folder.
+
+        Superseded checkpoints are deleted if it does not fit otherwise.
+        """
+        needed = path.stat().st_size
+        if folder.free_space(path.parent) < needed:
+            self._retention.delete_superseded(path)
+        folder.require_space(path.parent, needed)
+
+    def _find(self, wanted: Wanted) -> tuple[pathlib.Path, dict[str, Any]] | None:
+        root = self._settings.folder
+        if isinstance(wanted, pathlib.Path):
+            return wanted, storage.load(wanted)
+        if wanted == "best":
+            return load_best_checkpoint(root)
+        found = folder.load_last_checkpoint(root)
+        if wanted == "last" and found is None:
+            where = "a run without run_root or chkpt_root" if root is None else root
+            raise CheckpointError(
+                f'checkpoint="last": {where} has no checkpoint. Train first, or leave checkpoint='
+                " out to test what this trainer has just trained."
+            )
+        return found
 
     def _compare_plans(self, before: dict[str, Any], path: pathlib.Path) -> None:
         """Log how the plug-ins differ from those of the checkpoint, or refuse to resume.

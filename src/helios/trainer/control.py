@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 from helios.core import Group, TrainingState, TrainingUnit
 from helios.model.window import Window
@@ -14,7 +15,7 @@ class StopRequest:
     Attributes:
         reason: the reason, in the author's words.
         author: the id of the plug-in that made the request, or ``"the model"``, ``"the trainer"``,
-            or ``"the user"``.
+            ``"early stopping"``, or ``"the user"``.
         urgent: ``True`` to stop before a validation is complete.
         is_decided: ``True`` if ``should_training_stop`` returned ``True``. A resumed run then
             stops, too.
@@ -95,18 +96,24 @@ class Control:
 
     def is_finished(self) -> bool:
         """Return whether training is complete, stopped early, or stopped by a request."""
-        return self._is_at_end() or self.is_stopped()
+        return self._is_complete() or self._is_stale() or self.is_stopped()
 
     def has_ended(self) -> bool:
         """Return whether training ends here at each start, unless an argument changes."""
-        return self._is_at_end() or bool(self.decisions())
+        return self._is_complete() or self._is_stale() or bool(self.decisions())
 
-    def _is_at_end(self) -> bool:
+    def end_early(self, story: Callable[[], str]) -> None:
+        """Name early stopping as the author of the end, if it has ended the run."""
+        if self._is_stale() and not self._is_complete():
+            self.request(StopRequest(story(), "early stopping"))
+
+    def _is_complete(self) -> bool:
+        return self._state.units(self._unit) >= self._total_steps
+
+    def _is_stale(self) -> bool:
         state, cycles = self._state, self._early_stop_cycles
-        is_stale = cycles is not None and state.early_stop_count >= cycles
-        return state.units(self._unit) >= self._total_steps or (
-            is_stale and state.validation_cycles > 0
-        )
+        is_over = cycles is not None and state.early_stop_count >= cycles
+        return is_over and state.validation_cycles > 0
 
     def reason_to_end(self) -> str:
         """Return a sentence about why a run has nothing to train, and how to train longer."""

@@ -8,9 +8,10 @@ from helios.data import DataModule
 from helios.model import Model
 from helios.model.window import Window
 from helios.plugins import PluginPlan
-from helios.trainer.checkpointer import SaveSettings
+from helios.trainer.checkpointer import SaveSettings, Wanted
 from helios.trainer.control import Control, StopRequest
 from helios.trainer.reporter import Reporter
+from helios.trainer.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
@@ -40,6 +41,7 @@ class Outcome:
         plan: the plan of the run.
         metrics: the newest results of the model.
         trained: the states of model and plug-ins, if no checkpoint holds them.
+        folder: the files of the run.
     """
 
     state: TrainingState = dataclasses.field(default_factory=TrainingState)
@@ -47,6 +49,7 @@ class Outcome:
     plan: PluginPlan = dataclasses.field(default_factory=lambda: PluginPlan((), ()))
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: Trained | None = None
+    folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
 
 
 @dataclasses.dataclass
@@ -65,6 +68,8 @@ class Job:
         trained: the states after the training before a test, if no checkpoint holds them.
         plan: the frozen plan.
         saves: the settings for checkpoints.
+        wanted: the checkpoint to test; for a test.
+        folder: the files of the run.
     """
 
     purpose: Purpose
@@ -78,6 +83,8 @@ class Job:
     trained: Trained | None = None
     plan: PluginPlan = dataclasses.field(default_factory=lambda: PluginPlan((), ()))
     saves: SaveSettings | None = None
+    wanted: Wanted = None
+    folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
 
     @classmethod
     def create(
@@ -88,6 +95,7 @@ class Job:
         datamodule: DataModule,
         state: TrainingState,
         trained: Trained | None = None,
+        wanted: Wanted = None,
     ) -> "Job":
         """Create the job of a run that starts now."""
         window = Window(trainer.accumulation_steps, trainer.train_unit)
@@ -100,7 +108,20 @@ class Job:
             max_time=trainer.max_time,
         )
         reporter = Reporter(trainer.plugin_manager, model, state, trainer.print_banner)
-        return cls(purpose, trainer, model, datamodule, state, window, control, reporter, trained)
+        folder = RunFolder(trainer.run_root)
+        return cls(
+            purpose,
+            trainer,
+            model,
+            datamodule,
+            state,
+            window,
+            control,
+            reporter,
+            trained,
+            wanted=wanted,
+            folder=folder,
+        )
 
     @property
     def expected(self) -> list[type[Exception]]:
@@ -111,4 +132,5 @@ class Job:
     def outcome(self, trained: Trained | None = None) -> Outcome:
         """Return the result of the run so far."""
         requests = list(self.control.requests)
-        return Outcome(self.state, requests, self.plan, dict(self.model.metrics), trained)
+        metrics = dict(self.model.metrics)
+        return Outcome(self.state, requests, self.plan, metrics, trained, self.folder)

@@ -50,9 +50,13 @@ def train(run: "Run") -> None:
         state.dataset_iter = 0
         if model.should_advance_dataset_phase():
             run.batches.advance_phase()
-        if control.save_due or (in_epochs and is_due(trainer.chkpt_frequency, state.global_epoch)):
+        is_due_here = in_epochs and (
+            is_due(trainer.chkpt_frequency, state.global_epoch) or run.must_keep_best()
+        )
+        if control.save_due or is_due_here:
             control.save_due = False
             run.checkpoints.save()
+    run.control.end_early(run.validations.story_of_end)
     run.checkpoints.save_if_changed()
 
 
@@ -86,10 +90,12 @@ def complete_step(run: "Run") -> None:
     does not get two checkpoints. The end of a stream is not known yet.
     """
     trainer, state = run.trainer, run.state
-    run.control.validation_due = is_due(trainer.valid_frequency, state.current_iteration)
-    if run.control.validation_due and not validate(run):
+    validates = is_due(trainer.valid_frequency, state.current_iteration)
+    run.control.validation_due = validates
+    if validates and not validate(run):
         return
-    if is_due(trainer.chkpt_frequency, state.current_iteration):
+    is_best = validates and run.must_keep_best()
+    if is_best or is_due(trainer.chkpt_frequency, state.current_iteration):
         if state.dataset_iter == run.batches.per_epoch:
             run.control.save_due = True
         else:
@@ -150,7 +156,7 @@ def validate(run: "Run") -> bool:
                 model.train()
                 return False
             run.log_evaluation()
-        improved = model.have_metrics_improved()
+        improved = run.validations.judge()
     state.early_stop_count = 0 if improved else state.early_stop_count + 1
     state.validation_cycles += 1
     run.control.validation_due = False

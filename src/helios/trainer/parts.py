@@ -14,7 +14,9 @@ from helios.model.optimizer_record import OptimizerRecord
 from helios.model.session import Session
 from helios.plugins import PluginManager
 from helios.trainer.batches import Batches
+from helios.trainer.best import Validations
 from helios.trainer.control import Control
+from helios.trainer.run_folder import RunFolder
 
 
 class Part(NamedTuple):
@@ -44,6 +46,8 @@ def parts_of_training(
     control: Control,
     plugins: "PluginStates",
     generators: "Generators",
+    validations: Validations,
+    folder: RunFolder,
 ) -> list[Part]:
     """Return the parts of a checkpoint of training, in the order in which they are restored.
 
@@ -62,6 +66,8 @@ def parts_of_training(
     ``rng``             a list: the states of each rank's random number generators
     ``plugins``         a list: the states of each rank's plug-ins, by id
     ``datamodule``      ``DataModule.state_dict()``
+    ``validated``       the newest validation and the best one
+    ``run``             the key by which the run finds its files in ``run_root``
     ==================  =====================================================================
     """
     changes, metrics = session.changes, _Metrics(model, session)
@@ -80,11 +86,19 @@ def parts_of_training(
         Part("rng", generators.save, generators.load, per_rank=True),
         Part("plugins", plugins.save, plugins.load, per_rank=True),
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
+        Part("validated", validations.state_dict, validations.load_state_dict),
+        Part("run", folder.state_dict, folder.load_state_dict),
     ]
 
 
 def parts_of_test(
-    *, state: TrainingState, model: Model, session: Session, plugins: "PluginStates"
+    *,
+    state: TrainingState,
+    model: Model,
+    session: Session,
+    plugins: "PluginStates",
+    validations: Validations,
+    folder: RunFolder,
 ) -> list[Part]:
     """Return the parts that a test restores from a checkpoint of training."""
     changes, metrics = session.changes, _Metrics(model, session)
@@ -94,6 +108,8 @@ def parts_of_test(
         Part("model", model.state_dict, lambda saved: model.load_state_dict(saved, fast_init=True)),
         Part("metrics", metrics.save, metrics.load_newest),
         Part("plugins", plugins.save, plugins.load, per_rank=True),
+        Part("validated", validations.state_dict, validations.load_state_dict),
+        Part("run", folder.state_dict, folder.load_state_dict),
     ]
 
 

@@ -54,11 +54,17 @@ class Reporter:
         header = f"{versions}\n{plan.as_text()}"
         self._tell(self._model.append_to_banner(header), logging.INFO)
 
-    def show_restored(self, path: "pathlib.Path") -> None:
-        """Show the checkpoint from which a run resumes."""
+    def show_restored(self, path: "pathlib.Path", validated: str) -> None:
+        """Show the checkpoint that a run resumes from or tests, and its validation."""
         state = self._state
+        facts = [f"epoch {state.global_epoch}", f"iteration {state.current_iteration}"]
+        self._tell(f"restored {path}: {', '.join(filter(None, [*facts, validated]))}", logging.INFO)
+
+    def show_used_folder(self, plan: "pathlib.Path") -> None:
+        """Say that the files of other runs stay as they are."""
         self._tell(
-            f"restored {path}: epoch {state.global_epoch}, iteration {state.current_iteration}",
+            f"{plan.parent} has files of another run, which are kept: those of this run have the"
+            f" number of {plan.name} in their names",
             logging.INFO,
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from helios.model.precision import Precision
 from helios.model.session import Session
 from helios.trainer import loops, parts
 from helios.trainer.batches import Batches
+from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
@@ -85,6 +87,7 @@ class Run:
         self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
         self._entered: dict[str, float] = {}
         self.generators = parts.Generators()
+        self.validations = Validations(trainer.best, self.model, self.state, trainer.train_unit)
         self.plugin_states = parts.PluginStates(self.manager)
         self.checkpoints = Checkpointer(
             job.saves,
@@ -107,6 +110,8 @@ class Run:
                 model=self.model,
                 session=self.session,
                 plugins=self.plugin_states,
+                validations=self.validations,
+                folder=self.job.folder,
             )
         return parts.parts_of_training(
             state=self.state,
@@ -118,6 +123,8 @@ class Run:
             control=self.control,
             plugins=self.plugin_states,
             generators=self.generators,
+            validations=self.validations,
+            folder=self.job.folder,
         )
 
     @contextlib.contextmanager
@@ -145,11 +152,13 @@ class Run:
         if path is not None:
             if not self.control.is_finished():
                 self.checkpoints.require_space(path)
-            report.show_restored(path)
+            report.show_restored(path, self.validations.story_of_weights())
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
         self.session.changes.hold()
         self.batches.begin_phase()
-        if path is not None and self._is_over():
+        is_over = path is not None and self._is_over()
+        self._find_files(path, is_over=is_over)
+        if is_over:
             report.show_nothing_to_train(self.control.reason_to_end())
         # The first process logged the values of its start, and its checkpoint holds them.
         with self.session.logging_to(None if path else self.session.training_log):
@@ -182,9 +191,9 @@ class Run:
         """Test the newest checkpoint, the trained states, or the weights that the model loads."""
         report, trained = self.job.reporter, self.job.trained
         self._set_up(teardown, fast_init=True)
-        path = self.checkpoints.restore(compare_plans=False)
+        path = self.checkpoints.restore(self.job.wanted, compare_plans=False)
         if path is not None:
-            report.show_restored(path)
+            report.show_restored(path, self.validations.story_of_weights())
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
         elif trained is None:
             self.model.load_for_testing()
@@ -192,12 +201,13 @@ class Run:
             self.session.changes.load_for_test(trained.changes)
             self.model.load_state_dict(trained.model, fast_init=True)
             self.manager.load_state_dict(trained.plugins)
+        self._find_files(path)
         report.doing = "testing"
         loops.test(self)
         report.show_stops(self.control.requests)
 
     def _is_over(self) -> bool:
-        """Whether a restored run has reached its end, and completed what belongs to it."""
+        """Return whether a restored run has reached its end, and completed that moment."""
         is_at_end_of_epoch = self.state.dataset_iter == self.batches.per_epoch
         is_complete = not self.control.validation_due and not is_at_end_of_epoch
         return is_complete and self.control.has_ended()
@@ -208,7 +218,6 @@ class Run:
         rng.seed_rngs(trainer.random_seed)
         if trainer.run_root is not None:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
-            (trainer.run_root / "plan.json").write_text(job.plan.to_json(), encoding="utf-8")
         job.reporter.show_header(self.place, job.plan)
         if trainer.src_root is not None:
             update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
@@ -221,7 +230,24 @@ class Run:
         self.model.setup(fast_init=fast_init)
         self.session.changes.set_up()
 
+    def _find_files(self, checkpoint: pathlib.Path | None, *, is_over: bool = False) -> None:
+        """Use the files of the run that is resumed or tested, or a place for new ones.
+
+        Training that is over, and a test, leave the plan of their run as it was.
+        """
+        folder, plan = self.job.folder, self.job.plan
+        if folder.find(checkpoint):
+            if self.session.is_training and not is_over:
+                folder.write(plan)
+        elif not is_over and folder.claim(plan):
+            self.job.reporter.show_used_folder(folder.path("plan.json"))
+
     # Methods for the loops.
+
+    def must_keep_best(self) -> bool:
+        """Return whether to save the weights of this moment, because they are the best so far."""
+        saves = self.job.saves
+        return saves is not None and saves.keep_best is not None and self.validations.is_at_best()
 
     def should_stop(self) -> None:
         """Check whether the plug-in, the model or the time limit stops training."""

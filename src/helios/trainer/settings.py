@@ -2,10 +2,11 @@
 
 import datetime
 import math
+import os
 import pathlib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,8 @@ from helios.core import TrainingUnit
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
+from helios.trainer.best import BestMetric
+from helios.trainer.checkpointer import Wanted
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
 
@@ -108,6 +111,38 @@ def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> 
             f"{name}={value} without a folder for checkpoints: pass run_root=... or chkpt_root=..."
         )
     return count
+
+
+def check_best(value: Sequence[Any] | None) -> BestMetric | None:
+    """Return the metric by which validations are judged, and the direction that is better."""
+    if value is None:
+        return None
+    is_pair = isinstance(value, tuple | list) and len(value) in (2, 3)
+    name, mode, *rest = value if is_pair else (None, None)
+    change = rest[0] if rest else 0.0
+    is_number = isinstance(change, int | float) and not isinstance(change, bool)
+    if not isinstance(name, str) or not name or mode not in ("min", "max") or not is_number:
+        hint = "" if mode is None else nearest(str(mode), ("min", "max"))
+        raise ConfigurationError(
+            f"best={value!r}: write the name of a metric and its better direction, such as"
+            ' ("accuracy", "max") or ("valid/loss", "min"), and, if you like, the smallest change'
+            f" that counts as an improvement.{hint}"
+        )
+    if not 0 <= change < math.inf:
+        raise ConfigurationError(f"best={value!r}: the smallest change must not be negative.")
+    return BestMetric(name, mode, float(change))
+
+
+def check_wanted(value: str | os.PathLike[str] | None) -> Wanted:
+    """Return the checkpoint to test: ``"last"``, ``"best"``, or the path of a file."""
+    if value is None or value == "last" or value == "best":
+        return value  # type: ignore[return-value]  # mypy does not narrow str to these values
+    if not isinstance(value, str | os.PathLike) or not pathlib.Path(value).is_file():
+        raise ConfigurationError(
+            f"checkpoint={value!r} is not a file: write 'last', 'best', or the path of a"
+            f" checkpoint.{nearest(str(value), ('last', 'best'))}"
+        )
+    return pathlib.Path(value)
 
 
 def check_duration(name: str, value: float | str | datetime.timedelta | None) -> float | None:

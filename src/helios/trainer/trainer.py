@@ -4,13 +4,14 @@ import contextlib
 import datetime
 import functools
 import inspect
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from helios.core import TrainingState, TrainingUnit
 from helios.data import DataModule
-from helios.errors import ConfigurationError, nearest
+from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
 from helios.plugins.activation import activate
@@ -20,6 +21,8 @@ from helios.plugins.configuration import read_configuration
 from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
 from helios.trainer import settings
+from helios.trainer.best import check_judge
+from helios.trainer.checks import check_kinds, check_step
 from helios.trainer.control import StopRequest
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import launch
@@ -62,8 +65,12 @@ class Trainer:
         profile_plugins: ``True`` to measure the cost of each hook of each plug-in. At the end, the
             run shows a table, and writes it as JSON in the folder of the checkpoints.
         keep_last: the number of newest checkpoints to keep; all by default.
-        keep_best: the number of best checkpoints to keep in addition. A checkpoint is one of the
-            best if ``Model.have_metrics_improved`` returned ``True`` in its last validation.
+        keep_best: the number of best checkpoints to keep in addition: those that hold the weights
+            of a validation that was the best so far. Such weights are saved even if no
+            checkpoint is due.
+        best: the metric that judges validations, and its better direction, such as
+            ``("valid/loss", "min")``, with the smallest change that counts as an improvement as
+            an optional third item. By default, ``Model.have_metrics_improved`` judges.
         async_checkpoints: ``True`` to write a copy of each checkpoint while training continues.
         precision: ``"fp32"``; or ``"bf16"`` or ``"fp16"`` for autocast around the model's steps,
             with scaled losses for ``"fp16"``.
@@ -107,6 +114,7 @@ class Trainer:
         profile_plugins: bool = False,
         keep_last: int | None = None,
         keep_best: int | None = None,
+        best: Sequence[Any] | None = None,
         async_checkpoints: bool = False,
         precision: str = "fp32",
         max_time: float | str | datetime.timedelta | None = None,
@@ -138,6 +146,7 @@ class Trainer:
         self.chkpt_root = settings.check_chkpt_root(chkpt_root, self.run_root, chkpt_frequency)
         self.keep_last = settings.check_retention("keep_last", keep_last, self.chkpt_root)
         self.keep_best = settings.check_retention("keep_best", keep_best, self.chkpt_root)
+        self.best = settings.check_best(best)
         self.async_checkpoints = settings.check_switch("async_checkpoints", async_checkpoints)
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
@@ -285,8 +294,9 @@ class Trainer:
         Raises:
             Exception: the error that was raised in the run, unchanged, with a note on its origin.
         """
-        _check_kinds(model, datamodule)
-        _check_step(model)
+        check_kinds(model, datamodule)
+        check_step(model)
+        check_judge(self.best, self.valid_frequency, model)
         if self.total_steps == 0:
             raise ConfigurationError(
                 "total_steps is 0, so nothing would be trained: pass Trainer(total_steps=...)."
@@ -299,7 +309,12 @@ class Trainer:
             self._trained = model, self._outcome.trained
         return self.state
 
-    def test(self, model: Model, datamodule: DataModule) -> None:
+    def test(
+        self,
+        model: Model,
+        datamodule: DataModule,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Test a model with the newest checkpoint's weights, if one exists.
 
         Without a checkpoint, test the weights that this trainer has just trained. If it has not
@@ -308,16 +323,31 @@ class Trainer:
         Args:
             model: the model to test.
             datamodule: the data module, which provides the batches.
+            checkpoint: the weights to test: ``"last"`` for those of the newest checkpoint,
+                ``"best"`` for those of the best validation, or the path of a checkpoint.
 
         Raises:
+            CheckpointError: the checkpoint does not exist or cannot be used.
             Exception: the error that was raised in the run, unchanged, with a note on its origin.
         """
-        _check_kinds(model, datamodule)
+        check_kinds(model, datamodule)
+        wanted = settings.check_wanted(checkpoint)
         known = self._trained
         trained = known[1] if known is not None and known[0] is model else None
-        job = Job.create("test", self, model, datamodule, self.state, trained)
+        job = Job.create("test", self, model, datamodule, self.state, trained, wanted)
         with self._running(job):
             self._outcome = self._run(job)
+
+    def run_path(self, name: str) -> pathlib.Path:
+        """Return the path in ``run_root`` for a file or folder of the running or last run.
+
+        If the folder holds files of another run, the name gets a number. A plug-in may call this
+        method from ``on_training_start`` or ``on_testing_start`` on.
+
+        Args:
+            name: the usual name, for example ``"metrics.jsonl"``.
+        """
+        return (self._job.folder if self._job else self._outcome.folder).path(name)
 
     def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
         """Stop training after the current optimizer step.
@@ -370,31 +400,3 @@ class Trainer:
         finally:
             self._job = None
             self.plugin_manager.frozen = False
-
-
-def _check_kinds(model: object, datamodule: object) -> None:
-    for value, kind in ((model, Model), (datamodule, DataModule)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"fit() and test() take a Model and a DataModule, in this order; got"
-                f" {type(value).__name__} instead of a {kind.__name__}."
-            )
-        if not hasattr(value, "is_distributed"):  # both set it in __init__
-            raise TypeError(
-                f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
-            )
-    taken = inspect.signature(type(model).setup).parameters  # type: ignore[attr-defined]  # a Model by now
-    if "fast_init" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-        raise TypeError(
-            f"{type(model).__name__}.setup() takes no fast_init: write"
-            " def setup(self, fast_init: bool = False)."
-        )
-
-
-def _check_step(model: Model) -> None:
-    if type(model).train_step is Model.train_step:
-        meant = [name for name in vars(type(model)) if name.startswith("train")]
-        raise TypeError(
-            f"{type(model).__name__} has no train_step, so nothing would be trained: write"
-            f" def train_step(self, batch, state).{nearest('train_step', meant)}"
-        )

@@ -19,8 +19,9 @@ class TensorBoardPlugin(Plugin):
     """Writes each logged metric as a scalar into event files in ``<run_root>/tensorboard``.
 
     The step of a scalar is ``state.current_iteration``, the number of optimizer steps. A resumed
-    run hides the scalars after its checkpoint, because it writes them again. Without logged
-    metrics, the plug-in creates no file. Helios autoloads it if ``Trainer(run_root=...)`` is set.
+    run hides the scalars after its checkpoint, because it writes them again. A new run in a used
+    folder writes into ``tensorboard-2``. Without logged metrics, the plug-in creates no file.
+    Helios autoloads it if ``Trainer(run_root=...)`` is set.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class TensorBoardPlugin(Plugin):
                 "plug-in 'tensorboard' has no folder for its event files: pass"
                 " Trainer(run_root=...); it writes to <run_root>/tensorboard."
             )
-        return self.trainer.run_root / "tensorboard"
+        return self.trainer.run_path("tensorboard")
 
     def setup(self) -> None:
         """Check that the run has a folder before training or testing starts."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from typing import TYPE_CHECKING, Any, TextIO
 
 from helios.core import TrainingState
@@ -15,15 +14,18 @@ if TYPE_CHECKING:
 class MetricsFilePlugin(Plugin):
     """Writes each set of logged metrics as one line of ``<run_root>/metrics.jsonl``.
 
-    A line contains ``iteration``, ``batch``, ``epoch`` and ``metrics``. A value that is not finite
-    is a string. A resumed run removes the lines after its checkpoint, because it writes them again.
-    Helios autoloads the plug-in if ``Trainer(run_root=...)`` is set.
+    A line contains ``iteration``, ``batch``, ``epoch`` and ``metrics``; those of a test also
+    contain ``"phase": "test"``. A value that is not finite is a string. A resumed run removes the
+    lines of training after its checkpoint, because it writes them again. A new run in a used
+    folder writes ``metrics-2.jsonl``. Helios autoloads the plug-in if ``Trainer(run_root=...)`` is
+    set.
     """
 
     def __init__(self) -> None:
         super().__init__("metrics-file")
         self._file: TextIO | None = None
         self._size = 0
+        self._is_test = False
 
     @classmethod
     def applies_to(cls, trainer: Any) -> bool:
@@ -34,29 +36,31 @@ class MetricsFilePlugin(Plugin):
     def path(self) -> "pathlib.Path":
         """The path of the file."""
         assert self.trainer.run_root is not None, "metrics-file needs Trainer(run_root=...)"
-        return self.trainer.run_root / "metrics.jsonl"
+        return self.trainer.run_path("metrics.jsonl")
 
     def setup(self) -> None:
         """Create the folder, and reset the state of an earlier run."""
         self._size = 0
+        self._is_test = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the present size of the file in bytes."""
-        return {"size": self.path.stat().st_size if self.path.exists() else 0}
+        """Return the size of the file in bytes, without the lines that a resumed run removes."""
+        return {"size": self._size if self._file is None else self.path.stat().st_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the size at which a resumed run continues the file."""
         self._size = state_dict["size"]
 
-    def on_training_start(self) -> None:
-        """Remove the lines that the run will write again."""
-        if self.path.exists():
-            os.truncate(self.path, min(self._size, self.path.stat().st_size))
+    def on_testing_start(self) -> None:
+        """Keep all lines; a test writes none of them again."""
+        self._is_test = True
 
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
         """Append a line."""
         if self._file is None:
+            if not self._is_test and self.path.exists():
+                _remove_training(self.path, self._size)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
         # JSON has no NaN and no infinity, so the plug-in writes them as strings.
         values = {name: v if math.isfinite(v) else str(v) for name, v in metrics.items()}
@@ -66,6 +70,8 @@ class MetricsFilePlugin(Plugin):
             "epoch": state.global_epoch,
             "metrics": values,
         }
+        if self._is_test:
+            line["phase"] = "test"
         self._file.write(json.dumps(line) + "\n")
 
     def teardown(self) -> None:
@@ -73,3 +79,21 @@ class MetricsFilePlugin(Plugin):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _remove_training(path: "pathlib.Path", size: int) -> None:
+    """Remove the lines of training after a position, and an incomplete line at the end."""
+    with path.open("r+b") as file:
+        file.seek(min(size, path.stat().st_size))
+        start = file.tell()
+        kept = [line for line in file if line.endswith(b"\n") and _is_of_test(line)]
+        file.seek(start)
+        file.writelines(kept)
+        file.truncate()
+
+
+def _is_of_test(line: bytes) -> bool:
+    try:
+        return bool(json.loads(line).get("phase") == "test")
+    except (ValueError, AttributeError):  # not a line of ours
+        return False

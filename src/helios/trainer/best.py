@@ -1,0 +1,196 @@
+"""The newest validation and the best one: which is which, and what a run says of them."""
+
+import dataclasses
+import logging
+import math
+from typing import Any, Literal, NamedTuple
+
+from helios.core import TrainingState, TrainingUnit
+from helios.errors import ConfigurationError, UnknownNameError, nearest
+from helios.model import Model
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN = 3  # metrics in a line
+
+
+class BestMetric(NamedTuple):
+    """The metric by which a run judges its validations.
+
+    Attributes:
+        name: the entry of ``model.metrics``.
+        mode: ``"min"`` if smaller values are better, ``"max"`` if larger ones are.
+        min_change: the change that counts as an improvement must be larger than this.
+    """
+
+    name: str
+    mode: Literal["min", "max"]
+    min_change: float = 0.0
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Return whether a value is an improvement; one that is not a number never is."""
+        if math.isnan(value) or best is None:
+            return not math.isnan(value)
+        gain = value - best if self.mode == "max" else best - value
+        return gain > self.min_change
+
+
+@dataclasses.dataclass
+class _Moment:
+    """A validation: the batches consumed by then, and the position in words."""
+
+    batches: int
+    at: str
+
+
+@dataclasses.dataclass
+class _Best(_Moment):
+    """The best validation, with the metric that decided; without one, the model has decided."""
+
+    name: str | None = None
+    mode: str | None = None
+    value: float | None = None
+
+
+class Validations:
+    """Judges validations, and knows the newest and the best one.
+
+    Args:
+        metric: the metric that decides; ``None`` to ask ``model.have_metrics_improved()``.
+        model: the model, with its metrics.
+        state: the position of the run.
+        unit: the training unit, for messages.
+    """
+
+    def __init__(
+        self, metric: BestMetric | None, model: Model, state: TrainingState, unit: TrainingUnit
+    ) -> None:
+        self._metric = metric
+        self._model = model
+        self._state = state
+        self._unit = unit
+        self._newest: _Moment | None = None
+        self._best: _Best | None = None
+
+    def judge(self) -> bool:
+        """Return whether the validation that has just ended is the best so far.
+
+        Raises:
+            UnknownNameError: the metrics do not have the one that decides.
+            ConfigurationError: that metric is not a number.
+        """
+        state = self._state
+        if self._unit is TrainingUnit.EPOCH:
+            at = f"epoch {state.global_epoch + 1}"
+        else:
+            at = f"iteration {state.current_iteration}"
+        self._newest = _Moment(state.global_iteration, at)
+        best = _Best(state.global_iteration, at)
+        metric = self._metric
+        if metric is None:
+            improved = self._model.have_metrics_improved()
+        else:
+            best.name, best.mode, best.value = metric.name, metric.mode, self._read(metric.name)
+            improved = metric.is_better(best.value, self._best.value if self._best else None)
+        if improved:
+            self._best = best
+        return improved
+
+    def is_at_best(self) -> bool:
+        """Return whether the weights are still those of the best validation, if one can tell.
+
+        If nothing judges the validations, each counts as the best, and this is never true.
+        """
+        has_judge = self._metric is not None or has_own_judge(self._model)
+        return has_judge and self._is_now(self._newest) and self._is_now(self._best)
+
+    def story_of_end(self) -> str:
+        """Return why early stopping has ended the run."""
+        count, newest, best = self._state.early_stop_count, self._newest, self._best
+        metric = f" of {self._metric.name} ({self._metric.mode})" if self._metric else ""
+        story = f"no improvement{metric} for {count} validation{'s' * (count != 1)}"
+        if best is not None:
+            value = "" if best.value is None else f" {best.value:g}"
+            story += f", best{value} at {best.at}"
+        return story if newest is None else f"{story}, stopped at {newest.at}"
+
+    def story_of_weights(self) -> str:
+        """Return how the weights of this moment were validated; ``""`` if never."""
+        newest, best = self._newest, self._best
+        if newest is None:
+            return ""
+        numbers = {
+            name: value
+            for name, value in self._model.metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        if self._metric is not None and self._metric.name in numbers:
+            numbers = {self._metric.name: numbers[self._metric.name]}
+        values = " ".join(f"{name}={value:g}" for name, value in list(numbers.items())[:_SHOWN])
+        if not self._is_now(newest):
+            return f"newest validation at {newest.at}: {values}".removesuffix(": ")
+        is_best = best is not None and best.batches == newest.batches
+        return " ".join(filter(None, ["validated", values, "(best)" * is_best]))
+
+    # What a checkpoint keeps.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both validations, as plain dictionaries."""
+        both = {"newest": self._newest, "best": self._best}
+        return {name: moment and dataclasses.asdict(moment) for name, moment in both.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
+        """Restore both validations; checkpoints of earlier releases have none."""
+        saved = state_dict or {"newest": None, "best": None}
+        self._newest = _Moment(**saved["newest"]) if saved["newest"] else None
+        self._best = _Best(**saved["best"]) if saved["best"] else None
+        before, metric = self._best, self._metric
+        if before and metric and (before.name, before.mode) != (metric.name, metric.mode):
+            _logger.warning(
+                "best=(%r, %r) is not the metric of the checkpoint, so its best value starts anew.",
+                metric.name,
+                metric.mode,
+            )
+            before.value = None
+
+    def _read(self, name: str) -> float:
+        metrics = self._model.metrics
+        if name not in metrics:
+            raise UnknownNameError(
+                f"Trainer(best=...) names {name!r}, but model.metrics has no such entry after"
+                f" validation.{nearest(name, metrics)} Log it with self.log({name!r}, ...) in"
+                " valid_step, or set it in on_validation_end."
+            )
+        try:
+            return float(metrics[name])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"Trainer(best=...) names {name!r}, but model.metrics[{name!r}] is a"
+                f" {type(metrics[name]).__name__}, not a number."
+            ) from error
+
+    def _is_now(self, moment: _Moment | None) -> bool:
+        return moment is not None and moment.batches == self._state.global_iteration
+
+
+def has_own_judge(model: Model) -> bool:
+    """Return whether a model judges its validations itself."""
+    return getattr(model.have_metrics_improved, "__func__", None) is not Model.have_metrics_improved
+
+
+def check_judge(metric: BestMetric | None, valid_frequency: int | None, model: Model) -> None:
+    """Refuse to train if nothing or two would judge the validations.
+
+    Raises:
+        ConfigurationError: there are no validations, or the model judges them itself.
+    """
+    if metric is None:
+        return
+    given = f"Trainer(best=({metric.name!r}, {metric.mode!r}))"
+    if valid_frequency is None:
+        raise ConfigurationError(f"{given} without validations: pass valid_frequency=..., too.")
+    if has_own_judge(model):
+        raise ConfigurationError(
+            f"{given} contradicts {type(model).__name__}.have_metrics_improved, which judges the"
+            " validations as well: leave one of them out."
+        )

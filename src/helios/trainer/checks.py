@@ -1,0 +1,37 @@
+"""Checks of what ``fit`` and ``test`` are given, before anything runs."""
+
+import inspect
+
+from helios.data import DataModule
+from helios.errors import nearest
+from helios.model import Model
+
+
+def check_kinds(model: object, datamodule: object) -> None:
+    """Refuse what is not a model and a datamodule, or cannot be set up."""
+    for value, kind in ((model, Model), (datamodule, DataModule)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"fit() and test() take a Model and a DataModule, in this order; got"
+                f" {type(value).__name__} instead of a {kind.__name__}."
+            )
+        if not hasattr(value, "is_distributed"):  # both set it in __init__
+            raise TypeError(
+                f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
+            )
+    taken = inspect.signature(type(model).setup).parameters  # type: ignore[attr-defined]  # a Model by now
+    if "fast_init" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise TypeError(
+            f"{type(model).__name__}.setup() takes no fast_init: write"
+            " def setup(self, fast_init: bool = False)."
+        )
+
+
+def check_step(model: Model) -> None:
+    """Refuse a model that would train nothing."""
+    if type(model).train_step is Model.train_step:
+        meant = [name for name in vars(type(model)) if name.startswith("train")]
+        raise TypeError(
+            f"{type(model).__name__} has no train_step, so nothing would be trained: write"
+            f" def train_step(self, batch, state).{nearest('train_step', meant)}"
+        )
