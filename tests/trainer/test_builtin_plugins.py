@@ -297,8 +297,10 @@ def test_resumed_run_drops_what_it_writes_again(
     assert path.read_text() == whole
 
 
-def test_new_run_in_an_old_folder_writes_anew(make_trainer: Make, tmp_path: pathlib.Path) -> None:
-    # the checkpoints were deleted, so the run begins again; so do its metrics
+def test_new_run_in_an_old_folder_writes_its_own_file(
+    make_trainer: Make, tmp_path: pathlib.Path
+) -> None:
+    # the checkpoints were deleted, so the run begins again
     for _ in range(2):
         make_trainer(
             run_root=tmp_path / "run",
@@ -309,16 +311,20 @@ def test_new_run_in_an_old_folder_writes_anew(make_trainer: Make, tmp_path: path
         ).fit(TinyModel(), TinyDataModule())
         for path in (tmp_path / "checkpoints").rglob("*.pth"):
             path.unlink()
-    assert [line["batch"] for line in lines_of(tmp_path / "run/metrics.jsonl")] == [3, 6]
+    for name in ("metrics.jsonl", "metrics-2.jsonl"):
+        assert [line["batch"] for line in lines_of(tmp_path / "run" / name)] == [3, 6]
 
 
-def test_second_fit_of_one_trainer_writes_anew(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+def test_second_fit_of_one_trainer_writes_its_own_file(
+    make_trainer: Make, tmp_path: pathlib.Path
+) -> None:
     trainer = make_trainer(
         run_root=tmp_path, total_steps=1, print_frequency=3, plugins=[MetricsFilePlugin()]
     )
     for name in ("one", "two"):  # models of different names share no checkpoint
         trainer.fit(TinyModel(name), TinyDataModule())
-    assert [line["batch"] for line in lines_of(tmp_path / "metrics.jsonl")] == [3, 6]
+    for name in ("metrics.jsonl", "metrics-2.jsonl"):
+        assert [line["batch"] for line in lines_of(tmp_path / name)] == [3, 6]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -37,6 +37,8 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "scalers",
         "metrics",
         "datamodule",
+        "validated",
+        "run",
         "changes",
         "rng",
         "plugins",

@@ -83,7 +83,9 @@ def test_early_stopping(
     assert model.counts == counts
     assert state.global_epoch == state.validation_cycles == len(counts)
     assert state.early_stop_count == cycles
-    assert trainer.stop_requests == []
+    (request,) = trainer.stop_requests
+    assert request.author == "early stopping"
+    assert request.reason.startswith(f"no improvement for {cycles} validation")
 
 
 def test_early_stopping_in_iterations(make_trainer: Make) -> None:

@@ -38,9 +38,9 @@ class Logging(TinyModel):
         self.log("tested", 7.0)
 
 
-def read(root: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+def read(root: pathlib.Path, name: str = "tensorboard") -> dict[str, list[tuple[int, float]]]:
     """Return the points of each curve, as TensorBoard shows them."""
-    events = EventAccumulator(str(root / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(root / name), size_guidance={"scalars": 0}).Reload()
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
@@ -109,7 +109,7 @@ def test_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: pathlib.P
     assert after["accuracy"][0] == before["accuracy"][0]
 
 
-def test_run_that_starts_again_replaces_everything(tmp_path: pathlib.Path) -> None:
+def test_run_that_starts_again_has_a_folder_of_its_own(tmp_path: pathlib.Path) -> None:
     for _ in range(2):  # without a checkpoint in between
         trainer = make_trainer(
             TensorBoardPlugin(), StopAfter(3), run_root=tmp_path, print_frequency=1
@@ -117,7 +117,8 @@ def test_run_that_starts_again_replaces_everything(tmp_path: pathlib.Path) -> No
         trainer.chkpt_root = None
         trainer.fit(Logging(), TinyDataModule())
         wait_for_next_second()
-    assert read(tmp_path)["step"] == [(1, 1.5), (2, 2.5), (3, 3.5)]
+    for name in ("tensorboard", "tensorboard-2"):
+        assert read(tmp_path, name)["step"] == [(1, 1.5), (2, 2.5), (3, 3.5)]
 
 
 def test_testing_drops_nothing(tmp_path: pathlib.Path) -> None:

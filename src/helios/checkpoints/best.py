@@ -18,8 +18,8 @@ def best_moment(payload: dict[str, Any]) -> int | None:
 
     Returns:
         The number of batches, or ``None`` if the checkpoint was not the best. A checkpoint counts
-        only if it holds the weights that were validated, not those of later steps. Releases before
-        0.3 did not record the moment: their files count until the next validation.
+        only if it holds the weights that were validated, not those of later steps. Earlier releases
+        did not record the moment: their files count until the next validation.
     """
     state, validated = payload["training_state"], payload.get("validated")
     consumed: int = state["global_iteration"]

@@ -49,7 +49,7 @@ class Outcome:
     plan: PluginPlan = dataclasses.field(default_factory=lambda: PluginPlan((), ()))
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: Trained | None = None
-    folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
+    folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None), compare=False)
 
 
 @dataclasses.dataclass
