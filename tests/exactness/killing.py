@@ -303,7 +303,7 @@ def train(
     counters = state.dict()
     del counters["average_iter_time"], counters["running_iter"]  # of this process
     samples = before.state_dict()["samples"]
-    lines = root / "metrics.jsonl"
+    lines = trainer.run_path("metrics.jsonl")  # a run that is killed before it saves is a new one
     return {
         "model": model.state_dict(),
         "plug-ins": [before.state_dict(), after.state_dict()],
