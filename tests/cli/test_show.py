@@ -22,6 +22,7 @@ def test_a_plug_in_is_shown_with_what_it_does(ask: Ask) -> None:
     assert shown["hooks"] == ["setup", "on_training_start", "on_log", "teardown"]
     assert shown["source"].rpartition(":")[0].endswith("metrics_file.py")
     assert shown["summary"]
+    assert shown["changes_results"] is False
     assert shown["autoload"] is True
     assert shown["not_built"] is None
 
@@ -48,7 +49,8 @@ def test_arguments_are_shown_with_annotations_and_defaults(ask: Ask) -> None:
 def test_people_are_told_that_it_was_imported(ask: Ask) -> None:
     told = ask("show", "helios-trainer:progress")
     assert told.startswith("Helios imported helios.plugins.builtin.progress to show this.\n")
-    assert "\n  entry point   helios.plugins.builtin.progress:ProgressPlugin\n" in told
+    facts = [line.split(maxsplit=2) for line in told.splitlines()]
+    assert ["entry", "point", "helios.plugins.builtin.progress:ProgressPlugin"] in facts
 
 
 def test_configuration_is_shown_with_its_place(ask: Ask, configure: Callable[[str], None]) -> None:
@@ -98,6 +100,7 @@ class Loud(helios.Plugin):
     """
 
     before, after, critical = ("ema",), ("progress",), False
+    changes_results = True
 
     def __init__(self, volume: float = 0.5):
         print("hello from the constructor")
@@ -116,6 +119,7 @@ def test_what_a_plug_in_prints_is_no_part_of_the_answer(
     configure("[tool.helios.plugins.loud]\nvolume = 0.75\n")
     shown = ask("show", "loud", "--json")["plugin"]
     assert shown["summary"] == "Prints a lot."
+    assert shown["changes_results"] is True
     assert shown["documentation"] == "https://example.org/docs"
     assert shown["claims"] == {
         "should_training_stop": "unique_overrides.should_training_stop is set"
@@ -123,7 +127,9 @@ def test_what_a_plug_in_prints_is_no_part_of_the_answer(
     assert (shown["before"], shown["after"], shown["critical"]) == (["ema"], ["progress"], False)
     assert shown["configuration"] == {"volume": 0.75}
     assert shown["configured_in"].startswith("tool.helios.plugins.loud in ")
-    assert "argument       volume: float = 0.5\n" in ask("show", "loud")
+    told = [line.split(maxsplit=2) for line in ask("show", "loud").splitlines()]
+    assert ["argument", "volume:", "float = 0.5"] in told
+    assert ["changes", "results", "yes"] in told
 
 
 def test_without_documentation_the_home_page_is_linked(ask: Ask, install: Install) -> None:

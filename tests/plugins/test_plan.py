@@ -30,6 +30,8 @@ MIXUP = PlanEntry(
     "passed in Trainer(plugins=...)",
     ("setup", "process_training_batch"),
     ("training_batch",),
+    summary="Mixes pairs of samples.",
+    changes_results=True,
 )
 OLD = Inactive("old-mixup", "helios-mixup", "0.3", "conflicts with 'mixup'")
 PLAN = PluginPlan((EMA, MIXUP), (OLD,))
@@ -44,7 +46,13 @@ def test_text_shows_all_of_it_in_order() -> None:
     assert first == f"2 active plug-ins (plan {PLAN.digest})"
     assert [re.split(r"  +", row.strip()) for row in rows] == [
         ["1", "ema", "helios-ema 1.2", "installed"],
-        ["2", "mixup", "(not installed)", "passed in Trainer(plugins=...)"],
+        [
+            "2",
+            "mixup",
+            "(not installed)",
+            "passed in Trainer(plugins=...)",
+            "changes results: Mixes pairs of samples.",
+        ],
         ["installed, but not active"],
         ["-", "old-mixup", "helios-mixup 0.3", "conflicts with 'mixup'"],
     ]
@@ -87,6 +95,8 @@ def test_dictionary() -> None:
                 "order": [],
                 "configuration": {},
                 "implementation": "",
+                "summary": "",
+                "changes_results": False,
             },
             {
                 "id": "mixup",
@@ -98,6 +108,8 @@ def test_dictionary() -> None:
                 "order": [],
                 "configuration": {},
                 "implementation": "",
+                "summary": "Mixes pairs of samples.",
+                "changes_results": True,
             },
         ],
         "inactive": [
@@ -152,8 +164,10 @@ def test_digests_of_the_changes_differ_among_themselves() -> None:
     assert len({PluginPlan(active, ()).digest for active in CHANGES.values()}) == len(CHANGES)
 
 
-def test_digest_does_not_change_with_reasons_or_what_is_inactive() -> None:
-    other = dataclasses.replace(EMA, reason="named in HELIOS_PLUGINS")
+def test_digest_does_not_change_with_words_or_what_is_inactive() -> None:
+    other = dataclasses.replace(
+        EMA, reason="named in HELIOS_PLUGINS", summary="Averages.", changes_results=True
+    )
     assert PluginPlan((other, MIXUP), (OLD,)).digest == PLAN.digest
     assert PluginPlan((EMA, MIXUP), ()).digest == PLAN.digest
 

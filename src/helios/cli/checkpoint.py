@@ -138,7 +138,8 @@ def _print(facts: dict[str, Any]) -> None:
             typer.echo(f"plan {value['digest']}:")
             for number, entry in enumerate(value["active"], start=1):
                 origin = f"{entry['distribution']} {entry['version']}".strip() or "not installed"
-                typer.echo(f"  {number}  {entry['id']}  {origin}  {entry['reason']}")
+                mark = "  changes results" if entry.get("changes_results") else ""
+                typer.echo(f"  {number}  {entry['id']}  {origin}  {entry['reason']}{mark}")
         elif isinstance(value, dict):
             typer.echo(f"{name}:")
             for key, item in value.items():

@@ -12,7 +12,7 @@ from helios.cli.load import LoadedPlugin, load_plugin
 from helios.cli.output import print_json, protect_stdout
 from helios.errors import HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
-from helios.plugins.declarations import names_in, source_of
+from helios.plugins.declarations import names_in, source_of, summary_of
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.plan import columns
 
@@ -50,7 +50,8 @@ def _facts(record: EntryPointRecord, plugin: LoadedPlugin, local: LocalSelection
         "version": record.version,
         "entry_point": record.value,
         "location": record.location,
-        "summary": _summary(plugin.loaded),
+        "summary": (row.summary if row else "") or summary_of(plugin.loaded),
+        "changes_results": row.changes_results if row else None,
         "documentation": _documentation(record.distribution),
         "source": source_of(plugin.loaded),
         "id": row.id if row else None,
@@ -68,12 +69,6 @@ def _facts(record: EntryPointRecord, plugin: LoadedPlugin, local: LocalSelection
         "configured_in": local.selection.configured.key("plugins", table) if table else None,
         "not_built": plugin.not_built or None,
     }
-
-
-def _summary(loaded: Any) -> str:
-    """Return the first paragraph of an object's own docstring, on one line."""
-    docstring = inspect.cleandoc(loaded.__doc__ or "")
-    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def _documentation(distribution: str) -> str | None:

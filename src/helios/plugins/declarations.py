@@ -168,6 +168,7 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
         "before": names_in(plugin, "before"),
         "after": names_in(plugin, "after"),
         "critical": not isinstance(plugin, Plugin) or plugin.critical,
+        "changes_results": changes_results(plugin),
     }
 
 
@@ -210,6 +211,38 @@ def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
             f' strings, {attribute} = ("name",).'
         )
     return tuple(names)
+
+
+def summary_of(plugin: object) -> str:
+    """Return ``summary`` of a plug-in on one line, or else the first paragraph of its docstring.
+
+    Args:
+        plugin: a plug-in, or the class or function of one.
+    """
+    summary = getattr(plugin, "summary", "")
+    # Objects with hookimpls may have an attribute of this name for another purpose.
+    if not isinstance(summary, str) or not summary.strip():
+        has_own = inspect.isclass(plugin) or inspect.isroutine(plugin) or inspect.ismodule(plugin)
+        documented = plugin if has_own else type(plugin)
+        docstring = inspect.cleandoc(documented.__doc__ or "")
+        is_signature = docstring.startswith(f"{getattr(documented, '__name__', '')}(")  # dataclass
+        summary = "" if is_signature else docstring.partition("\n\n")[0]
+    return " ".join(summary.split())
+
+
+def changes_results(plugin: object) -> bool:
+    """Return ``changes_results`` of a plug-in; other objects than a ``Plugin`` need not have it.
+
+    Raises:
+        InvalidPluginError: the attribute of a :class:`Plugin` is neither ``True`` nor ``False``.
+    """
+    declared = getattr(plugin, "changes_results", False)
+    if isinstance(plugin, Plugin) and not isinstance(declared, bool):
+        raise InvalidPluginError(
+            f"{_where(plugin, plugin.plug_id)}: changes_results is {declared!r}: write"
+            " changes_results = True, or remove it."
+        )
+    return declared is True
 
 
 def _looks_like_a_hook(name: str) -> bool:

@@ -26,7 +26,7 @@ from helios.plugins.guards import contain, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
 from helios.plugins.order import constraints_of, in_order
-from helios.plugins.plan import Inactive, PlanEntry, PluginPlan, origin_of
+from helios.plugins.plan import Inactive, PluginPlan, origin_of
 from helios.plugins.profile import PluginProfile
 from helios.plugins.table import Registration, check_key
 
@@ -211,7 +211,7 @@ class PluginManager(pluggy.PluginManager):
         self.frozen = True
         rows = list(self._rows.values())
         return PluginPlan(
-            active=tuple(PlanEntry.of(row, constraints_of(row, rows)) for row in rows),
+            active=tuple(row.entry(constraints_of(row, rows)) for row in rows),
             inactive=tuple(self.inactive),
             configured_in=configured_in,
         )

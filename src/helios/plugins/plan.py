@@ -5,12 +5,14 @@ import functools
 import hashlib
 import inspect
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import helios.plugins.declarations as declarations
 from helios.plugins.discovery import EntryPointRecord, discover
-from helios.plugins.table import Registration
+
+_LONGEST_SUMMARY = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class PlanEntry:
         order: the constraints on its place that ``before`` and ``after`` set.
         configuration: the keyword arguments of its constructor, if Helios built it.
         implementation: ``module:name`` of its class, or the name of its module.
+        summary: its description in one line; may be empty.
+        changes_results: True if it changes the trained weights or the logged metrics.
     """
 
     id: str
@@ -91,22 +95,15 @@ class PlanEntry:
     order: tuple[str, ...] = ()
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implementation: str = ""
+    summary: str = ""
+    changes_results: bool = False
 
-    @classmethod
-    def of(cls, row: Registration, constraints: Sequence[str]) -> Self:
-        """Return the entry of a row of the table; ``constraints`` decided its place."""
-        origin = origin_of(row.plugin, row.record)
-        return cls(
-            id=row.id,
-            distribution=origin.distribution,
-            version=origin.version,
-            reason=row.reason,
-            hooks=row.hooks,
-            claims=tuple(row.claims),
-            order=tuple(constraints),
-            configuration=row.configuration,
-            implementation=origin.implementation,
-        )
+    @property
+    def effect(self) -> str:
+        """The summary for one line of a table, with a mark if the plug-in changes results."""
+        summary = textwrap.shorten(self.summary, _LONGEST_SUMMARY, placeholder=" ...")
+        mark = "changes results" if self.changes_results else ""
+        return ": ".join(filter(None, [mark, summary]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +157,13 @@ class PluginPlan:
     def as_text(self) -> str:
         """Return the plan as text, for the header of a run."""
         rows = [
-            (str(number), entry.id, _dist(entry), "; ".join([entry.reason, *entry.order]))
+            (
+                str(number),
+                entry.id,
+                _dist(entry),
+                "; ".join([entry.reason, *entry.order]),
+                entry.effect,
+            )
             for number, entry in enumerate(self.active, start=1)
         ]
         lines = [f"{len(rows)} active plug-in{'s' * (len(rows) != 1)} (plan {self.digest})"]

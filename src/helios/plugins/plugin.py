@@ -110,6 +110,15 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     plug-in. An error in a hook that only one plug-in may implement always ends the run.
     """
 
+    summary: ClassVar[str] = ""
+    """One line for the header of a run; by default, the first paragraph of the docstring."""
+
+    changes_results: ClassVar[bool] = False
+    """True if the trained weights or the logged metrics differ from those without the plug-in.
+
+    The header of a run marks such a plug-in.
+    """
+
     _plug_id = ""  # the id of a subclass that does not call __init__
 
     def __init__(self, plug_id: str) -> None:

@@ -1,12 +1,13 @@
 """The plug-in table: a row for each active plug-in, and the mapping for users."""
 
 import dataclasses
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from helios.errors import InvalidPluginError
 from helios.plugins import declarations
 from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.plan import PlanEntry, origin_of
 
 if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
@@ -29,6 +30,7 @@ class Registration:
         before: the ids of plug-ins that must come after it.
         after: the ids of plug-ins that must come before it.
         critical: True if an error of the plug-in ends the run.
+        changes_results: True if it changes the trained weights or the logged metrics.
     """
 
     id: str
@@ -43,11 +45,38 @@ class Registration:
     before: tuple[str, ...]
     after: tuple[str, ...]
     critical: bool
+    changes_results: bool
 
     @property
     def name(self) -> str:
         """The name that blocks it: that of its entry point, or its id if it is not installed."""
         return self.record.name if self.record else self.id
+
+    @property
+    def summary(self) -> str:
+        """The description of the plug-in in one line; may be empty."""
+        return declarations.summary_of(self.plugin)
+
+    def entry(self, constraints: Iterable[str]) -> PlanEntry:
+        """Return the row as an entry of a plan.
+
+        Args:
+            constraints: the constraints on its place in the order.
+        """
+        origin = origin_of(self.plugin, self.record)
+        return PlanEntry(
+            id=self.id,
+            distribution=origin.distribution,
+            version=origin.version,
+            reason=self.reason,
+            hooks=self.hooks,
+            claims=tuple(self.claims),
+            order=tuple(constraints),
+            configuration=self.configuration,
+            implementation=origin.implementation,
+            summary=self.summary,
+            changes_results=self.changes_results,
+        )
 
 
 class PluginTable(MutableMapping[str, Any]):
