@@ -66,10 +66,12 @@ class Normalised(Watched):
 
 
 def reference(steps: list[dict[str, torch.Tensor]], decay: float) -> dict[str, torch.Tensor]:
-    """Average what is no integer with PyTorch's own class, tensor by tensor."""
+    """Average what is no integer with PyTorch's own class, tensor by tensor, in 32 bits."""
     averages = {}
     for name in (n for n, tensor in steps[0].items() if tensor.dtype != torch.int64):
-        holders = [nn.ParameterList([step[name]]) for step in steps]
+        is_narrow = steps[0][name].dtype in (torch.float16, torch.bfloat16)
+        weights = [step[name].float() if is_narrow else step[name] for step in steps]
+        holders = [nn.ParameterList([weight]) for weight in weights]
         average = AveragedModel(holders[0], multi_avg_fn=get_ema_multi_avg_fn(decay))
         for holder in holders:
             average.update_parameters(holder)

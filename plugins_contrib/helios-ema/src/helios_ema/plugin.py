@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from helios import Plugin, TrainingState
 from helios.errors import ConfigurationError
-from helios_ema.average import AveragedNetwork, split
+from helios_ema.average import Average, AveragedNetwork
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _logger = logging.getLogger(
     "helios.ema"
@@ -20,9 +20,13 @@ class EMAPlugin(Plugin):
     """Keeps an exponential moving average of every network, for validation and testing.
 
     The first average is a copy of the weights after the first optimizer step. After each later
-    training batch with an optimizer step, ``average = decay * average + (1 - decay) * weights``.
-    The networks contain the averages during validation and testing. Then the plug-in restores the
-    trained weights. Checkpoints contain both.
+    training batch with an optimizer step, ``average = decay * average + (1 - decay) * weights``, in
+    float32 or wider. The networks contain the averages during validation and testing. Then the
+    plug-in restores the trained weights. Checkpoints contain both.
+
+    If the model creates, replaces or extends a network during the run, the plug-in averages the new
+    weights from their first step on, and the log says so. A lazy layer is averaged after its first
+    batch.
 
     Args:
         decay: the fraction of the average that each step keeps, at least 0 and less than 1. The
@@ -39,6 +43,9 @@ class EMAPlugin(Plugin):
             shipped = trainer.plugins["ema"].averages["net"].module
     """
 
+    summary = "validation and testing use averages of the weights"
+    changes_results = True
+
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__("ema")
         is_number = isinstance(decay, int | float) and not isinstance(decay, bool)
@@ -50,10 +57,12 @@ class EMAPlugin(Plugin):
             )
         self.decay = decay
         self._averages: dict[str, AveragedNetwork] = {}
-        self._networks: dict[str, torch.nn.Module] = {}
-        self._restored: dict[str, Any] = {}
+        self._networks: dict[str, nn.Module] = {}
+        self._restored: dict[str, dict[str, Any]] = {}
+        self._is_training = False
         self._has_stepped = False
-        self._trained: list[tuple[Tensor, Tensor]] = []
+        self._has_averaged = False
+        self._trained: list[tuple[Average, Tensor]] = []
 
     @property
     def averages(self) -> dict[str, AveragedNetwork]:
@@ -61,23 +70,31 @@ class EMAPlugin(Plugin):
         return self._averages
 
     def setup(self) -> None:
-        """Reset the restored state of an earlier run, but keep its averages for checkpoints."""
+        """Reset the state of an earlier run, but keep its averages for checkpoints."""
         self._restored = {}
-        self._has_stepped = False
+        self._is_training = self._has_stepped = self._has_averaged = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each average, by the name of its network."""
-        return {name: average.state_dict() for name, average in self._averages.items()}
+        if self._is_training:
+            self._follow()  # the checkpoint may hold other networks than the last step had
+        return {
+            **self._restored,
+            **{name: average.state_dict() for name, average in self._averages.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Store the averages until the run starts, because the networks may not exist yet."""
-        self._restored = state_dict
+        self._restored = {name: dict(state) for name, state in state_dict.items()}
 
     # Training.
 
     def on_training_start(self) -> None:
         """Create the averages, and restore the saved ones."""
-        self._averages = self._build(dict(self.trainer.model.networks()))
+        self._averages = {}
+        self._is_training = True
+        self._follow()
+        self._has_averaged = any(average.n_averaged for average in self._averages.values())
 
     def on_after_optimizer_step(
         self, optimizer: "torch.optim.Optimizer", state: TrainingState
@@ -89,14 +106,18 @@ class EMAPlugin(Plugin):
         """Update the averages if the batch has changed the weights."""
         if self._has_stepped:
             self._has_stepped = False
-            for name, average in self._averages.items():
-                average.update_parameters(self._networks[name])
+            self._follow()
+            self._forget_restored()
+            if self._has_averaged:
+                self._report_new(state.current_iteration)
+            for average in self._averages.values():
+                average.update()
+            self._has_averaged = True
 
     def on_training_end(self) -> None:
         """Restore the weights after an interrupted validation; warn if nothing was averaged."""
         self._restore_weights()
-        is_empty = any(average.n_averaged == 0 for average in self._averages.values())
-        if is_empty and self.trainer.state.running_iter:
+        if self._averages and not self._has_averaged and self.trainer.state.running_iter:
             _logger.warning(
                 "plug-in 'ema' saw no optimizer step, so it averaged nothing: let the model take"
                 " its steps through self.optimize(loss, optimizer)."
@@ -106,6 +127,7 @@ class EMAPlugin(Plugin):
 
     def on_validation_start(self, validation_cycle: int) -> None:
         """Copy the averages into the networks."""
+        self._follow()
         self._apply_averages()
 
     def on_validation_end(self, validation_cycle: int) -> None:
@@ -114,8 +136,10 @@ class EMAPlugin(Plugin):
 
     def on_testing_start(self) -> None:
         """Copy the restored averages into the networks; without any, do nothing."""
-        networks = dict(self.trainer.model.networks())
-        self._averages = self._build({n: net for n, net in networks.items() if n in self._restored})
+        self._averages = {}
+        networks = self.trainer.model.networks()
+        self._follow({name: net for name, net in networks if name in self._restored})
+        self._forget_restored()
         self._apply_averages()
 
     def on_testing_end(self) -> None:
@@ -125,31 +149,68 @@ class EMAPlugin(Plugin):
     def teardown(self) -> None:
         """Restore the trained weights if the run failed during validation or testing."""
         self._restore_weights()
+        self._is_training = False
 
-    def _build(self, networks: "dict[str, torch.nn.Module]") -> dict[str, AveragedNetwork]:
-        self._networks = networks
-        averages = {}
-        for name, network in networks.items():
-            if split(network)[0]:  # losses and metrics are also modules, but have no weights
-                averages[name] = AveragedNetwork(network, self.decay)
-                if name in self._restored:
-                    averages[name].load_state_dict(self._restored[name])
+    # The networks.
+
+    def _follow(self, networks: "dict[str, nn.Module] | None" = None) -> None:
+        """Give each network of the model its average, as far as the model still has its tensors."""
+        self._networks = dict(self.trainer.model.networks()) if networks is None else networks
+        others, averages = list(self._averages.values()), {}
+        for name, network in self._networks.items():
+            average = self._averages.get(name) or AveragedNetwork(network, self.decay, others)
+            average.follow(network, others)
+            if not average.averages:
+                continue  # losses and metrics are also modules, but have no weights
+            averages[name] = average
+            if name in self._restored:
+                average.load_state_dict(self._restored[name])
+        self._averages = averages
+
+    def _report_new(self, iteration: int) -> None:
+        for name, network in self._averages.items():
+            new = [key for key, average in network.averages.items() if not average.has_started]
+            if new:
+                _logger.info(
+                    "plug-in 'ema' averages %d tensors of %r only from iteration %d on: %s",
+                    len(new),
+                    name,
+                    iteration,
+                    ", ".join(new) if len(new) < 4 else f"{new[0]} ... {new[-1]}",
+                )
+
+    def _forget_restored(self) -> None:
+        """Name the restored averages that fit no network: a later network is another one."""
+        unused = []
+        for name, state in self._restored.items():
+            network = self._networks.get(name)
+            # Release 0.1 saved the buffers that are not averaged, too.
+            present = network.state_dict().keys() if network else ()
+            averaged = self._averages[name].averages if name in self._averages else {}
+            tensors = [key.removeprefix("module.") for key in state if key != "n_averaged"]
+            unused += [f"{name}.{t}" for t in tensors if t in averaged or t not in present]
+        if unused:
+            _logger.warning(
+                "plug-in 'ema' restored averages that do not fit the networks of the model, and"
+                " drops them: %s",
+                ", ".join(unused),
+            )
         self._restored = {}
-        return averages
 
     def _apply_averages(self) -> None:
-        pairs = [
-            pair
-            for name, average in self._averages.items()
-            if average.n_averaged > 0
-            for pair in zip(split(self._networks[name])[0], split(average.module)[0], strict=True)
+        started = [
+            average
+            for network in self._averages.values()
+            for average in network.averages.values()
+            if average.has_started
         ]
         # Networks may share weights, so save all weights before replacing the first one.
-        self._trained = [(weight, weight.clone()) for weight, _ in pairs]
-        for weight, average in pairs:
-            weight.copy_(average)
+        self._trained = [(average, average.weight.clone()) for average in started]
+        for average in started:
+            average.weight.copy_(average.tensor)
 
     def _restore_weights(self) -> None:
-        for weight, trained in self._trained:
-            weight.copy_(trained)
+        # The model may have moved a network since, so this asks for the present tensors.
+        for average, trained in self._trained:
+            average.weight.copy_(trained)
         self._trained = []
