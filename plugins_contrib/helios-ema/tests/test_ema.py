@@ -13,12 +13,6 @@ from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel, check_conformance, equal
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PLUGINS", "BLOCK_PLUGINS", "DISABLE_PLUGIN_AUTOLOAD"):
-        monkeypatch.delenv(f"HELIOS_{name}", raising=False)
-
-
 def make_trainer(*plugins: Any, **arguments: Any) -> Trainer:
     defaults = {"total_steps": 2, "use_cpu": True, "print_banner": False, "autoload": False}
     return Trainer(**{**defaults, "plugins": plugins, **arguments})

@@ -1,7 +1,6 @@
 """Networks that are narrow, late, replaced, extended, lazy, or impossible to copy."""
 
 import copy
-import logging
 import os
 import pathlib
 import pickle
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,24 +25,6 @@ from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel, equal
 
 NARROW = [torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PLUGINS", "BLOCK_PLUGINS", "DISABLE_PLUGIN_AUTOLOAD"):
-        monkeypatch.delenv(f"HELIOS_{name}", raising=False)
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """The log of helios-ema, as pytest captures it."""
-    logger = logging.getLogger("helios.ema")
-    logger.addHandler(caplog.handler)
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.setLevel(level)
-    logger.removeHandler(caplog.handler)
 
 
 def fit(model: helios.Model, *plugins: Any, decay: float = 0.8, **arguments: Any) -> EMAPlugin:
@@ -76,7 +57,6 @@ class Built(TinyModel):
     def setup(self, fast_init: bool = False) -> None:
         self.net = self.prepare(self._build())
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.05)
-        self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer)
 
     def compute(self, features: torch.Tensor) -> torch.Tensor:
         return self.net(features)
@@ -530,6 +510,50 @@ def test_averages_survive_pickling_and_copying() -> None:
         assert torch.allclose(other.module[0].weight, network[0].weight + 0.5)
 
 
+# A loop without Helios.
+
+
+@pytest.mark.parametrize("cut", [None, 4, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_run_equals_a_loop_in_plain_pytorch(
+    dtype: torch.dtype, cut: int | None, tmp_path: pathlib.Path
+) -> None:
+    batches: list[Any] = []
+
+    class Recording(Built):
+        def make_network(self) -> nn.Module:
+            torch.manual_seed(3)
+            return super().make_network().to(dtype)
+
+        def compute(self, features: torch.Tensor) -> torch.Tensor:
+            return self.net(features.to(dtype))
+
+        def train_step(self, batch: Any, state: Any) -> None:
+            batches.append(batch)
+            super().train_step(batch, state)
+
+    model = Recording()
+    if cut is not None:
+        fit(Recording(), StopAfter(cut), decay=0.99, chkpt_root=tmp_path)
+    plugin = fit(model, decay=0.99, **({} if cut is None else {"chkpt_root": tmp_path}))
+
+    network = Recording().make_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    # The weights of this module are the same numbers in 32 bits, for AveragedModel to average.
+    wide = copy.deepcopy(network).float()
+    average = AveragedModel(wide, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    assert len(batches) == 12
+    for features, labels in batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(features.to(dtype)).float(), labels).backward()
+        optimizer.step()
+        wide.load_state_dict(network.state_dict())
+        average.update_parameters(wide)
+    assert equal(weights(model.net), weights(network))
+    assert equal(weights(plugin.averages["net"].module), weights(average.module))
+    assert equal(model._seen[-1], weights(average.module.to(dtype)))
+
+
 # Killed runs.
 
 KILLED = """
@@ -556,9 +580,8 @@ def test_killed_run_resumes_exactly(batches: int, tmp_path: pathlib.Path) -> Non
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(batches)]
     killed = subprocess.run(command, env=dict(os.environ), check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    options = {"total_steps": 3, "chkpt_frequency": 1}
     resumed, whole = TinyModel(), TinyModel()
-    found = fit(resumed, run_root=tmp_path, **options)
-    expected = fit(whole, **options)
+    found = fit(resumed, run_root=tmp_path, total_steps=3)
+    expected = fit(whole, total_steps=3)
     assert equal(found.state_dict(), expected.state_dict())
     assert equal(resumed.state_dict(), whole.state_dict())
