@@ -148,7 +148,8 @@ class AveragedNetwork:
         """Return a copy of the average that another network has of the same tensor."""
         for other in others:
             average = other._by_owner.get(owner)  # noqa: SLF001 - of the same class
-            if average is not None and average.has_started:
+            is_same_size = average is not None and average.tensor.shape == weight_of(owner).shape
+            if average is not None and average.has_started and is_same_size:
                 self.n_averaged = max(self.n_averaged, other.n_averaged)
                 return dataclasses.replace(average, tensor=average.tensor.clone())
         return None
@@ -160,21 +161,21 @@ class AveragedNetwork:
         tensors = {f"module.{n}": a.tensor for n, a in self._averages.items() if a.has_started}
         return {"n_averaged": torch.tensor(self.n_averaged), **tensors}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the averages that have not started, and remove them from ``state_dict``.
+    def take(self, saved: dict[str, Any]) -> None:
+        """Move saved averages into the averages that have not started yet.
 
         Args:
-            state_dict: the result of :meth:`state_dict`. Its tensors may have other types. Entries
-                that do not fit the network stay in it.
+            saved: the result of :meth:`state_dict`. Its tensors may have other types. Entries that
+                do not fit the network stay in it.
         """
-        n_averaged = int(state_dict.get("n_averaged", 0))
+        n_averaged = int(saved.get("n_averaged", 0))
         if n_averaged == 0:  # release 0.1 saved the weights themselves before the first update
-            state_dict.clear()
+            saved.clear()
         for name, average in self._averages.items():
-            saved = state_dict.get(f"module.{name}")
-            if saved is None or average.has_started or saved.shape != average.tensor.shape:
+            tensor = saved.get(f"module.{name}")
+            if tensor is None or average.has_started or tensor.shape != average.tensor.shape:
                 continue
-            average.tensor.copy_(state_dict.pop(f"module.{name}"))
+            average.tensor.copy_(saved.pop(f"module.{name}"))
             average.has_started = True
             self.n_averaged = n_averaged
 

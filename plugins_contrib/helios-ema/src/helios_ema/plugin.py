@@ -156,15 +156,19 @@ class EMAPlugin(Plugin):
     def _follow(self, networks: "dict[str, nn.Module] | None" = None) -> None:
         """Give each network of the model its average, as far as the model still has its tensors."""
         self._networks = dict(self.trainer.model.networks()) if networks is None else networks
-        others, averages = list(self._averages.values()), {}
+        averages = {}
         for name, network in self._networks.items():
-            average = self._averages.get(name) or AveragedNetwork(network, self.decay, others)
-            average.follow(network, others)
-            if not average.averages:
-                continue  # losses and metrics are also modules, but have no weights
-            averages[name] = average
-            if name in self._restored:
-                average.load_state_dict(self._restored[name])
+            saved = self._restored.get(name)
+            others = () if saved else tuple(self._averages.values())
+            average = self._averages.get(name)
+            if average is None:
+                average = AveragedNetwork(network, self.decay, others)
+            else:
+                average.follow(network, others)
+            if saved:
+                average.take(saved)
+            if average.averages:  # losses and metrics are also modules, but have no weights
+                averages[name] = average
         self._averages = averages
 
     def _report_new(self, iteration: int) -> None:
@@ -185,7 +189,7 @@ class EMAPlugin(Plugin):
         for name, state in self._restored.items():
             network = self._networks.get(name)
             # Release 0.1 saved the buffers that are not averaged, too.
-            present = network.state_dict().keys() if network else ()
+            present = network.state_dict().keys() if network is not None else ()
             averaged = self._averages[name].averages if name in self._averages else {}
             tensors = [key.removeprefix("module.") for key in state if key != "n_averaged"]
             unused += [f"{name}.{t}" for t in tensors if t in averaged or t not in present]
