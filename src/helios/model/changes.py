@@ -132,7 +132,8 @@ class Changes:
                 node = alone.encode(value, where)
                 if isinstance(node, dict) and node["kind"] == "stateful":
                     # The model's own state_dict holds the state, but not the type.
-                    if name in before and before[name]["type"] != node["type"]:
+                    known = before.get(name)
+                    if isinstance(known, dict) and known.get("type") != node["type"]:
                         unsaved += alone.unsaved[:1]
                     continue
                 if name not in kept and name in before and digests.same(before[name], node):
