@@ -139,6 +139,32 @@ def test_what_cannot_be_saved_is_named_once(fit: Any, caplog: pytest.LogCaptureF
     assert "underscore" in message
 
 
+class Meter:
+    """A helper of a user, without state_dict()."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._cached = 0.0
+
+
+class Measuring(Mean):
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.meters = {"used": Meter(), "unused": Meter()}
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        self.meters["used"].total += 1
+        self.meters["unused"]._cached += 1
+        return super().train_step(batch, state)
+
+
+def test_helper_whose_content_changes_is_named(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    fit(Measuring(), chkpt_frequency=1)
+    (message,) = [r.getMessage() for r in caplog.records if "cannot hold" in r.getMessage()]
+    assert "Measuring.meters['used']: " in message
+    assert "unused" not in message
+
+
 class Growing(TinyModel):
     """Adds a group in training; without ``extra``, the parameter in it does not exist."""
 
@@ -209,6 +235,69 @@ def test_weights_that_a_user_loads_between_two_fits_count(fit: Any) -> None:
     model = fit(Early(), chkpt_root=None)
     model.net.load_state_dict(weights)
     assert torch.equal(fit(model, chkpt_root=None).net[0].weight, expected)
+
+
+class EarlyOptimizer(Early):
+    """Its constructor creates everything that has a state, and a best value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.05, momentum=0.9)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3)
+        self.prompt = nn.Parameter(torch.ones(4))
+        self.optimizer.add_param_group({"params": [self.prompt]})
+        self.generator = torch.Generator().manual_seed(1)
+        self.best = float("inf")
+        self.history: list[float] = []
+        self.total = torch.zeros(())
+
+    def setup(self, fast_init: bool = False) -> None: ...
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        features, labels = batch
+        features = features * self.prompt + torch.rand(4, generator=self.generator)
+        loss = super().train_step((features + self.total, labels), state)
+        self.best = min(self.best, loss.item())
+        self.history.append(loss.item())
+        self.total += 0.01 * loss
+        self.last = loss
+        return loss
+
+
+def test_second_fit_is_the_first_one_again(fit: Any) -> None:
+    model = fit(EarlyOptimizer(), chkpt_root=None)
+    weights, history, total = model.net[0].weight.clone(), model.history, model.total.clone()
+    fit(model, chkpt_root=None)
+    assert torch.equal(model.net[0].weight, weights)
+    assert model.history == history
+    assert model.history is not history
+    assert torch.equal(model.total, total)
+
+
+def test_attempts_with_one_model_equal_the_whole_run(fit: Any, tmp_path: pathlib.Path) -> None:
+    class Failing(EarlyOptimizer):
+        fails = True
+
+        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+            if self.fails and state.global_iteration == 9:
+                raise RuntimeError("failed")
+
+    torch.manual_seed(1)
+    whole = fit(EarlyOptimizer(), chkpt_root=tmp_path / "whole")
+    torch.manual_seed(1)
+    model = Failing()
+    with pytest.raises(RuntimeError, match="failed"):
+        fit(model, chkpt_frequency=1)
+    model.fails = False
+    fit(model, chkpt_frequency=1)
+    assert equal(model.state_dict(), whole.state_dict())
+    assert (model.history, model.best) == (whole.history, whole.best)
+
+
+def test_values_that_a_user_sets_between_two_fits_count(fit: Any) -> None:
+    model = fit(EarlyOptimizer(), chkpt_root=None)
+    model.best = 0.0
+    assert fit(model, chkpt_root=None).best == 0.0
 
 
 def test_networks_of_setup_are_not_warned_about(fit: Any, caplog: pytest.LogCaptureFixture) -> None:

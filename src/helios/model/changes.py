@@ -1,5 +1,7 @@
 """What a run changes in a model and no ``state_dict`` holds: attributes, modes and groups."""
 
+import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,12 +10,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from helios.errors import CheckpointError
 from helios.model import decoder, digests, groups, stateful, values
 
 if TYPE_CHECKING:
     from helios.model.model import Model
 
 _logger = logging.getLogger(__name__)
+_DEPTH = 2  # objects of users inside objects of users
 _TABLES = ("_loss_items", "_val_scores", "_test_scores")
 
 
@@ -34,6 +38,8 @@ class Changes:
         self._trainable: dict[str, bool] = {}
         self._modes: dict[str, bool] = {}
         self._groups: dict[str, groups.Names] = {}
+        self._content: dict[str, list[values.Node]] = {}
+        self._ended: dict[tuple[str, str], values.Node] | None = None
         self._loaded: dict[str, Any] = {}
         self._held: dict[str, Any] = {}
         self._held_objects = values.Known()
@@ -48,9 +54,10 @@ class Changes:
         for owner, path in _owners(self._model):
             images = self._reference[path] = {}
             for name, value in _attributes(owner):
-                encoder = self._encoder(weights, enroll=True)
+                encoder = self._encoder(weights, enroll=True, depth=0 if path else _DEPTH)
                 images[name] = encoder.encode(value, _join(path, name))
-                for node in encoder.tensors:
+                self._content |= encoder.content
+                for node in (*encoder.tensors, *encoder.tensors_inside):
                     digests.keep(node)
         self._trainable = self._all_trainable()
         self._groups = self._all_groups()
@@ -80,6 +87,40 @@ class Changes:
                     modules[path].training = mode
             self._loaded, self._held, self._held_objects = {}, {}, values.Known()
 
+    def end(self) -> None:
+        """Remember what the run has changed, and how it leaves it."""
+        now = self._present()
+        before = {
+            (path, name): node
+            for path, nodes in self._reference.items()
+            for name, node in nodes.items()
+            if not _is_stateful(node)
+        }
+        if self._ended is None:
+            names = before.keys() | now.keys()
+            names = {name for name in names if not digests.same(before.get(name), now.get(name))}
+        else:
+            names = set(self._ended)  # a test changes nothing else
+        self._ended = {name: now.get(name) for name in names}
+
+    def undo(self) -> None:
+        """Set what the run has changed to what it was, unless somebody has changed it since.
+
+        Called before the next run sets the model up.
+        """
+        now, owners = self._present(), {path: owner for owner, path in _owners(self._model)}
+        device = self._model.device
+        decode = decoder.Decoder(self._known, self._weights(), device, renew=True).decode
+        for (path, name), node in (self._ended or {}).items():
+            if path not in owners or not digests.same(node, now.get((path, name))):
+                continue
+            before = self._reference[path]
+            if name in before:
+                with contextlib.suppress(decoder.MissingError):
+                    setattr(owners[path], name, decode(before[name]))
+            elif name in vars(owners[path]):
+                delattr(owners[path], name)
+
     # A part of checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,6 +141,11 @@ class Changes:
         if state:
             self._loaded = state
             self._restore(state, self._known)
+
+    def copy(self) -> dict[str, Any]:
+        """Return a copy of the state for a test in this process, which still has all objects."""
+        self._is_told = True
+        return copy.deepcopy(self.state_dict())
 
     def load_for_test(self, state: dict[str, Any]) -> None:
         """Restore attributes alone, as far as set-up has created what they need."""
@@ -128,9 +174,10 @@ class Changes:
             changed = {}
             for name, value in now.items():
                 where = _join(path, name)
-                alone = self._encoder(weights)
+                alone = self._encoder(weights, depth=0 if path or self._is_told else _DEPTH)
                 node = alone.encode(value, where)
-                if isinstance(node, dict) and node["kind"] == "stateful":
+                unsaved += self._changed_content(alone)
+                if _is_stateful(node):
                     # The model's own state_dict holds the state, but not the type.
                     known = before.get(name)
                     if isinstance(known, dict) and known.get("type") != node["type"]:
@@ -148,6 +195,14 @@ class Changes:
         values.trim(encoder.tensors)
         self._tell(unsaved)
         return state
+
+    def _changed_content(self, encoder: values.Encoder) -> list[tuple[str, str]]:
+        """Return the objects whose content has changed, though the objects are the same."""
+        return [
+            (path, "its attributes")
+            for path, nodes in encoder.content.items()
+            if path in self._content and not digests.same(self._content[path], nodes)
+        ]
 
     def _held_attributes(self) -> dict[str, Any]:
         weights = self._weights()
@@ -179,15 +234,23 @@ class Changes:
             for name, node in saved["changed"].items():
                 try:
                     value = decode(node, getattr(owner, name, None))
-                except decoder.MissingError:
+                except decoder.MissingError as error:
                     if not is_lenient:
-                        raise
+                        raise self._missing(_join(path, name), error) from error
                 else:
                     if getattr(owner, name, None) is not value or name not in vars(owner):
                         setattr(owner, name, value)
         for name, parameter in _parameters(self._model):
             if name in state["requires_grad"]:
                 parameter.requires_grad_(state["requires_grad"][name])
+
+    def _missing(self, path: str, error: decoder.MissingError) -> CheckpointError:
+        label = type(self._model).__name__
+        return CheckpointError(
+            f"the checkpoint holds {label}.{path} with the object {label}.{error} in it, which the"
+            f" model does not have after setup(). Create the object in setup(), or begin the name"
+            f" of the attribute with an underscore."
+        )
 
     def _tell(self, unsaved: list[tuple[str, str]]) -> None:
         if unsaved and not self._is_told:
@@ -203,8 +266,24 @@ class Changes:
 
     # The present.
 
-    def _encoder(self, weights: values.Weights, *, enroll: bool = False) -> values.Encoder:
-        return values.Encoder(self._known, weights, self._model.device, enroll=enroll)
+    def _present(self) -> dict[tuple[str, str], values.Node]:
+        """Return the attributes that the model has, with digests of tensors."""
+        weights, found = self._weights(), {}
+        for owner, path in _owners(self._model):
+            for name, value in _attributes(owner) if path in self._reference else ():
+                encoder = self._encoder(weights)
+                node = encoder.encode(value, _join(path, name))
+                if not _is_stateful(node):
+                    for each in encoder.tensors:
+                        digests.reduce(each)
+                    found[path, name] = node
+        return found
+
+    def _encoder(
+        self, weights: values.Weights, *, enroll: bool = False, depth: int = 0
+    ) -> values.Encoder:
+        device = self._model.device
+        return values.Encoder(self._known, weights, device, enroll=enroll, depth=depth)
 
     def _weights(self) -> values.Weights:
         by_name = dict(_parameters(self._model))
@@ -264,6 +343,11 @@ def _parameters(model: "Model") -> Iterator[tuple[str, torch.Tensor]]:
                     yield f"{name}.{label}", parameter
         elif isinstance(part, stateful.ParameterState):
             yield name, part.parameter
+
+
+def _is_stateful(node: values.Node) -> bool:
+    """Return whether a node stands for an object that the model's own ``state_dict`` holds."""
+    return isinstance(node, dict) and node["kind"] == "stateful"
 
 
 def _differing(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,17 @@ class Decoder:
         known: the objects that exist at the end of set-up in this process.
         weights: the parameters and buffers in this process.
         device: the device of the run.
+        renew: ``True`` to create lists and the like anew, because users may hold the known ones.
     """
 
-    def __init__(self, known: Known, weights: Weights, device: torch.device) -> None:
+    def __init__(
+        self, known: Known, weights: Weights, device: torch.device, *, renew: bool = False
+    ) -> None:
         self._known = known
         self._weights = weights
         self._device = device
         self._numbered: dict[int, Any] = {}
+        self._renewed: dict[str, Any] | None = {} if renew else None
         self._memories: dict[Any, torch.Tensor] = {}
 
     def decode(self, node: Node, current: Any = None) -> Any:
@@ -78,6 +82,11 @@ class Decoder:
         if kind in ("tuple", "frozenset"):
             self._numbered[number] = SEQUENCES[kind](map(self.decode, node["items"]))
             return self._numbered[number]
+        if self._renewed is not None:
+            factory = getattr(known, "default_factory", None)
+            known = self._renewed.setdefault(node["was"], _create(node))
+            if kind == "defaultdict":
+                known.default_factory = factory
         value = known if type(known) is (MAPPINGS | SEQUENCES)[kind] else _create(node)
         if kind == "deque" and value.maxlen != node["maxlen"]:
             value = _create(node)
@@ -102,6 +111,8 @@ class Decoder:
                 return known
             offset, size, stride = node["place"]
             return torch.as_strided(whole.detach(), size, stride, offset)
+        if node.get("value") is None:
+            raise MissingError(node["was"])  # a digest is left of it
         value: torch.Tensor = node["value"]
         if isinstance(known, torch.Tensor) and _fits(known, value):
             with torch.no_grad():
@@ -130,11 +141,12 @@ class Decoder:
         offset, size, stride = place_of(value)
         return torch.as_strided(self._memories[key], size, stride, offset)
 
-    def _device_for(self, saved: str, current: Any) -> torch.device:
-        if saved == "run":
-            return self._device
-        is_moved = isinstance(current, torch.Tensor) and current.device.type != saved
-        return current.device if is_moved and saved != "cpu" else torch.device(saved)
+    def _device_for(self, saved: list[str], current: Any) -> torch.device:
+        """Return the device that a tensor had; on another kind of machine, that of today."""
+        device, of_run = map(torch.device, saved)
+        if of_run.type != self._device.type and isinstance(current, torch.Tensor):
+            return current.device
+        return self._device if device == of_run else device
 
     def _other(self, node: dict[str, Any], known: Any) -> Any:
         if node["kind"] == "array":
@@ -166,7 +178,13 @@ _CONSTANTS: dict[str, Callable[[Any], Any]] = {
 
 
 def _fits(known: torch.Tensor, value: torch.Tensor) -> bool:
-    return known.shape == value.shape and known.dtype == value.dtype and known.is_leaf
+    is_expanded = any(step == 0 and size > 1 for step, size in _steps(known))
+    is_alike = known.shape == value.shape and known.dtype == value.dtype
+    return is_alike and known.is_leaf and not is_expanded
+
+
+def _steps(tensor: torch.Tensor) -> list[tuple[int, int]]:
+    return list(zip(tensor.stride(), tensor.shape, strict=True)) if is_dense(tensor) else []
 
 
 def _create(node: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from helios.model.values import Node, is_dense
+from helios.model.values import Encoder, Known, Node, Weights, is_dense
 
 _LARGE = 2**26  # bytes of a tensor of which a digest is kept, and no copy
 
@@ -13,6 +13,10 @@ def same(one: Node, other: Node) -> bool:
     """Return whether two nodes have the same value, bit for bit.
 
     A new object with an old value is no change, but a known object in the place of another is.
+
+    Args:
+        one: the earlier node.
+        other: the later node.
     """
     if type(one) is not type(other):
         return False
@@ -23,6 +27,8 @@ def same(one: Node, other: Node) -> bool:
             return True  # it is trained, so the model saves its value
         if "digest" in one and "value" in other:
             other = _digested(other)
+        elif "digest" in other and "value" in one:
+            one = _digested(one)
         skipped = {"was", "device"}
         if other.get("was") not in (None, one.get("was")) or one.keys() != other.keys():
             return False
@@ -48,12 +54,27 @@ def keep(node: dict[str, Any]) -> None:
     """Make the node of a tensor independent of what changes the tensor later."""
     if node["requires_grad"]:
         node["value"] = None  # never compared
-    elif node["value"].untyped_storage().nbytes() > _LARGE and is_dense(node["value"]):
+    elif is_dense(node["value"]) and node["value"].untyped_storage().nbytes() > _LARGE:
+        reduce(node)
+    else:
+        node["value"] = node["value"].clone()
+
+
+def reduce(node: dict[str, Any]) -> None:
+    """Replace the tensor of a node by its digest."""
+    if node["value"] is not None:
         digested = _digested(node)
         node.clear()
         node.update(digested)
-    else:
-        node["value"] = node["value"].clone()
+
+
+def image(value: Any) -> Node:
+    """Return the node of a plain value, with digests of its tensors."""
+    encoder = Encoder(Known(), Weights({}, {}), torch.device("cpu"))
+    node = encoder.encode(value, "")
+    for each in encoder.tensors:
+        reduce(each)
+    return node
 
 
 def _digested(node: dict[str, Any]) -> dict[str, Any]:

@@ -118,10 +118,10 @@ class Model(Placed, abc.ABC):
                 f"the trainer sets {type(self).__name__}.session for each run, and you assigned a"
                 f" {type(session).__name__}: give your own attribute another name."
             )
-        self._session = session
-        if session is None:
-            self._origin.end(self)
-        else:
+        ended, self._session = self._session, session
+        if ended is not None:
+            self._origin.end(self, ended.changes, is_training=ended.is_training)
+        if session is not None:
             self._origin.begin(self, is_training=session.is_training)
             self._loss_items = {}
             self._running_losses = session.running_losses

@@ -1,5 +1,7 @@
-"""The networks that a model has before it is set up, and the weights that they had at first."""
+"""What a model has before it is set up, and the state that it had at first."""
 
+import contextlib
+import copy
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
@@ -7,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from helios.model import digests
+from helios.model import digests, stateful
 
 if TYPE_CHECKING:
+    from helios.model.changes import Changes
     from helios.model.model import Model
 
 _logger = logging.getLogger(__name__)
@@ -17,105 +20,121 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class _First:
-    """A network as it was before the first run.
+    """A network, an optimizer or the like, as it was before the first run.
 
     Attributes:
-        network: the network, without a wrapper.
+        object: the object itself, without a wrapper.
         attribute: the value of the attribute that held it, perhaps with a wrapper.
-        weights: copies of its parameters and buffers in host memory.
-        trainable: the parameters that were trainable.
-        modes: the modes of its modules.
-        digests: what its weights were at the end of the newest run.
+        state: a copy of its state; of a network, of all parameters and buffers in host memory.
+        trainable: the parameters of a network that were trainable.
+        modes: the modes of a network's modules.
+        image: its state at the end of the newest run.
         at_end: the value of the attribute then.
     """
 
-    network: nn.Module
+    object: Any
     attribute: Any
-    weights: dict[str, torch.Tensor]
+    state: Any
     trainable: dict[str, bool]
     modes: dict[str, bool]
-    digests: dict[str, Any] | None = None
+    image: Any = None
     at_end: Any = None
 
 
 class Origin:
-    """Lets each ``fit`` begin with the weights of the first one.
+    """Lets each ``fit`` begin as the first one did.
 
-    ``setup()`` creates most networks anew. A network that exists before, because the constructor
-    has created it, would begin with the weights that an earlier run has left.
+    ``setup()`` creates most objects anew. Without this class, an object that exists before, because
+    the constructor has created it, would begin with the state that an earlier run has left. So
+    would a plain attribute that only training changes.
     """
 
     def __init__(self) -> None:
         self._first: dict[str, _First] = {}
-        self._made: list[nn.Module] = []  # by setup() of an earlier run
+        self._made: list[Any] = []  # by setup() of an earlier run
+        self._changes: Changes | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_changes": None}  # it knows the objects of this process
 
     def begin(self, model: "Model", *, is_training: bool) -> None:
-        """Remember networks that are new, and reset the others if nobody has changed them since."""
-        for name, network in list(model.networks()):
-            first = self._first.get(name)
-            is_known = first is not None and first.network is network
-            if any(network is each for each in self._made):
+        """Remember objects that are new, and reset the others if nobody has changed them since."""
+        if is_training and self._changes is not None:
+            self._changes.undo()
+            self._changes = None
+        for name, part in list(stateful.stateful_attributes(model)):
+            held, first = stateful.held_by(part), self._first.get(name)
+            is_known = first is not None and first.object is held
+            if any(held is each for each in self._made):
                 continue
-            if first is not None and is_known and _is_untouched(first):
+            if first is not None and is_known and _is_untouched(first, part):
                 if is_training:
-                    _reset(model, name, first)
+                    _reset(model, name, first, part)
             else:
-                self._first[name] = _remember(network, vars(model).get(name))
-                if is_training and not is_known and any(True for _ in network.parameters()):
+                self._first[name] = _remember(held, part, vars(model).get(name))
+                is_network = isinstance(part, nn.Module) and any(True for _ in part.parameters())
+                if is_training and not is_known and is_network:
                     _warn(model, name)
 
-    def end(self, model: "Model") -> None:
-        """Remember how the run has left the networks."""
-        networks = dict(model.networks())
-        for name, first in list(self._first.items()):
-            if networks.get(name) is first.network:
-                first.digests, first.at_end = _digests(first.network), vars(model).get(name)
-        known = [first.network for first in self._first.values()]
-        self._made = [n for n in networks.values() if not any(n is each for each in known)]
+    def end(self, model: "Model", changes: "Changes", *, is_training: bool) -> None:
+        """Remember how the run has left everything."""
+        parts = dict(stateful.stateful_attributes(model))
+        with contextlib.suppress(Exception):  # a device may have failed, as the run then says
+            for name, first in self._first.items():
+                first.image = None
+                if name in parts and stateful.held_by(parts[name]) is first.object:
+                    first.at_end = vars(model).get(name)
+                    first.image = digests.image(_state(parts[name]))
+            if is_training:
+                changes.end()
+                self._changes = changes
+            elif self._changes is not None:
+                self._changes.end()
+        known = [first.object for first in self._first.values()]
+        held = [stateful.held_by(part) for part in parts.values()]
+        self._made = [each for each in held if not any(each is other for other in known)]
 
 
-def _remember(network: nn.Module, attribute: Any) -> _First:
-    weights = {name: each.detach().to("cpu", copy=True) for name, each in _tensors(network).items()}
-    trainable = {name: each.requires_grad for name, each in network.named_parameters()}
-    modes = {name: each.training for name, each in network.named_modules()}
-    return _First(network, attribute, weights, trainable, modes)
+def _remember(held: Any, part: Any, attribute: Any) -> _First:
+    if not isinstance(part, nn.Module):
+        return _First(held, attribute, copy.deepcopy(part.state_dict()), {}, {})
+    weights = {name: each.to("cpu", copy=True) for name, each in _state(part).items()}
+    trainable = {name: each.requires_grad for name, each in part.named_parameters()}
+    modes = {name: each.training for name, each in part.named_modules()}
+    return _First(held, attribute, weights, trainable, modes)
 
 
-def _reset(model: "Model", name: str, first: _First) -> None:
+def _state(part: Any) -> Any:
+    """Return the state of an object; of a network, all tensors, also those that are not saved."""
+    if not isinstance(part, nn.Module):
+        return part.state_dict()
+    found = {**dict(part.named_parameters()), **dict(part.named_buffers())}
+    return {
+        name: each.detach()
+        for name, each in found.items()
+        if not nn.parameter.is_lazy(each) and each.layout is torch.strided
+    }
+
+
+def _is_untouched(first: _First, part: Any) -> bool:
+    return first.image is None or digests.same(first.image, digests.image(_state(part)))
+
+
+def _reset(model: "Model", name: str, first: _First, part: Any) -> None:
     if name in vars(model) and vars(model)[name] is first.at_end:
         setattr(model, name, first.attribute)
-    with torch.no_grad():
-        for label, tensor in _tensors(first.network).items():
-            before = first.weights.get(label)
-            if before is not None and before.shape == tensor.shape:
-                tensor.copy_(before)
-    for label, parameter in first.network.named_parameters():
+    if not isinstance(part, nn.Module):
+        part.load_state_dict(copy.deepcopy(first.state))
+        return
+    for label, tensor in _state(part).items():
+        before = first.state.get(label)
+        if before is not None and before.shape == tensor.shape:
+            tensor.copy_(before)
+    for label, parameter in part.named_parameters():
         parameter.requires_grad_(first.trainable.get(label, parameter.requires_grad))
         parameter.grad = None
-    for label, module in first.network.named_modules():
+    for label, module in part.named_modules():
         module.training = first.modes.get(label, module.training)
-
-
-def _is_untouched(first: _First) -> bool:
-    return first.digests is None or first.digests == _digests(first.network)
-
-
-def _digests(network: nn.Module) -> dict[str, Any] | None:
-    """Return numbers that depend on all weights, or ``None`` if the device has failed."""
-    try:
-        found = {name: digests.digest(each) for name, each in _tensors(network).items()}
-        return {name: [part.item() for part in parts] for name, parts in found.items()}
-    except RuntimeError:
-        return None
-
-
-def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return {name: each for name, each in found.items() if _is_plain(each)}
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout is torch.strided and not nn.parameter.is_lazy(tensor)
 
 
 def _warn(model: "Model", name: str) -> None:

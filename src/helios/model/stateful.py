@@ -63,6 +63,11 @@ class GeneratorState:
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
 
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator itself."""
+        return self._generator
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
         return {"state": self._generator.get_state()}
@@ -115,6 +120,13 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
         for key, item in value.items():
             label = str(key) if labels[str(key)] == 1 else repr(key)  # 1 and "1" are two keys
             yield from _stateful_in(f"{name}.{label}", item)
+
+
+def held_by(part: Stateful) -> Any:
+    """Return the object whose state it is, which is inside of an adapter."""
+    if isinstance(part, ParameterState):
+        return part.parameter
+    return part.generator if isinstance(part, GeneratorState) else part
 
 
 def name_of(owner: object, part: object) -> str:

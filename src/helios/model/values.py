@@ -8,6 +8,7 @@ another process, the same object has this path. It is changed in place, because 
 import collections
 import pathlib
 import random
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,21 +77,33 @@ class Encoder:
         weights: what the model saves anyway.
         device: the device of the run.
         enroll: ``True`` to add every object to ``known``.
+        depth: how far to look into objects of users, whose content no node can hold.
 
     Attributes:
+        content: the public attributes of such objects, as nodes, by the path of the object.
         unsaved: paths and types of the objects that no node can hold.
         tensors: the nodes of tensors.
+        tensors_inside: the nodes of tensors in ``content``.
     """
 
     def __init__(
-        self, known: Known, weights: Weights, device: torch.device, *, enroll: bool = False
+        self,
+        known: Known,
+        weights: Weights,
+        device: torch.device,
+        *,
+        enroll: bool = False,
+        depth: int = 0,
     ) -> None:
+        self.content: dict[str, list[Node]] = {}
         self.unsaved: list[tuple[str, str]] = []
         self.tensors: list[dict[str, Any]] = []
+        self.tensors_inside: list[dict[str, Any]] = []
         self._known = known
         self._weights = weights
         self._device = device
         self._enroll = enroll
+        self._depth = depth
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
 
@@ -163,7 +176,18 @@ class Encoder:
             self.unsaved.append((path, name))
         if isinstance(value, Stateful | torch.Generator):
             return {"kind": "stateful", "type": name}
+        if self._depth > 0 and _is_of_user(value):
+            self._look_into(value, was or path)
         return {"kind": "object", "type": name}
+
+    def _look_into(self, value: Any, path: str) -> None:
+        inner = Encoder(
+            self._known, self._weights, self._device, enroll=self._enroll, depth=self._depth - 1
+        )
+        public = [(name, each) for name, each in vars(value).items() if not name.startswith("_")]
+        nodes = [[name, inner.encode(each, f"{path}.{name}")] for name, each in public]
+        self.content |= {path: nodes, **inner.content}
+        self.tensors_inside += [*inner.tensors, *inner.tensors_inside]
 
     def _factory(self, factory: Any, path: str, was: str | None) -> str | None:
         if factory is None or FACTORIES.get(factory.__name__) is factory:
@@ -181,7 +205,7 @@ class Encoder:
         owner = None if was is not None else self._known.path_of_memory(tensor)
         if owner is not None:
             node |= {"within": owner, "place": place_of(tensor)}
-        node["device"] = "run" if tensor.device == self._device else str(tensor.device)
+        node["device"] = [str(tensor.device), str(self._device)]
         node["value"] = tensor.detach()
         self.tensors.append(node)
         return node
@@ -214,6 +238,13 @@ def trim(nodes: list[dict[str, Any]]) -> None:
 def place_of(tensor: torch.Tensor) -> list[Any]:
     """Return where a tensor is in its memory."""
     return [tensor.storage_offset(), list(tensor.size()), list(tensor.stride())]
+
+
+def _is_of_user(value: Any) -> bool:
+    package = type(value).__module__.partition(".")[0]
+    is_foreign = package in ("helios", "torch", "numpy") or package in sys.stdlib_module_names
+    is_dataset = isinstance(value, torch.utils.data.Dataset)  # large, and no state of training
+    return not is_foreign and not is_dataset and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:

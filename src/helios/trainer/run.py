@@ -1,7 +1,6 @@
 """The work of each process of a run: set up, restore, loop, tear down."""
 
 import contextlib
-import copy
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -184,8 +183,7 @@ class Run:
             self.log_training()
         if self.trainer.chkpt_root is not None:
             return None
-        changes = copy.deepcopy(self.session.changes.state_dict())  # testing may change the model
-        return Trained(model.state_dict(), changes, self.manager.state_dict())
+        return Trained(model.state_dict(), self.session.changes.copy(), self.manager.state_dict())
 
     def test(self, teardown: Teardown) -> None:
         """Test the newest checkpoint, the trained states, or the weights that the model loads."""
