@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -93,20 +92,31 @@ class NoStep(Bench):
 class LogStep(Bench):
     """Logs the loss of each step."""
 
-    log_arguments: ClassVar[dict[str, float]] = {}
+    weight: float | None = None
 
     def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
         """Take a step, and log its loss."""
         x, y = batch
         loss = nn.functional.cross_entropy(self.net(x), y)
-        self.log("loss", loss, **self.log_arguments)
+        self.log("loss", loss, weight=self.weight)
         self.optimize(loss, self.optimizer)
 
 
-class LogWeighted(LogStep):
-    """Logs the loss of each step with a weight of its own."""
+class LogAlone(NoStep):
+    """Logs one tensor in each step, and does nothing else."""
 
-    log_arguments: ClassVar[dict[str, float]] = {"weight": 64}
+    weight: float | None = None
+    value = torch.tensor(1.0, requires_grad=True) * 2
+
+    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+        """Log a value."""
+        self.log("loss", self.value, weight=self.weight)
+
+
+class LogAloneWeighted(LogAlone):
+    """Logs with a weight of its own."""
+
+    weight = 64
 
 
 class Idle(helios.Plugin):
@@ -196,14 +206,17 @@ def main() -> None:
         "Helios, 100 idle plug-ins": with_helios(*idle),
         "Helios, 10 plug-ins at each batch's end": with_helios(*busy),
         "Helios, each step logged": with_helios(Listen("listen"), kind=LogStep),
-        "Helios, each step logged with a weight": with_helios(Listen("listen"), kind=LogWeighted),
-        "Helios, logged and nobody listens": with_helios(kind=LogStep),
     }
     loops_alone = {
         "bare loop without steps": bare_without_steps,
         "loop of Helios": with_helios(kind=NoStep),
         "loop, 100 idle plug-ins": with_helios(*idle, kind=NoStep),
         "loop, 10 plug-ins at each batch's end": with_helios(*busy, kind=NoStep),
+        "loop, each step logged": with_helios(Listen("listen"), kind=LogAlone),
+        "loop, each step logged with a weight": with_helios(
+            Listen("listen"), kind=LogAloneWeighted
+        ),
+        "loop, logged and nobody listens": with_helios(kind=LogAlone),
     }
     print(f"{arguments.steps} steps, {arguments.rounds} rounds; medians over the rounds")
     compare(whole, arguments.steps, arguments.rounds)
