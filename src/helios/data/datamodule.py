@@ -174,6 +174,9 @@ class DataModule(abc.ABC):
     def get_train_steps_per_epoch(self) -> int:
         """Return the number of batches in one epoch of the current phase.
 
+        These are not optimizer steps: with ``Trainer(accumulation_steps=N)``, a step uses the
+        gradients of up to N batches.
+
         Raises:
             RuntimeError: no training set was assigned, or it is a stream.
         """
