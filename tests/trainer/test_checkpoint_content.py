@@ -31,6 +31,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "name",
         "training_state",
         "epoch",
+        "optimizers",
         "model",
         "validation_due",
         "stops",
@@ -49,7 +50,10 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert payload["version"] == helios.__version__
     assert payload["training_state"] == trainer.state.dict()
     seed = trainer.random_seed
-    assert payload["epoch"] == {"batches": 6, "samples": 22, "batch_size": 4, "seed": seed}
+    sizes = {"batches": 6, "samples": 22, "batch_size": 4}
+    assert payload["epoch"] == {**sizes, "seed": seed, "samples_seed": seed}
+    assert payload["optimizers"]["optimizer"]["class"] == "SGD"
+    assert payload["optimizers"]["optimizer"]["groups"][0]["momentum"] == 0.9
     assert equal(payload["model"], model.state_dict())
     assert payload["metrics"]["newest"] == model.metrics
     assert payload["metrics"]["in_flight"]["weights"] == {"loss": 4 + 2}

@@ -193,9 +193,8 @@ def scatter(
         for name, part in parts.items():
             before(name, part)
     for name, part in parts.items():
-        require_same_groups(f"{label}.{name}", part, states[name])
-    for name, part in parts.items():
         try:
+            require_same_groups(f"{label}.{name}", part, states[name])
             part.load_state_dict(states[name])
         except Exception as error:
             error.add_note(f"while restoring {label}.{name} from a checkpoint")
