@@ -29,10 +29,6 @@ OPTIONAL: dict[str, Any] = {"validated": None, "run": None}
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
-_ADDED: dict[str, Any] = {"optimizers": {}}
-"""The parts that earlier releases of this format did not write, as if they had been empty."""
-
-
 def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
@@ -49,7 +45,6 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} was written by Helios {payload.get('version')} in format {number};"
             f" this release reads up to format {FORMAT}. Install that release or a newer one."
         )
-    payload = {**_ADDED, **payload}
     while number in _MIGRATIONS:
         payload = _MIGRATIONS[number](payload, path)
         number = payload["format"]
