@@ -124,8 +124,9 @@ class Validations:
             for name, value in self._model.metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        if self._metric is not None and self._metric.name in numbers:
-            numbers = {self._metric.name: numbers[self._metric.name]}
+        judge = self._metric.name if self._metric else best and best.name
+        if judge in numbers:
+            numbers = {judge: numbers[judge]}
         values = " ".join(f"{name}={value:g}" for name, value in list(numbers.items())[:_SHOWN])
         if not self._is_now(newest):
             return f"newest validation at {newest.at}: {values}".removesuffix(": ")
