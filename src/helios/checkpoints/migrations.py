@@ -25,7 +25,7 @@ _KEYS = {
     "plan",
 }
 
-OPTIONAL: dict[str, Any] = {"validated": None, "run": None}
+_ADDED: dict[str, Any] = {"validated": None, "run": None, "optimizers": {}}
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
@@ -53,7 +53,8 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
-    return _weigh({"changes": [{}] * len(payload["rng"]), **payload})
+    changes = [{} for _ in payload["rng"]]  # of each rank
+    return _weigh({**_ADDED, "changes": changes, **payload})
 
 
 def _weigh(payload: dict[str, Any]) -> dict[str, Any]:

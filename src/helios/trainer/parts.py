@@ -27,14 +27,12 @@ class Part(NamedTuple):
         save: the function that returns the state, which must be plain.
         load: the function that restores what ``save`` returned.
         per_rank: ``True`` if each rank has its own state; a checkpoint then holds a list.
-        is_optional: ``True`` if earlier releases wrote checkpoints of the same format without it.
     """
 
     name: str
     save: Callable[[], Any]
     load: Callable[[Any], None]
     per_rank: bool = False
-    is_optional: bool = False
 
 
 def parts_of_training(
@@ -77,7 +75,7 @@ def parts_of_training(
     return [
         Part("training_state", state.dict, state.load_dict),
         Part("epoch", batches.state_dict, batches.load_state_dict),
-        Part("optimizers", optimizers.state_dict, optimizers.load_state_dict, is_optional=True),
+        Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
         Part("model", model.state_dict, model.load_state_dict),
@@ -130,8 +128,6 @@ def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
 def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None:
     """Restore what :func:`save` returned, in the order of the table."""
     for part in parts:
-        if part.is_optional and part.name not in states:
-            continue
         state = states[part.name]
         part.load(state[place.rank] if part.per_rank else state)
 
