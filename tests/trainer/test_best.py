@@ -223,6 +223,16 @@ def test_weights_that_are_tested(tmp_path: pathlib.Path, caplog: pytest.LogCaptu
     assert weights_in_test(elsewhere, str(folder / "counter_epoch_2_iter_10.pth")) == 10
 
 
+def test_nothing_is_called_the_best_without_a_judge(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "helios")
+    for _ in range(2):
+        train(tmp_path, Counter(LOSSES), "nobody", total_steps=2)
+    assert "epoch 2, iteration 8, validated valid/loss=0.1" in caplog.text
+    assert "(best)" not in caplog.text
+
+
 def test_the_best_that_was_not_saved_is_an_error(tmp_path: pathlib.Path) -> None:
     trainer = train(tmp_path, Counter(LOSSES), chkpt_frequency=1)
     (tmp_path / "counter/counter_epoch_2_iter_8.pth").unlink()

@@ -130,7 +130,8 @@ class Validations:
         values = " ".join(f"{name}={value:g}" for name, value in list(numbers.items())[:_SHOWN])
         if not self._is_now(newest):
             return f"newest validation at {newest.at}: {values}".removesuffix(": ")
-        is_best = best is not None and best.batches == newest.batches
+        is_judged = has_own_judge(self._model) or (best is not None and best.name is not None)
+        is_best = is_judged and self._is_now(best)
         return " ".join(filter(None, ["validated", values, "(best)" * is_best]))
 
     # What a checkpoint keeps.

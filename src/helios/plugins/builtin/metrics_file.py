@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from typing import TYPE_CHECKING, Any, TextIO
 
 from helios.core import TrainingState
@@ -46,7 +47,9 @@ class MetricsFilePlugin(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the size of the file in bytes, without the lines that a resumed run removes."""
-        return {"size": self._size if self._file is None else self.path.stat().st_size}
+        if self._file is not None:
+            self._size = os.fstat(self._file.fileno()).st_size
+        return {"size": self._size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the size at which a resumed run continues the file."""
@@ -77,6 +80,7 @@ class MetricsFilePlugin(Plugin):
     def teardown(self) -> None:
         """Close the file."""
         if self._file is not None:
+            self._size = os.fstat(self._file.fileno()).st_size
             self._file.close()
             self._file = None
 
