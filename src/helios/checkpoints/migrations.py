@@ -53,7 +53,7 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
-    changes = [{} for _ in payload["rng"]]  # of each rank
+    changes: list[dict[str, Any]] = [{} for _ in payload["rng"]]  # of each rank
     return _weigh({**_ADDED, "changes": changes, **payload})
 
 

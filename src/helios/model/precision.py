@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+
+from helios.model.optimizers import has_gradients
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Precision:
         self._device_type = device_type
         self._name_of = name_of
         self._scalers: dict[tuple[Optimizer, ...], GradScaler] = {}
+        self._together: dict[tuple[Optimizer, ...], Any] = {}
         self._restored: dict[str, Any] = {}
 
     def scaler(self, optimizers: tuple[Optimizer, ...]) -> GradScaler | None:
@@ -54,6 +57,8 @@ class Precision:
             return None
         if optimizers not in self._scalers:
             self._scalers[optimizers] = scaler = GradScaler(self._device_type)
+            one = len(optimizers) == 1
+            self._together[optimizers] = optimizers[0] if one else _Together(optimizers)
             name = self._name(optimizers)
             restored = self._restored.pop(name, None) or self._restored.pop("", None)
             if restored is not None:
@@ -69,8 +74,9 @@ class Precision:
         """Divide gradients by the scale of their loss."""
         scaler = self.scaler(optimizers)
         if scaler is not None:
-            for optimizer in filter(_has_gradients, optimizers):
-                scaler.unscale_(optimizer)
+            together = self._together[optimizers]
+            if has_gradients(together):
+                scaler.unscale_(together)
 
     def step(self, optimizers: tuple[Optimizer, ...]) -> bool:
         """Take a step unless fp16 gradients overflowed, and return whether it was taken.
@@ -78,34 +84,23 @@ class Precision:
         If the gradients of one of the optimizers overflowed, none of them takes the step.
         """
         scaler = self.scaler(optimizers)
-        scaled = [o for o in optimizers if _has_gradients(o)] if scaler is not None else []
-        if scaler is None or not scaled:  # without any gradient, a scaler refuses to step
-            for optimizer in optimizers:
+        if scaler is None or not has_gradients(self._together[optimizers]):
+            for optimizer in optimizers:  # without any gradient, a scaler refuses to step
                 optimizer.step()
             is_taken = True
         else:
-            is_taken = self._scaled_step(scaler, scaled, optimizers)
+            is_taken = self._scaled_step(scaler, optimizers)
         if not self.is_full:
             torch.clear_autocast_cache()  # the cache holds the weights from before the step
         return is_taken
 
-    def _scaled_step(
-        self, scaler: GradScaler, scaled: list[Optimizer], optimizers: tuple[Optimizer, ...]
-    ) -> bool:
-        if len(scaled) > 1 and not _are_finite(scaled):
-            for optimizer in scaled:
-                optimizer.zero_grad()  # the scaler looks at each optimizer alone
+    def _scaled_step(self, scaler: GradScaler, optimizers: tuple[Optimizer, ...]) -> bool:
         before = scaler.get_scale()
-        for optimizer in scaled:
-            scaler.step(optimizer)
+        scaler.step(self._together[optimizers])
         scaler.update()
         # An overflow halves the scale; a scale of 0 turns each loss into 0, and back into NaN.
         is_taken = before > 0 and scaler.get_scale() >= before
-        if is_taken:
-            for optimizer in optimizers:
-                if optimizer not in scaled:
-                    optimizer.step()
-        elif before > 0 and scaler.get_scale() == 0:
+        if before > 0 and scaler.get_scale() == 0:
             _logger.warning(
                 "every step of %s in fp16 has overflowed until its loss scale became 0, so it no"
                 " longer trains: look for NaN or infinite losses, or use precision='bf16'.",
@@ -127,17 +122,16 @@ class Precision:
         self._restored = dict(state_dict)
 
 
-def _has_gradients(optimizer: Optimizer) -> bool:
-    groups = optimizer.param_groups
-    return any(parameter.grad is not None for group in groups for parameter in group["params"])
+class _Together:
+    """Optimizers that step on one loss, as the one optimizer that a scaler takes."""
 
+    def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
+        self._optimizers = optimizers
 
-def _are_finite(optimizers: Sequence[Optimizer]) -> bool:
-    gradients = [
-        parameter.grad
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()

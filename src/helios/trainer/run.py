@@ -137,6 +137,7 @@ class Run:
         try:
             yield
         finally:
+            self.session.close()
             self.model.session = None
 
     def fit(self, teardown: Teardown) -> Trained | None:

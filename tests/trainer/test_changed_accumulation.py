@@ -1,0 +1,106 @@
+"""A run that resumes inside an epoch with another ``accumulation_steps``."""
+
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import Make
+from torch import nn
+from torch.utils.data import IterableDataset, TensorDataset
+
+from helios import DataModule, Model, TrainingState
+from helios.testing import StopAfter
+
+BATCHES = 24
+
+
+class Ones(IterableDataset[torch.Tensor]):
+    """A stream of unknown length."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.ones(BATCHES, 1))
+
+
+class Data(DataModule):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def setup(self) -> None:
+        ones = Ones() if self._kind == "stream" else TensorDataset(torch.ones(BATCHES, 1))
+        self._train_dataset = self._create_dataset(ones, {"batch_size": 1})
+
+
+class Unit(Model):
+    """Has the gradient 1 in each batch, so each step that is a mean moves its weight by 1."""
+
+    def __init__(self) -> None:
+        super().__init__("unit")
+        self.sizes: list[int] = []
+        self._batches = 0
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.optimizer = torch.optim.SGD([self.weight], lr=1.0)
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        value = batch if isinstance(batch, torch.Tensor) else batch[0]
+        before = self.weight.item()
+        self._batches += 1
+        if self.optimize((value * self.weight).mean(), self.optimizer):
+            assert before - self.weight.item() == 1
+            self.sizes.append(self._batches)
+            self._batches = 0
+
+
+def windows(accumulation_steps: int, batches: int) -> list[int]:
+    """Return the sizes of the windows of that many batches."""
+    whole, rest = divmod(batches, accumulation_steps)
+    return [accumulation_steps] * whole + [rest] * (rest > 0)
+
+
+@pytest.mark.parametrize("kind", ["map", "stream"])
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize(
+    ("before", "after"), [(2, 2), (2, 4), (2, 3), (3, 2), (1, 4), (4, 1), (3, 5), (2, 8)]
+)
+def test_each_step_is_a_mean_over_what_it_saw(
+    make_trainer: Make, tmp_path: pathlib.Path, kind: str, unit: str, before: int, after: int
+) -> None:
+    if kind == "stream":
+        pytest.importorskip("torchdata", reason="the extra 'streaming' is not installed")
+    total = {"epoch": 1, "iteration": 10}[unit]
+
+    def train(accumulation_steps: int, stop_after: int | None) -> tuple[Unit, TrainingState]:
+        model = Unit()
+        trainer = make_trainer(
+            total_steps=total,
+            train_unit=unit,
+            chkpt_root=tmp_path,
+            plugins=[StopAfter(stop_after)],
+            accumulation_steps=accumulation_steps,
+        )
+        return model, trainer.fit(model, Data(kind))
+
+    model, state = train(before, 5)
+    consumed = state.global_iteration
+    assert model.sizes == [before] * state.current_iteration
+    assert consumed == before * state.current_iteration >= 5
+    model, state = train(after, None)
+    if unit == "epoch":
+        assert model.sizes == windows(after, BATCHES - consumed)
+        assert state.global_iteration == BATCHES
+    else:
+        assert model.sizes == [after] * (total - consumed // before)
+        assert state.current_iteration == total
+    assert model.weight.item() == -state.current_iteration
+    assert state.current_iteration == consumed // before + len(model.sizes)
+
+
+def test_sizes_of_windows(make_trainer: Make) -> None:
+    model = Unit()
+    make_trainer(total_steps=2, accumulation_steps=5).fit(model, Data("map"))
+    assert model.sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))
