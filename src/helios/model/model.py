@@ -174,8 +174,7 @@ class Model(Placed, abc.ABC):
         Loggers receive training values every ``print_frequency`` steps, or at the end of each
         epoch without a ``print_frequency``. They receive the rest when training is complete. They
         receive the values of a validation or a test at its end, and those that are logged in
-        ``on_training_epoch_end`` with that epoch. Tensors stay on their device until then. If no
-        plug-in implements ``on_log``, training values are dropped.
+        ``on_training_epoch_end`` with that epoch. Tensors stay on their device until then.
 
         A metric of torchmetrics may be logged instead of a number. The model updates it; at the
         moments above, the trainer computes it, resets it, and hands out its value. Checkpoints
@@ -306,7 +305,7 @@ class Model(Placed, abc.ABC):
 
         Args:
             state: the progress of the run.
-            should_log: ``True`` if loggers are called at this step.
+            should_log: ``True`` at multiples of ``print_frequency``, when loggers are called.
         """
         for name, loss in self._loss_items.items():
             if loss is not None:

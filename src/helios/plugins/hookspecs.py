@@ -178,8 +178,10 @@ class PluginSpec:
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
         """Receive the metrics that the model logged, already on the host.
 
-        Called every ``print_frequency`` steps with the means since the last call. At the end of
-        validation and testing, called with the means over all their batches.
+        Called every ``print_frequency`` steps, or at the end of each epoch without it, with the
+        means since the last call, and with the rest when training is complete, perhaps after
+        ``on_training_end``. Called at the end of validation, testing and an epoch with the values
+        that were logged there.
 
         Args:
             metrics: the values by name.

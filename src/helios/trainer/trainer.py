@@ -41,7 +41,8 @@ class Trainer:
         valid_frequency: the number of units between validations; no validation by default.
         chkpt_frequency: the number of units between checkpoints. If the run has a folder for
             checkpoints, it always saves one when training ends.
-        print_frequency: the number of optimizer steps between calls of loggers; none by default.
+        print_frequency: the number of optimizer steps between calls of loggers; by default, they
+            are called once an epoch.
         accumulation_steps: the number of batches whose gradients make one optimizer step.
         enable_cudnn_benchmark: ``True`` to let cuDNN measure and choose the fastest algorithms.
         enable_deterministic: ``True`` to use only deterministic algorithms.
