@@ -39,7 +39,7 @@ class Unit(Model):
 
     def __init__(self) -> None:
         super().__init__("unit")
-        self.sizes: list[int] = []
+        self._sizes: list[int] = []
         self._batches = 0
 
     def setup(self, fast_init: bool = False) -> None:
@@ -52,7 +52,7 @@ class Unit(Model):
         self._batches += 1
         if self.optimize((value * self.weight).mean(), self.optimizer):
             assert before - self.weight.item() == 1
-            self.sizes.append(self._batches)
+            self._sizes.append(self._batches)
             self._batches = 0
 
 
@@ -87,20 +87,20 @@ def test_each_step_is_a_mean_over_what_it_saw(
 
     model, state = train(before, 5)
     consumed = state.global_iteration
-    assert model.sizes == [before] * state.current_iteration
+    assert model._sizes == [before] * state.current_iteration
     assert consumed == before * state.current_iteration >= 5
     model, state = train(after, None)
     if unit == "epoch":
-        assert model.sizes == windows(after, BATCHES - consumed)
+        assert model._sizes == windows(after, BATCHES - consumed)
         assert state.global_iteration == BATCHES
     else:
-        assert model.sizes == [after] * (total - consumed // before)
+        assert model._sizes == [after] * (total - consumed // before)
         assert state.current_iteration == total
     assert model.weight.item() == -state.current_iteration
-    assert state.current_iteration == consumed // before + len(model.sizes)
+    assert state.current_iteration == consumed // before + len(model._sizes)
 
 
 def test_sizes_of_windows(make_trainer: Make) -> None:
     model = Unit()
     make_trainer(total_steps=2, accumulation_steps=5).fit(model, Data("map"))
-    assert model.sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))
+    assert model._sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))
