@@ -165,7 +165,7 @@ def test_optimizer_with_a_closure_is_refused(make_trainer: Make) -> None:
     ("value", "message"),
     [
         (None, "got a NoneType as its optimizer"),
-        ({"a": 1}, "got a dict as its optimizer"),
+        ({"a": 1}, "got a str as its optimizer"),
         ([], "got no optimizer"),
         ([3], "got a int as its optimizer"),
     ],

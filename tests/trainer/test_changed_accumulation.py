@@ -39,8 +39,13 @@ class Unit(Model):
 
     def __init__(self) -> None:
         super().__init__("unit")
-        self._sizes: list[int] = []
+        self._sizes: list[int] = []  # a checkpoint would hold it without the underscore
         self._batches = 0
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of batches of each step in this process."""
+        return self._sizes
 
     def setup(self, fast_init: bool = False) -> None:
         self.weight = nn.Parameter(torch.zeros(1))
@@ -87,20 +92,20 @@ def test_each_step_is_a_mean_over_what_it_saw(
 
     model, state = train(before, 5)
     consumed = state.global_iteration
-    assert model._sizes == [before] * state.current_iteration
+    assert model.sizes == [before] * state.current_iteration
     assert consumed == before * state.current_iteration >= 5
     model, state = train(after, None)
     if unit == "epoch":
-        assert model._sizes == windows(after, BATCHES - consumed)
+        assert model.sizes == windows(after, BATCHES - consumed)
         assert state.global_iteration == BATCHES
     else:
-        assert model._sizes == [after] * (total - consumed // before)
+        assert model.sizes == [after] * (total - consumed // before)
         assert state.current_iteration == total
     assert model.weight.item() == -state.current_iteration
-    assert state.current_iteration == consumed // before + len(model._sizes)
+    assert state.current_iteration == consumed // before + len(model.sizes)
 
 
 def test_sizes_of_windows(make_trainer: Make) -> None:
     model = Unit()
     make_trainer(total_steps=2, accumulation_steps=5).fit(model, Data("map"))
-    assert model._sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))
+    assert model.sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 _DEPTH = 3  # helper objects inside helper objects
-_MOST = 10_000  # items of a list or dictionary: larger ones hold data
+_MOST_ITEMS = 10_000  # of a list or dictionary: larger ones hold data
+_MOST_STEPS = 16  # a model may create optimizers for one step each
 
 
 def parameters_of(optimizers: Iterable[Optimizer]) -> list[torch.Tensor]:
@@ -34,26 +35,6 @@ def has_gradients(optimizer: Optimizer) -> bool:
     """Return whether a parameter of an optimizer has a gradient."""
     groups = optimizer.param_groups
     return any(parameter.grad is not None for group in groups for parameter in group["params"])
-
-
-def given_optimizers(value: Any) -> tuple[Optimizer, ...]:
-    """Return the optimizers that were passed alone or in a list, each once.
-
-    Raises:
-        TypeError: one of them is no optimizer.
-    """
-    if hasattr(value, "param_groups"):
-        return (value,)
-    given = list(value) if isinstance(value, Iterable) and not isinstance(value, dict) else [value]
-    for optimizer in given:
-        if not all(hasattr(optimizer, name) for name in ("param_groups", "step", "zero_grad")):
-            raise TypeError(
-                f"optimize() got a {type(optimizer).__name__} as its optimizer: pass a"
-                " torch.optim.Optimizer, or a list of several that step on one loss."
-            )
-    if not given:
-        raise TypeError("optimize() got no optimizer: pass one, or a list of several.")
-    return tuple(dict.fromkeys(given))
 
 
 def optimizers_in(value: Any) -> Iterator[tuple[str, Optimizer]]:
@@ -80,7 +61,7 @@ def _search(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple
             for key, item in list(vars(module).items()):
                 if isinstance(item, Optimizer):
                     yield f"{place}.{key}", item
-    elif isinstance(value, dict | list | tuple) and len(value) > _MOST:
+    elif isinstance(value, dict | list | tuple) and len(value) > _MOST_ITEMS:
         return
     elif isinstance(value, dict):
         seen.add(id(value))
@@ -101,30 +82,89 @@ def _is_of_user(value: object) -> bool:
     return type(value).__module__.partition(".")[0] != "helios"
 
 
-class Split:
-    """The parameters of a model, as optimizers that get a loss divide them.
+class Step:
+    """The next step of optimizers that step together.
 
     Attributes:
-        groups: the number of parameter groups of each optimizer, which may get more.
-        others: the parameters that only other optimizers step.
+        optimizers: the optimizers.
+        is_single: ``True`` for one optimizer.
+        apart: the parameters that only other optimizers step.
+        unused: the parameters of ``apart`` whose optimizers have not been given a loss.
         shared: the parameters that other optimizers step, too.
-        withheld: the parameters of ``others`` whose optimizers have not been given a loss.
+        kept: the shared parameters with the gradients of this step, between two of its losses.
+        groups: the number of their parameter groups when ``apart`` was found.
+        losses: the number of losses in the window; 0 if the step is not pending.
+        clip_norm: see :meth:`~helios.model.Model.optimize`.
+        clip_value: see :meth:`~helios.model.Model.optimize`.
+        weight: the sum of the weights of the losses in the window, if they have weights.
     """
 
-    def __init__(
-        self, given: tuple[Optimizer, ...], known: list[Optimizer], used: list[Optimizer]
-    ) -> None:
-        self.groups = [len(optimizer.param_groups) for optimizer in given]
-        mine = {id(parameter) for parameter in parameters_of(given)}
-        rest = parameters_of([optimizer for optimizer in known if optimizer not in given])
-        mine_or_used = mine | {id(parameter) for parameter in parameters_of(used)}
-        self.others = [parameter for parameter in rest if id(parameter) not in mine]
-        self.shared = [parameter for parameter in rest if id(parameter) in mine]
-        self.withheld = [p for p in self.others if id(p) not in mine_or_used]
+    def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
+        self.optimizers = optimizers
+        self.is_single = len(optimizers) == 1
+        self.apart: list[torch.Tensor] = []
+        self.unused: list[torch.Tensor] = []
+        self.shared: list[torch.Tensor] = []
+        self.kept: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self.groups = 0
+        self.losses = 0
+        self.clip_norm: float | None = None
+        self.clip_value: float | None = None
+        self.weight: float | torch.Tensor | None = None
+
+    def __str__(self) -> str:
+        return " and ".join(type(optimizer).__name__ for optimizer in self.optimizers)
+
+    def weigh(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> torch.Tensor:
+        """Return a loss times its weight, and add the weight to that of the window."""
+        if self.losses > 1 and (weight is None) != (self.weight is None):
+            raise ConfigurationError(
+                f"optimize({self}) got a weight for some losses of a window and none for others:"
+                " pass weight= for all of them, or for none."
+            )
+        if weight is None:
+            return loss
+        if isinstance(weight, torch.Tensor):
+            weight = weight.detach().reshape(()).clone()  # the model may change its tensor later
+        self.weight = weight if self.weight is None else self.weight + weight
+        return loss * weight
+
+    def divide(self) -> None:
+        """Divide the gradients by the weights of the whole window."""
+        weight, self.weight = self.weight, None
+        if isinstance(weight, torch.Tensor):
+            weight = weight + (weight == 0)  # as below, but without a read of the device
+        elif not weight:
+            return  # the gradients are 0, too
+        for parameter in parameters_of(self.optimizers):
+            if (gradient := parameter.grad) is not None:
+                if isinstance(weight, torch.Tensor) and weight.device != gradient.device:
+                    weight = weight.to(gradient.device)
+                gradient.div_(weight)
+
+    def keep_shared(self) -> None:
+        """Take away the gradients of parameters that other optimizers step, too."""
+        self.kept = [(parameter, parameter.grad) for parameter in self.shared]
+        for parameter in self.shared:
+            parameter.grad = None
+
+    def restore_shared(self) -> None:
+        """Restore the gradients that :meth:`keep_shared` took away."""
+        for parameter, gradient in self.kept:
+            parameter.grad = gradient
+        self.kept = []
+
+    def clip(self) -> None:
+        """Clip each gradient, and then the norm of the gradients of all optimizers together."""
+        parameters = parameters_of(self.optimizers)
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
 
 class Optimizers:
-    """Knows the optimizers of a model, as far as they exist, and what each one steps.
+    """The optimizers of a model, as far as they exist, and the steps that they take.
 
     Args:
         model: the model. Its attributes are searched again when they change.
@@ -132,19 +172,17 @@ class Optimizers:
 
     def __init__(self, model: object) -> None:
         self._model = model
-        self._attributes = -1  # not searched yet
-        self._named: list[tuple[str, Optimizer]] = []
-        self._groups: list[tuple[Optimizer, int]] = []
-        self._given: list[weakref.ref[Optimizer]] = []  # a model may create one for each step
+        self._attributes = vars(model)
+        self._count = -1
+        self._steps: dict[Optimizer | tuple[Optimizer, ...], Step] = {}
+        self._given: list[weakref.ref[Optimizer]] = []
+        self._known: list[tuple[Optimizer, int]] = []
         self._used: list[torch.Tensor] = []
         self._unused: list[torch.Tensor] = []
         self._left: set[int] | None = None
-        self._splits: dict[tuple[Optimizer, ...], Split] = {}
-        self._watches: list[RemovableHandle] = []
         self._is_first = True
-        self.has_withheld = False
-        self.version = 0
-        """A number that grows with each search, after which a :class:`Split` is out of date."""
+        self._has_withheld = False
+        self._watches: list[RemovableHandle] = []
 
     def name_of(self, optimizer: Optimizer) -> str:
         """Return the name of an optimizer in checkpoints; ``""`` if no attribute holds it."""
@@ -154,39 +192,55 @@ class Optimizers:
         found = optimizers_in(self._model)
         return next((name for name, other in found if other is optimizer), "")
 
-    def split(self, given: tuple[Optimizer, ...]) -> Split:
-        """Return how optimizers that get a loss divide the parameters of the model.
+    def step_of(self, optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...]) -> Step:
+        """Return the step for a loss.
+
+        Args:
+            optimizer: the optimizer that the loss is for, or several that step together.
 
         Raises:
-            ConfigurationError: an optimizer takes its steps with a closure.
+            ConfigurationError: an optimizer takes its steps with a closure, or is already in
+                another step of this window.
+            TypeError: the object is no optimizer.
         """
-        split = self._splits.get(given)
-        if split is None or split.groups != [len(each.param_groups) for each in given]:
-            for optimizer in given:
-                _check(optimizer)
-            self._splits, self._groups = {}, []  # which would keep optimizers of one step alive
-            live = self._live()
-            self._given += [weakref.ref(each) for each in given if each not in live]
-            known, used = self._search()
-            split = self._splits[given] = Split(given, known, used)
-        return split
+        key = tuple(optimizer) if isinstance(optimizer, list | tuple | dict) else optimizer
+        step = self._steps.get(key) or self._add(key)
+        groups = len(step.optimizers[0].param_groups) if step.is_single else _groups(step)
+        if groups != step.groups or len(self._attributes) != self._count:
+            self._search()
+        if step.losses == 0 and len(self._steps) > 1:
+            self._refuse_overlap(step)
+        return step
 
-    def begin_window(self) -> None:
+    def pending(self) -> list[Step]:
+        """Return the steps that got a loss in this window, and have not been taken."""
+        return [step for step in self._steps.values() if step.losses]
+
+    def drop_gradients(self) -> None:
         """Drop the gradients of all optimizers that a loss was given to.
 
         Gradients of the others may belong to steps that the model takes by hand.
         """
-        if self._has_changed():
+        is_current = len(self._attributes) == self._count
+        for optimizer, groups in self._known:
+            is_current = is_current and len(optimizer.param_groups) == groups
+        if not is_current:
             self._search()
         for parameter in self._used:
             if parameter.grad is not None:
                 parameter.grad = None
         if self._unused:
             # A model that takes all its steps by hand does not pay for this in each window.
-            self._left = None
             if self._used or self._is_first:
                 self._left = {id(each) for each in self._unused if each.grad is not None}
-            self.has_withheld = self._is_first = False
+                self._has_withheld = self._is_first = False
+            else:
+                self._left = None
+
+    def note_withheld(self, step: Step) -> None:
+        """Take note of gradients that optimizers of steps by hand do not get from a loss."""
+        if any(parameter.grad is not None for parameter in step.unused):
+            self._has_withheld = True
 
     def close(self) -> None:
         """Stop watching the steps that the model takes by hand."""
@@ -194,57 +248,80 @@ class Optimizers:
             watch.remove()
         self._watches = []
 
+    def _add(self, key: Any) -> Step:
+        given = tuple(dict.fromkeys(key)) if isinstance(key, tuple) else (key,)
+        if not given:
+            raise TypeError("optimize() got no optimizer: pass one, or a list of several.")
+        for optimizer in given:
+            _check(optimizer)
+        if len(self._steps) >= _MOST_STEPS:
+            self._known = []
+            self._steps = {each: step for each, step in self._steps.items() if step.losses}
+        live = self._live()
+        self._given += [weakref.ref(optimizer) for optimizer in given if optimizer not in live]
+        self._steps[key] = step = Step(given)
+        self._count = -1
+        return step
+
     def _live(self) -> list[Optimizer]:
         live = [reference() for reference in self._given]
         return [optimizer for optimizer in live if optimizer is not None]
 
-    def _has_changed(self) -> bool:
-        """Return whether the model got other optimizers, or one of them other groups."""
-        attributes = vars(self._model)
-        if len(attributes) != self._attributes:
-            return True
-        for name, optimizer in self._named:
-            if attributes.get(name) is not optimizer:
-                return True
-        for optimizer, groups in self._groups:  # noqa: SIM110 - a generator costs more per window
-            if len(optimizer.param_groups) != groups:
-                return True
-        return False
+    def _refuse_overlap(self, step: Step) -> None:
+        for other in self.pending():
+            if not set(other.optimizers).isdisjoint(step.optimizers):
+                raise ConfigurationError(
+                    f"optimize() got {other}, and then {step} in one accumulation window, so one"
+                    " optimizer would belong to two steps: always give it alone, or always in the"
+                    " same list."
+                )
 
-    def _search(self) -> tuple[list[Optimizer], list[Optimizer]]:
-        """Search the model, and return its optimizers and those that a loss was given to."""
-        self.version += 1
-        self._splits, attributes = {}, vars(self._model)
-        found, used = list(optimizers_in(self._model)), self._live()
-        known = list(dict.fromkeys([*(other for _, other in found), *used]))
+    def _search(self) -> None:
+        """Find the optimizers that the model has now, and what each step must leave alone."""
+        used = self._live()
+        known = list(dict.fromkeys([*(found for _, found in optimizers_in(self._model)), *used]))
         self._given = [weakref.ref(optimizer) for optimizer in used]
-        self._attributes = len(attributes)
-        self._named = [(name, other) for name, other in found if name in attributes]
-        self._groups = [(optimizer, len(optimizer.param_groups)) for optimizer in known]
-        self._watch([optimizer for optimizer in known if optimizer not in used])
-        kept = {id(parameter) for parameter in self._used}
-        if self._left is not None:
-            kept |= {id(p) for p in self._unused if id(p) not in self._left}
-        mine = parameters_of(used)
-        for parameter in mine:
-            if id(parameter) not in kept:  # a gradient of earlier windows, or of other losses
-                parameter.grad = None
-        ids = {id(parameter) for parameter in mine}
-        self._unused = [p for p in parameters_of(known) if id(p) not in ids]
-        self._used = mine
-        return known, used
-
-    def _watch(self, optimizers: list[Optimizer]) -> None:
-        """Watch for steps that the model takes by hand."""
+        self._known = [(optimizer, len(optimizer.param_groups)) for optimizer in known]
+        self._count = len(self._attributes)
+        self._drop_foreign(used)
+        mine = {id(parameter) for parameter in self._used}
+        self._unused = [each for each in parameters_of(known) if id(each) not in mine]
+        for step in self._steps.values():
+            self._divide(step, known)
         self.close()
         self._watches = [
-            optimizer.register_step_pre_hook(self._check_step_by_hand) for optimizer in optimizers
+            optimizer.register_step_pre_hook(self._check_step_by_hand)
+            for optimizer in known
+            if optimizer not in used
         ]
 
+    def _drop_foreign(self, used: list[Optimizer]) -> None:
+        """Drop the gradients of new parameters: they are of losses that were not for them.
+
+        Keep those that the model has added by hand in this window.
+        """
+        kept = {id(parameter) for parameter in self._used}
+        if self._left is not None:
+            kept |= {id(each) for each in self._unused if id(each) not in self._left}
+        self._used = parameters_of(used)
+        for parameter in self._used:
+            if id(parameter) not in kept:
+                parameter.grad = None
+
+    def _divide(self, step: Step, known: list[Optimizer]) -> None:
+        """Find the parameters that a step shares with others, and those that it does not step."""
+        mine = {id(parameter) for parameter in parameters_of(step.optimizers)}
+        unused = {id(parameter) for parameter in self._unused}
+        rest = parameters_of(each for each in known if each not in step.optimizers)
+        step.apart = [parameter for parameter in rest if id(parameter) not in mine]
+        step.unused = [parameter for parameter in step.apart if id(parameter) in unused]
+        step.shared = [parameter for parameter in rest if id(parameter) in mine]
+        step.groups = _groups(step)
+
     def _check_step_by_hand(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Raise an error if the model steps on gradients that :meth:`Model.optimize` withheld."""
+        """Raise an error if the model steps on gradients that ``optimize()`` withheld."""
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
-        if self.has_withheld and not has_closure and not has_gradients(optimizer):
+        if self._has_withheld and not has_closure and not has_gradients(optimizer):
             name = type(optimizer).__name__
             raise ConfigurationError(
                 f"{name} ({self.name_of(optimizer) or 'unnamed'}) takes a step by hand, but has no"
@@ -254,7 +331,16 @@ class Optimizers:
             )
 
 
+def _groups(step: Step) -> int:
+    return sum(len(optimizer.param_groups) for optimizer in step.optimizers)
+
+
 def _check(optimizer: Any) -> None:
+    if not all(hasattr(optimizer, name) for name in ("param_groups", "step", "zero_grad")):
+        raise TypeError(
+            f"optimize() got a {type(optimizer).__name__} as its optimizer: pass a"
+            " torch.optim.Optimizer, or a list of several that step on one loss."
+        )
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         name = type(optimizer).__name__

@@ -47,14 +47,14 @@ class Precision:
         self._together: dict[tuple[Optimizer, ...], Any] = {}
         self._restored: dict[str, Any] = {}
 
-    def scaler(self, optimizers: tuple[Optimizer, ...]) -> GradScaler | None:
-        """Return the scaler for the losses of optimizers; ``None`` if the precision needs none.
+    def scale(self, loss: torch.Tensor, optimizers: tuple[Optimizer, ...]) -> torch.Tensor:
+        """Return a loss times the scale of the optimizers that it is for, if they need one.
 
         Optimizers that step on one loss share a scaler. All others have their own. Otherwise, an
         overflow of one optimizer would change the scale while another one accumulates gradients.
         """
         if not self._scales:
-            return None
+            return loss
         if optimizers not in self._scalers:
             self._scalers[optimizers] = scaler = GradScaler(self._device_type)
             one = len(optimizers) == 1
@@ -63,33 +63,24 @@ class Precision:
             restored = self._restored.pop(name, None) or self._restored.pop("", None)
             if restored is not None:
                 scaler.load_state_dict(restored)
-        return self._scalers[optimizers]
-
-    def scale(self, loss: torch.Tensor, optimizers: tuple[Optimizer, ...]) -> torch.Tensor:
-        """Return the loss times its scale, if the precision needs one."""
-        scaler = self.scaler(optimizers)
-        return loss if scaler is None else scaler.scale(loss)
+        return self._scalers[optimizers].scale(loss)
 
     def unscale(self, optimizers: tuple[Optimizer, ...]) -> None:
         """Divide gradients by the scale of their loss."""
-        scaler = self.scaler(optimizers)
-        if scaler is not None:
-            together = self._together[optimizers]
-            if has_gradients(together):
-                scaler.unscale_(together)
+        if self._scales and has_gradients(self._together[optimizers]):
+            self._scalers[optimizers].unscale_(self._together[optimizers])
 
     def step(self, optimizers: tuple[Optimizer, ...]) -> bool:
         """Take a step unless fp16 gradients overflowed, and return whether it was taken.
 
         If the gradients of one of the optimizers overflowed, none of them takes the step.
         """
-        scaler = self.scaler(optimizers)
-        if scaler is None or not has_gradients(self._together[optimizers]):
-            for optimizer in optimizers:  # without any gradient, a scaler refuses to step
+        is_taken = True
+        if self._scales and has_gradients(self._together[optimizers]):
+            is_taken = self._scaled_step(self._scalers[optimizers], optimizers)
+        else:  # without any gradient, a scaler refuses to step
+            for optimizer in optimizers:
                 optimizer.step()
-            is_taken = True
-        else:
-            is_taken = self._scaled_step(scaler, optimizers)
         if not self.is_full:
             torch.clear_autocast_cache()  # the cache holds the weights from before the step
         return is_taken

@@ -4,7 +4,7 @@ import contextlib
 import math
 import numbers
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,9 +15,8 @@ from helios.errors import ConfigurationError
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer, Number, is_metric
-from helios.model.optimizers import Optimizers, Split, given_optimizers
+from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
-from helios.model.step import Step, names_of
 from helios.model.window import Window
 
 Caller = Callable[..., Any] | None
@@ -102,8 +101,6 @@ class Session:
         self._batch_size = batch_size
         self._optimizers = optimizers
         self._outside = None if precision.is_full else precision.outside
-        self._steps: dict[tuple[Optimizer, ...], Step] = {}
-        self._known = _Known(None, 0, -1, Step(()), Split((), [], []))
         self.metric_objects = metric_objects
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
@@ -184,99 +181,55 @@ class Session:
 
         See :meth:`Model.optimize`.
         """
-        known = self._known
-        if (
-            optimizer is not known.optimizer
-            or known.version != self._optimizers.version
-            or len(optimizer.param_groups) != known.groups  # type: ignore[union-attr]  # lists are never known
-        ):
-            known = self._look_up(optimizer)
-        step = known.step
+        step = self._optimizers.step_of(optimizer)
+        step.losses += 1
         step.clip_norm, step.clip_value = clip_norm, clip_value
-        if self._window.size > 1:
-            self._await(step)
         if self._outside is None:
-            return self._optimize(loss, known, weight, retain_graph)
+            return self._optimize(step, loss, weight, retain_graph)
         with self._outside:
-            return self._optimize(loss, known, weight, retain_graph)
-
-    def _look_up(self, optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...]) -> "_Known":
-        """Return what a call of :meth:`optimize` needs, and keep it for the next call."""
-        given = given_optimizers(optimizer)
-        split = self._optimizers.split(given)
-        step = self._steps.get(given) or Step(given)
-        is_single = isinstance(optimizer, Optimizer)
-        self._known = _Known(
-            optimizer=optimizer if is_single else None,
-            groups=split.groups[0],
-            version=self._optimizers.version,
-            step=step,
-            split=split,
-        )
-        return self._known
+            return self._optimize(step, loss, weight, retain_graph)
 
     def _optimize(
         self,
+        step: Step,
         loss: torch.Tensor,
-        known: "_Known",
         weight: float | torch.Tensor | None,
         retain_graph: bool,
     ) -> bool:
-        step, split, window = known.step, known.split, self._window
-        if weight is not None or window.size > 1:
-            loss = step.weigh(loss, weight, window.size)
+        window = self._window
+        if weight is not None or step.weight is not None:
+            loss = step.weigh(loss, weight)
+        elif window.size > 1:
+            loss = loss / window.size
         if self._outside is not None:
             loss = self.precision.scale(loss, step.optimizers)
-        if step.shared:
+        if step.kept:
             step.restore_shared()
-        if split.others:
-            self._backward_apart(loss, split, retain_graph)
-        else:
-            _backward(loss, retain_graph)
+        kept = _set_aside(step.apart) if step.apart else None
+        try:
+            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        except RuntimeError as error:
+            _explain(error)
+            raise
+        finally:
+            if kept is not None:
+                self._optimizers.note_withheld(step)
+                for parameter, gradient in zip(step.apart, kept, strict=True):
+                    parameter.grad = gradient
         if window.is_complete:
             return self._take(step)
-        step.keep_shared(split.shared)
+        if step.shared:
+            step.keep_shared()
         return False
-
-    def _backward_apart(self, loss: torch.Tensor, split: Split, retain_graph: bool) -> None:
-        """Run the backward pass, and leave the gradients of other optimizers as they were."""
-        kept = [parameter.grad for parameter in split.others]
-        for parameter in split.others:
-            parameter.grad = None
-        try:
-            _backward(loss, retain_graph)
-            if any(parameter.grad is not None for parameter in split.withheld):
-                self._optimizers.has_withheld = True
-        finally:
-            for parameter, gradient in zip(split.others, kept, strict=True):
-                parameter.grad = gradient
-
-    def _await(self, step: Step) -> None:
-        """Remember a step until the window is complete.
-
-        Raises:
-            ConfigurationError: one of its optimizers is in another step of this window.
-        """
-        given = step.optimizers
-        if given in self._steps:
-            return
-        for other in self._steps:
-            if not set(other).isdisjoint(given):
-                raise ConfigurationError(
-                    f"optimize() got {names_of(other)}, and then {names_of(given)} in one"
-                    " accumulation window, so one optimizer would belong to two steps: always give"
-                    " it alone, or always in the same list."
-                )
-        self._steps[given] = step
 
     def _take(self, step: Step) -> bool:
         """Take a step on the gradients of the window, and return whether it was taken."""
-        hooks, optimizers = self._hooks, step.optimizers
-        self._steps.pop(optimizers, None)
-        if step.shared:
+        hooks, precision, optimizers = self._hooks, self.precision, step.optimizers
+        step.losses = 0
+        if step.kept:
             step.restore_shared()
         if self._outside is not None:
-            self.precision.unscale(optimizers)
+            precision.unscale(optimizers)
         if step.weight is not None:
             step.divide()
         if hooks.on_before_optimizer_step is not None:
@@ -286,44 +239,32 @@ class Session:
             step.clip()
         is_taken = True
         if self._outside is not None:
-            is_taken = self.precision.step(optimizers)
+            is_taken = precision.step(optimizers)
         for optimizer in optimizers:
             if self._outside is None:
                 optimizer.step()
             optimizer.zero_grad()
-        step.is_first = True
         if is_taken and hooks.on_after_optimizer_step is not None:
             for optimizer in optimizers:
                 hooks.on_after_optimizer_step(optimizer=optimizer, state=self._state)
         return is_taken
 
     def begin_window(self) -> None:
-        """Drop gradients that remain from earlier steps. Called before a window begins.
+        """Remove gradients that remain from earlier steps. Called before a window begins.
 
         Checkpoints hold no gradients, so a resumed run would not have them.
         """
-        self._optimizers.begin_window()
+        self._optimizers.drop_gradients()
 
     def end_window(self) -> None:
         """Take the steps of optimizers that got their last loss before the last batch."""
-        if self._steps:
-            with self.precision.outside:
-                for step in list(self._steps.values()):
-                    self._take(step)
+        with self.precision.outside:
+            for step in self._optimizers.pending():
+                self._take(step)
 
     def close(self) -> None:
         """Release the optimizers of the model. Called at the end of the run."""
         self._optimizers.close()
-
-
-class _Known(NamedTuple):
-    """What the last call of :meth:`Session.optimize` has looked up."""
-
-    optimizer: object
-    groups: int
-    version: int
-    step: Step
-    split: Split
 
 
 def _check_weight(name: str, weight: Any) -> None:
@@ -341,18 +282,23 @@ def _check_weight(name: str, weight: Any) -> None:
         raise ValueError(f"log({name!r}) got the weight {weight}: pass a finite number from 0 on.")
 
 
-def _backward(loss: torch.Tensor, retain_graph: bool) -> None:
-    try:
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    except RuntimeError as error:
-        if "retain_graph=True" in str(error):
-            error.add_note(
-                "If several optimizers step on one loss, call self.optimize(loss, [first, second])."
-                " If two losses share a graph, pass retain_graph=True for the first one."
-            )
-        elif "modified by an inplace operation" in str(error):
-            error.add_note(
-                "If an earlier optimize() of this batch has taken a step, it has changed weights"
-                " that this loss was computed with: compute this loss after that step."
-            )
-        raise
+def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Take the gradients of parameters away that a loss is not for, and return them."""
+    kept = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return kept
+
+
+def _explain(error: RuntimeError) -> None:
+    """Add to an error of PyTorch what to write in a model."""
+    if "retain_graph=True" in str(error):
+        error.add_note(
+            "If several optimizers step on one loss, call self.optimize(loss, [first, second])."
+            " If two losses share a graph, pass retain_graph=True for the first one."
+        )
+    elif "modified by an inplace operation" in str(error):
+        error.add_note(
+            "If an earlier optimize() of this batch has taken a step, it has changed weights that"
+            " this loss was computed with: compute this loss after that step."
+        )
