@@ -108,7 +108,8 @@ def test_resumed_run_is_the_same(fit: Any, tmp_path: pathlib.Path) -> None:
     whole = fit("whole", async_checkpoints=False)
     first = fit("cut", None, StopAfter(8))
     second = fit("cut")
-    assert first.losses + second.losses == whole.losses
+    assert first.losses == whole.losses[:8]
+    assert second.losses == whole.losses  # a list that training changes is state
     assert equal(whole.state_dict(), second.state_dict())
 
 

@@ -53,6 +53,11 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
+    return payload
+
+
+def complete(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a checkpoint with the parts that earlier files of the format lack."""
     changes: list[dict[str, Any]] = [{} for _ in payload["rng"]]  # of each rank
     return _weigh({**_ADDED, "changes": changes, **payload})
 

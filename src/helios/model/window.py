@@ -44,7 +44,7 @@ class Window:
             if self.is_complete:  # the batch before; this one begins a window
                 self._batches = 0
                 left = per_epoch - state.dataset_iter if self._in_epochs else self._accumulate
-                self.size = int(min(self._accumulate, left))
+                self.size = int(max(1, min(self._accumulate, left)))  # a loader may yield more
             self._batches += 1
             self.is_complete = self._batches == self.size
         state.current_iteration += self.is_complete

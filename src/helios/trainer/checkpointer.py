@@ -282,7 +282,7 @@ class Checkpointer:
         path, payload = found[0], migrations.migrate(found[1], found[0])
         if compare_plans:
             self._compare_plans(payload["plan"], path)
-        parts.restore(self._table, payload, self._place)
+        parts.restore(self._table, migrations.complete(payload), self._place)
         self._saved_at = self._position()
         self._newest = path
         return path
