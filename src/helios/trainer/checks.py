@@ -3,7 +3,7 @@
 import inspect
 
 from helios.data import DataModule
-from helios.errors import nearest
+from helios.errors import ConfigurationError, nearest
 from helios.model import Model
 
 
@@ -34,4 +34,12 @@ def check_step(model: Model) -> None:
         raise TypeError(
             f"{type(model).__name__} has no train_step, so nothing would be trained: write"
             f" def train_step(self, batch, state).{nearest('train_step', meant)}"
+        )
+
+
+def check_length(total_steps: float) -> None:
+    """Refuse to train if the trainer was not told for how long."""
+    if total_steps == 0:
+        raise ConfigurationError(
+            "total_steps is 0, so nothing would be trained: pass Trainer(total_steps=...)."
         )

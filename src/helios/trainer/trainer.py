@@ -22,7 +22,7 @@ from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
 from helios.trainer import settings
 from helios.trainer.best import check_judge
-from helios.trainer.checks import check_kinds, check_step
+from helios.trainer.checks import check_kinds, check_length, check_step
 from helios.trainer.control import StopRequest
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import launch
@@ -298,16 +298,13 @@ class Trainer:
         check_kinds(model, datamodule)
         check_step(model)
         check_judge(self.best, self.valid_frequency, model)
-        if self.total_steps == 0:
-            raise ConfigurationError(
-                "total_steps is 0, so nothing would be trained: pass Trainer(total_steps=...)."
-            )
+        check_length(self.total_steps)
         job = Job.create("fit", self, model, datamodule, TrainingState())
         with self._running(job):
             self._trained = None
             self._outcome = self._run(job)
-        if self._outcome.trained is not None:
-            self._trained = model, self._outcome.trained
+        trained = self._outcome.trained
+        self._trained = None if trained is None else (model, trained)
         return self.state
 
     def test(
@@ -353,8 +350,7 @@ class Trainer:
     def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
         """Stop training after the current optimizer step.
 
-        A test stops after the current batch. Any hook, the model, or a signal handler may call
-        this method.
+        A test stops after the current batch. Hooks, models and signal handlers may call this.
 
         Args:
             reason: the reason, which is reported when training ends.
@@ -369,8 +365,8 @@ class Trainer:
     def raise_at_end(self, error: BaseException) -> None:
         """Raise an error from ``fit`` or ``test`` after the run has ended normally.
 
-        By then, the last checkpoint is saved, and the hooks at the end of the run have been
-        called. Only the first error counts. Any hook or a signal handler may call this method.
+        By then, the last checkpoint is saved, and all hooks at the end were called. Only the
+        first error counts. Hooks and signal handlers may call this.
 
         Args:
             error: the error to raise, for example ``SystemExit(143)``.
