@@ -189,7 +189,7 @@ def test_early_stopping_says_when_and_why(
         trainer = train(tmp_path, Counter(LOSSES), early_stop_cycles=2)
         assert trainer.stop_requests == [request]
         assert trainer.state.global_epoch == 4
-    assert f"stopped: {reason}, stopped at epoch 4 (asked for by early stopping)" in caplog.text
+    assert f"stopped: {reason}, stopped at epoch 4 (requested by early stopping)" in caplog.text
     more = train(tmp_path, Counter(LOSSES), early_stop_cycles=3)
     assert more.state.global_epoch == 5
 

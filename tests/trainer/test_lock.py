@@ -46,7 +46,7 @@ def test_second_process_is_refused_and_deletes_nothing(
     message = str(caught.value)
     assert f"another run is saving checkpoints in {tmp_path / 'tiny'}" in message
     assert f"process {other.pid} on " in message
-    assert "name another folder in chkpt_root" in message
+    assert "pass another folder as chkpt_root" in message
     assert (tmp_path / "tiny/tiny_epoch_9_iter_9.pth.tmp").read_bytes() == b"half"
 
 
