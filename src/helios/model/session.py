@@ -240,10 +240,10 @@ class Session:
         is_taken = True
         if self._outside is not None:
             is_taken = precision.step(optimizers)
-        for optimizer in optimizers:
-            if self._outside is None:
+        else:
+            for optimizer in optimizers:
                 optimizer.step()
-            optimizer.zero_grad()
+        step.drop_gradients()
         if is_taken and hooks.on_after_optimizer_step is not None:
             for optimizer in optimizers:
                 hooks.on_after_optimizer_step(optimizer=optimizer, state=self._state)

@@ -115,8 +115,11 @@ def train_batch(run: "Run", batch: Any) -> None:
     if hooks.on_training_batch_start is not None:
         hooks.on_training_batch_start(state=state)
     model.on_training_batch_start(state)
-    with run.step_context("training"):
+    if hooks.step_context is None and run.session.precision.is_full:
         outputs = model.train_step(batch, state)
+    else:
+        with run.step_context("training"):
+            outputs = model.train_step(batch, state)
     if run.window.size > 1 and run.window.is_complete:
         run.session.end_window()
     if hooks.on_training_batch_end is not None:
