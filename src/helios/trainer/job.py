@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from helios.core import TrainingState
+from helios.core import Place, TrainingState
 from helios.data import DataModule
 from helios.model import Model
 from helios.model.window import Window
@@ -62,6 +62,7 @@ class Job:
         model: the model.
         datamodule: the data module.
         state: the progress of the run.
+        place: the place of this process.
         window: the accumulation window.
         control: the object that decides whether the run continues.
         reporter: the object that reports on the run.
@@ -77,6 +78,7 @@ class Job:
     model: Model
     datamodule: DataModule
     state: TrainingState
+    place: Place
     window: Window
     control: Control
     reporter: Reporter
@@ -115,6 +117,7 @@ class Job:
             model,
             datamodule,
             state,
+            Place(trainer.device),
             window,
             control,
             reporter,

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from helios.core import Alone, AverageTimer, Place, rng, update_all_registries
+from helios.core import Alone, AverageTimer, rng, update_all_registries
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer
@@ -55,7 +55,7 @@ class Run:
         self.control = job.control
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
-        self.place = Place(trainer.device)
+        self.place = job.place
         self.group = Alone()
         self.group.require_same("the plan of the plug-ins", job.plan.digest)
         self.batches = Batches(

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from helios.core import TrainingState, TrainingUnit
+from helios.core import Place, TrainingState, TrainingUnit
 from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
@@ -77,8 +77,7 @@ class Trainer:
             with scaled losses for ``"fp16"``.
         max_time: the time limit of ``fit`` or ``test``: seconds, a ``timedelta``, or
             ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training then saves a checkpoint and stops.
-        unknown: any other argument, which raises an error. For an argument of an earlier release,
-            the error names the replacement.
+        unknown: any other argument raises an error, which names the replacement of an old one.
 
     Raises:
         ConfigurationError: an argument is invalid; the message says what to write.
@@ -152,7 +151,6 @@ class Trainer:
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
         self.print_banner = print_banner
-
         self.train_exceptions: list[type[Exception]] = []
         self.test_exceptions: list[type[Exception]] = []
         self.queue: Any = None
@@ -160,7 +158,6 @@ class Trainer:
         self._outcome = Outcome()
         self._model: Model | None = None
         self._trained: tuple[Model, Trained] | None = None
-
         self.resume_plugins = settings.check_policy(resume_plugins)
         self.profile_plugins = settings.check_switch("profile_plugins", profile_plugins)
         self.plugin_manager = PluginManager()
@@ -218,24 +215,29 @@ class Trainer:
         return self.state.units(self.train_unit) >= self.total_steps
 
     @property
+    def place(self) -> Place:
+        """The place of this process; that of the run while one is running."""
+        return self._job.place if self._job else Place(self.device)
+
+    @property
     def is_distributed(self) -> bool:
         """True if several processes train together."""
-        return False
+        return self.place.is_distributed
 
     @property
     def rank(self) -> int:
         """The number of this process on its node."""
-        return 0
+        return self.place.local_rank
 
     @property
     def global_rank(self) -> int:
         """The number of this process among all."""
-        return 0
+        return self.place.rank
 
     @property
     def map_loc(self) -> str | dict[str, str]:
-        """The ``map_location`` to pass to :func:`torch.load`."""
-        return str(self.device)
+        """The ``map_location`` of :func:`torch.load` for this process."""
+        return self.place.map_loc
 
     # Plug-ins.
 
@@ -279,8 +281,6 @@ class Trainer:
     def _validate_plugins(self) -> None:
         """Check all plug-ins again, as a launch does, because their flags may have changed."""
         self.plugin_manager.recheck()
-
-    # Runs.
 
     def fit(self, model: Model, datamodule: DataModule) -> TrainingState:
         """Train a model, and resume from the newest checkpoint, if one exists.
