@@ -305,3 +305,18 @@ def test_networks_of_setup_are_not_warned_about(fit: Any, caplog: pytest.LogCapt
     fit(model, chkpt_root=None)
     fit(model, chkpt_root=None)
     assert "before setup()" not in caplog.text
+
+
+class Lazy(TinyModel):
+    """Has a network whose first layer gets its shape from the first batch."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 2)))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.05)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3)
+
+
+def test_lazy_network_is_trained(make_trainer: Make) -> None:
+    model = Lazy()
+    make_trainer(total_steps=1).fit(model, TinyDataModule())
+    assert model.net[0].weight.shape == (8, 4)

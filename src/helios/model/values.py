@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from helios.model.stateful import Stateful
 
@@ -213,7 +214,8 @@ class Encoder:
 
 def is_dense(tensor: torch.Tensor) -> bool:
     """Return whether a tensor has a memory that views may share."""
-    return tensor.layout is torch.strided
+    # A lazy parameter has neither shape nor memory yet.
+    return tensor.layout is torch.strided and not is_lazy(tensor)
 
 
 def memory_of(tensor: torch.Tensor) -> int:
