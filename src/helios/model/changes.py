@@ -1,4 +1,4 @@
-"""What a run changes in a model and no ``state_dict`` holds: attributes, modes and groups."""
+"""Changes of a model that no ``state_dict`` holds: attributes, modes and groups."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""What a model has before it is set up, and the state that it had at first."""
+"""The networks of a model that exist before it is set up, and their first state."""
 
 import contextlib
 import copy

@@ -270,9 +270,9 @@ class Run:
 
     @property
     def epoch_log(self) -> MetricBuffer:
-        """What collects the values that are logged at the end of an epoch.
+        """The buffer for values that are logged at the end of an epoch.
 
-        Without a ``print_frequency``, all values are handed out then, so they need not be apart.
+        Without a ``print_frequency``, loggers receive all values then, so they need not be apart.
         """
         in_epochs = self.trainer.print_frequency is None
         return self.session.training_log if in_epochs else self.session.epoch_log
