@@ -44,20 +44,18 @@ class AverageTimer:
     """A timer for the average time between :meth:`start` and :meth:`record`, in seconds."""
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._origin = 0.0  # the intervals would have begun here without gaps between them
         self._total = 0.0
         self._count = 0
 
     def start(self) -> None:
         """Start an interval."""
-        self._started = time.perf_counter()
+        self._origin = time.perf_counter() - self._total
 
     def record(self) -> float:
         """End the interval, start the next one, and return the average so far."""
-        now = time.perf_counter()
-        self._total += now - self._started
         self._count += 1
-        self._started = now
+        self._total = time.perf_counter() - self._origin
         return self._total / self._count
 
     def get_average_time(self) -> float:

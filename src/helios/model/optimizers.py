@@ -92,7 +92,7 @@ class Step:
 
     Attributes:
         optimizers: the optimizers.
-        is_single: ``True`` for one optimizer.
+        single: the optimizer, if it is only one.
         has_own_reset: ``True`` if an optimizer has its own ``zero_grad()``.
         parameters: the parameters of the optimizers.
         apart: the parameters that only other optimizers step.
@@ -108,7 +108,7 @@ class Step:
 
     def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
         self.optimizers = optimizers
-        self.is_single = len(optimizers) == 1
+        self.single = optimizers[0] if len(optimizers) == 1 else None
         self.has_own_reset = any(map(_has_own_reset, optimizers))
         self.parameters: list[torch.Tensor] = []
         self.apart: list[torch.Tensor] = []
@@ -156,8 +156,8 @@ class Step:
 
         Most of the time of ``zero_grad()`` is that of its label in PyTorch's profiler.
         """
-        first = self.optimizers[0]
-        if self.has_own_reset or not self.is_single or len(first.param_groups) != self.groups:
+        single = self.single
+        if self.has_own_reset or single is None or len(single.param_groups) != self.groups:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
         else:
@@ -202,6 +202,7 @@ class Optimizers:
         self._used: list[torch.Tensor] = []
         self._unused: list[torch.Tensor] = []
         self._left: set[int] | None = None
+        self._notes_left = False
         self._is_first = True
         self._has_withheld = False
         self._watches: list[RemovableHandle] = []
@@ -225,9 +226,13 @@ class Optimizers:
                 another step of this window.
             TypeError: the object is no optimizer.
         """
-        key = tuple(optimizer) if isinstance(optimizer, list | tuple | dict) else optimizer
-        step = self._steps.get(key) or self._add(key)
-        groups = len(step.optimizers[0].param_groups) if step.is_single else _groups(step)
+        try:
+            step = self._steps[optimizer]  # type: ignore[index]  # a list has no hash
+        except (KeyError, TypeError):
+            key = tuple(optimizer) if isinstance(optimizer, list | tuple | dict) else optimizer
+            step = self._steps.get(key) or self._add(key)
+        single = step.single
+        groups = _groups(step) if single is None else len(single.param_groups)
         if groups != step.groups or len(self._attributes) != self._count:
             self._search()
         if step.losses == 0 and len(self._steps) > 1:
@@ -243,21 +248,29 @@ class Optimizers:
 
         Gradients of the others may belong to steps that the model takes by hand.
         """
-        is_current = len(self._attributes) == self._count
-        for optimizer, groups in self._known:
-            is_current = is_current and len(optimizer.param_groups) == groups
-        if not is_current:
+        if len(self._attributes) != self._count:
             self._search()
+        for optimizer, groups in self._known:
+            if len(optimizer.param_groups) != groups:
+                self._search()
+                break
         for parameter in self._used:
             if parameter.grad is not None:
                 parameter.grad = None
-        if self._unused:
-            # A model that takes all its steps by hand does not pay for this in each window.
-            if self._used or self._is_first:
-                self._left = {id(each) for each in self._unused if each.grad is not None}
-                self._has_withheld = self._is_first = False
-            else:
-                self._left = None
+        if self._notes_left:
+            self._note_left()
+
+    def _note_left(self) -> None:
+        """Take note of the gradients that remain from earlier windows, unless nobody needs them.
+
+        A model that takes all its steps by hand does not pay for this in each window.
+        """
+        if self._used or self._is_first:
+            self._left = {id(each) for each in self._unused if each.grad is not None}
+            self._has_withheld = self._is_first = False
+        else:
+            self._left = None
+            self._notes_left = False
 
     def note_withheld(self, step: Step) -> None:
         """Take note of gradients that optimizers of steps by hand do not get from a loss."""
@@ -308,6 +321,7 @@ class Optimizers:
         self._drop_foreign(used)
         mine = {id(parameter) for parameter in self._used}
         self._unused = [each for each in parameters_of(known) if id(each) not in mine]
+        self._notes_left = bool(self._unused)
         for step in self._steps.values():
             self._divide(step, known)
         self.close()

@@ -224,12 +224,12 @@ class Session:
 
     def _take(self, step: Step) -> bool:
         """Take a step on the gradients of the window, and return whether it was taken."""
-        hooks, precision, optimizers = self._hooks, self.precision, step.optimizers
+        hooks, optimizers = self._hooks, step.optimizers
         step.losses = 0
         if step.kept:
             step.restore_shared()
         if self._outside is not None:
-            precision.unscale(optimizers)
+            self.precision.unscale(optimizers)
         if step.weight is not None:
             step.divide()
         if hooks.on_before_optimizer_step is not None:
@@ -239,7 +239,7 @@ class Session:
             step.clip()
         is_taken = True
         if self._outside is not None:
-            is_taken = precision.step(optimizers)
+            is_taken = self.precision.step(optimizers)
         else:
             for optimizer in optimizers:
                 optimizer.step()

@@ -1,8 +1,8 @@
 """Find the plug-in that a stack frame belongs to.
 
-The call loop of pluggy keeps the current implementation in a local variable. Helios reads this
-variable to name the plug-in that failed or that requested a stop. This costs nothing until it is
-needed. A wrapper around each implementation would add a cost to every call.
+The call loops of pluggy and of Helios keep the current implementation in a local variable. Helios
+reads this variable to name the plug-in that failed or that requested a stop. This costs nothing
+until it is needed. A wrapper around each implementation would add a cost to every call.
 """
 
 import itertools
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
+from helios.plugins.hookspecs import HOOKS
+
 if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
 
-_CALL_LOOP = "_multicall"
+_CALL_LOOPS = {"_multicall", "call_directly"}  # of pluggy, and of callers.py
 _OLD_WRAPPER = "run_old_style_hookwrapper"
 
 
@@ -87,14 +89,22 @@ def _frames_of(traceback: TracebackType | None) -> list[FrameType]:
 def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookCall]:
     calls = []
     for loop, callee in itertools.pairwise(frames):
-        is_loop = loop.f_code.co_name == _CALL_LOOP and "hook_impls" in loop.f_locals
+        is_loop = loop.f_code.co_name in _CALL_LOOPS and "hook_impl" in loop.f_locals
         if is_loop and callee is not loop:  # a loop that raises again occurs twice
             implementation = _running(loop.f_locals, callee)
-            hook = getattr(manager.hook, loop.f_locals["hook_name"], None)
             # Other parts of the program, for example pytest, may use pluggy too.
-            if hook is not None and implementation in hook.get_hookimpls():
-                calls.append(HookCall(implementation.plugin_name, loop.f_locals["hook_name"]))
+            hook = _hook_of(manager, implementation)
+            if hook is not None:
+                calls.append(HookCall(implementation.plugin_name, hook))
     return calls
+
+
+def _hook_of(manager: pluggy.PluginManager, implementation: Any) -> str | None:
+    """Return the hook of a manager that an implementation belongs to."""
+    for name in HOOKS:
+        if implementation in getattr(manager.hook, name).get_hookimpls():
+            return name
+    return None
 
 
 def _running(local: dict[str, Any], callee: FrameType) -> Any:
@@ -105,7 +115,7 @@ def _running(local: dict[str, Any], callee: FrameType) -> Any:
     """
     wrappers = [
         implementation
-        for implementation in local["hook_impls"]
+        for implementation in local.get("hook_impls", ())
         if (implementation.wrapper or implementation.hookwrapper)
         and getattr(implementation.function, "__code__", None) is callee.f_code
     ]

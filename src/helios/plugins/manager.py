@@ -62,6 +62,10 @@ class PluginManager(pluggy.PluginManager):
         """Return the options of an attribute that implements a hook, otherwise ``None``."""
         return declarations.hook_options(plugin, name)
 
+    def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
+        """Monitor all hook calls, as in pluggy. Returns a function that ends the monitoring."""
+        return self.callers.add_monitor(super().add_hookcall_monitoring(before, after))
+
     def register(
         self,
         plugin: object,
@@ -208,6 +212,7 @@ class PluginManager(pluggy.PluginManager):
         self.quarantined = {}
         self._restored = {}
         self._guard(expected or [], profile)
+        self.callers.bind()  # again, because guards replace functions
         self.frozen = True
         rows = list(self._rows.values())
         return PluginPlan(
@@ -230,7 +235,7 @@ class PluginManager(pluggy.PluginManager):
             self._called(hook).sort(
                 key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
             )
-        self.callers = HookCallers(self.hook)
+        self.callers.bind()
         return self.callers
 
     def _called(self, hook: str) -> list[pluggy.HookImpl]:
@@ -262,7 +267,7 @@ class PluginManager(pluggy.PluginManager):
         for name in HOOKS.keys() - {"teardown"}:
             implementations = self._called(name)
             implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
-        self.callers.bind(self.hook)
+        self.callers.bind()
 
     def configure(self, hook: str, target: Any) -> None:
         """Call ``configure_trainer`` or ``configure_model`` of each plug-in once per target.

@@ -40,6 +40,7 @@ class Control:
 
     Attributes:
         requests: the requests to stop, in the order in which they came.
+        has_deadline: ``True`` if the run has a time limit.
         interruptible: ``True`` if an urgent stop interrupts a validation at once.
         validation_due: ``True`` if a validation is due now and not complete yet.
         save_due: ``True`` if a checkpoint is due when the current epoch has ended.
@@ -63,6 +64,7 @@ class Control:
         self._early_stop_cycles = early_stop_cycles
         self._max_time = max_time
         self._deadline = None if max_time is None else time.monotonic() + max_time
+        self.has_deadline = max_time is not None
         self.requests: list[StopRequest] = []
         self.interruptible = False
         self.validation_due = False
@@ -90,13 +92,13 @@ class Control:
         is_urgent = self.is_stop_requested() and any(each.urgent for each in self.requests)
         return group.agree(self.interruptible and is_urgent)
 
-    def is_stopped(self) -> bool:
-        """Return whether a stop was requested and can happen now without losing gradients."""
-        return bool(self.requests) and self._window.is_complete
-
     def is_finished(self) -> bool:
-        """Return whether training is complete, stopped early, or stopped by a request."""
-        return self._is_complete() or self._is_stale() or self.is_stopped()
+        """Return whether training is complete, stopped early, or stopped by a request.
+
+        A stop waits for the end of the accumulation window, so that no gradients are lost.
+        """
+        is_stopped = bool(self.requests) and self._window.is_complete
+        return is_stopped or self._is_complete() or self._is_stale()
 
     def has_ended(self) -> bool:
         """Return whether training ends here at each start, unless an argument changes."""
@@ -111,9 +113,10 @@ class Control:
         return self._state.units(self._unit) >= self._total_steps
 
     def _is_stale(self) -> bool:
-        state, cycles = self._state, self._early_stop_cycles
-        is_over = cycles is not None and state.early_stop_count >= cycles
-        return is_over and state.validation_cycles > 0
+        cycles = self._early_stop_cycles
+        if cycles is None:
+            return False
+        return self._state.early_stop_count >= cycles and self._state.validation_cycles > 0
 
     def reason_to_end(self) -> str:
         """Return a sentence about why a run has nothing to train, and how to train longer."""

@@ -69,18 +69,52 @@ def train_epoch(run: "Run") -> bool:
     Returns:
         ``True`` if the epoch is complete and no validation was interrupted.
     """
-    trainer, state = run.trainer, run.state
-    in_iterations = trainer.train_unit is TrainingUnit.ITERATION
-    for batch in run.batches.training():
-        train_batch(run, batch)
-        run.should_stop()
-        if not run.window.is_complete:
-            continue
-        if in_iterations:
-            complete_step(run)
-        if run.control.is_finished():
-            return state.dataset_iter == run.batches.per_epoch and not run.control.validation_due
+    model, hooks, state = run.model, run.hooks, run.state
+    session, window, control, batches = run.session, run.window, run.control, run.batches
+    in_iterations = run.trainer.train_unit is TrainingUnit.ITERATION
+    print_frequency = run.trainer.print_frequency
+    for batch in batches.training():
+        if window.is_complete:  # the previous batch completed it: this one begins another
+            session.begin_window()
+        window.add_batch(state, batches.per_epoch)
+        session.batch = state.dataset_iter
+        if hooks.process_training_batch is not None:
+            loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
+            require_batch(run, batch, loaded, "process_training_batch")
+        if hooks.on_training_batch_start is not None:
+            hooks.on_training_batch_start(state=state)
+        model.on_training_batch_start(state)
+        if run.has_step_contexts:
+            with run.step_context("training"):
+                outputs = model.train_step(batch, state)
+        else:
+            outputs = model.train_step(batch, state)
+        if window.is_complete and window.size > 1:
+            session.end_window()
+        if hooks.on_training_batch_end is not None:
+            hooks.on_training_batch_end(outputs=outputs, state=state)
+        should_log = window.is_complete and is_due(print_frequency, state.current_iteration)
+        model.on_training_batch_end(state, should_log=should_log)
+        session.batch = None
+        state.dataset_iter += 1
+        state.average_iter_time = run.timer.record()
+        if should_log:
+            run.log_training()
+        if run.may_stop_itself:
+            run.should_stop()
+        if window.is_complete:
+            if in_iterations:
+                complete_step(run)
+                if control.is_finished():
+                    return is_whole_epoch(run)
+            elif control.requests:
+                return is_whole_epoch(run)
     return True
+
+
+def is_whole_epoch(run: "Run") -> bool:
+    """Return whether an epoch in which training ends is complete, and its validation, too."""
+    return run.state.dataset_iter == run.batches.per_epoch and not run.control.validation_due
 
 
 def complete_step(run: "Run") -> None:
@@ -100,39 +134,6 @@ def complete_step(run: "Run") -> None:
             run.control.save_due = True
         else:
             run.checkpoints.save()
-
-
-def train_batch(run: "Run", batch: Any) -> None:
-    """Train on one batch."""
-    model, hooks, state = run.model, run.hooks, run.state
-    if run.window.is_complete:  # the previous batch completed it: this one begins another
-        run.session.begin_window()
-    run.window.add_batch(state, run.batches.per_epoch)
-    run.session.batch = state.dataset_iter
-    if hooks.process_training_batch is not None:
-        loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
-        require_batch(run, batch, loaded, "process_training_batch")
-    if hooks.on_training_batch_start is not None:
-        hooks.on_training_batch_start(state=state)
-    model.on_training_batch_start(state)
-    if hooks.step_context is None and run.session.precision.is_full:
-        outputs = model.train_step(batch, state)
-    else:
-        with run.step_context("training"):
-            outputs = model.train_step(batch, state)
-    if run.window.size > 1 and run.window.is_complete:
-        run.session.end_window()
-    if hooks.on_training_batch_end is not None:
-        hooks.on_training_batch_end(outputs=outputs, state=state)
-    should_log = run.window.is_complete and is_due(
-        run.trainer.print_frequency, state.current_iteration
-    )
-    model.on_training_batch_end(state, should_log=should_log)
-    run.session.batch = None
-    state.dataset_iter += 1
-    state.average_iter_time = run.timer.record()
-    if should_log:
-        run.log_training()
 
 
 def validate(run: "Run") -> bool:

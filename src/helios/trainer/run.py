@@ -101,6 +101,14 @@ class Run:
         )
         self.timer = AverageTimer()
         self._model_may_stop = overrides(self.model, "should_training_stop")
+        self.may_stop_itself = (
+            self._model_may_stop
+            or self.hooks.should_training_stop is not None
+            or self.control.has_deadline
+        )
+        self.has_step_contexts = (
+            self.hooks.step_context is not None or not self.session.precision.is_full
+        )
 
     def _parts(self) -> list[parts.Part]:
         if self.job.purpose == "test":
