@@ -46,7 +46,9 @@ def test_cuda_plugin_on_the_page(cuda: hlp.CUDAPlugin) -> None:
     assert hlp.CUDAPlugin.plugin_id == "cuda"
     assert cuda._plug_id == "cuda"
     assert cuda.setup() is None  # type: ignore[func-returns-value]
-    assert not inspect.signature(hlp.CUDAPlugin).parameters
+    # The page's constructor takes nothing.
+    parameters = inspect.signature(hlp.CUDAPlugin).parameters.values()
+    assert all(parameter.default is not parameter.empty for parameter in parameters)
     overrides = cuda.unique_overrides
     assert [getattr(overrides, flag) for flag in OVERRIDES] == [True, True, True, False]
 

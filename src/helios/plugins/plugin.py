@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from helios.core import Placed, TrainingState, convert_to_list, requires_cuda_su
 from helios.errors import InvalidPluginError
 from helios.plugins import once
 from helios.plugins.hookspecs import PluginSpec
+from helios.plugins.prefetch import SideStream, prefetch
 from helios.plugins.registry import PluginRegistry
 
 if TYPE_CHECKING:
@@ -197,8 +199,18 @@ class CUDAPlugin(Plugin):
 
     It claims all three batch overrides, so it is not autoloaded: name it to activate it.
 
+    With ``prefetch``, the plug-in copies the next batches on a CUDA stream of its own while the
+    model computes on the current one. It then claims ``batches``, too, and keeps ``prefetch`` more
+    batches in the memory of the GPU. Copies overlap with computations only if the loader has
+    ``pin_memory=True``, which is the default. With ``seeding="none"``, samples and model draw from
+    one generator, and prefetching changes the order in which they draw.
+
+    Args:
+        prefetch: the number of batches to copy ahead.
+
     Raises:
         RuntimeError: no CUDA device is available.
+        ValueError: ``prefetch`` is not a whole number from 0 on.
 
     Example:
         .. code-block:: python
@@ -211,9 +223,17 @@ class CUDAPlugin(Plugin):
     plugin_id = "cuda"
     autoload = False
 
-    def __init__(self) -> None:
+    def __init__(self, prefetch: int = 0) -> None:
+        if not isinstance(prefetch, int) or isinstance(prefetch, bool) or prefetch < 0:
+            raise ValueError(
+                f"CUDAPlugin(prefetch={prefetch!r}): write the number of batches to copy ahead, for"
+                " example 2, or 0 to copy none."
+            )
         requires_cuda_support()
         super().__init__(self.plugin_id)
+        self.prefetch = prefetch
+        if prefetch:  # otherwise another plug-in may wrap the batches
+            self.wrap_batches = self._prefetched  # type: ignore[method-assign]
         self.unique_overrides.training_batch = True
         self.unique_overrides.validation_batch = True
         self.unique_overrides.testing_batch = True
@@ -226,16 +246,22 @@ class CUDAPlugin(Plugin):
         self._register_in_trainer(trainer)
 
     def process_training_batch(self, batch: Any, state: TrainingState) -> Any:
-        """Move the training batch to the GPU."""
-        return self._moved(batch)
+        """Move the training batch to the GPU, unless it was copied ahead."""
+        return self._on_device(batch)
 
     def process_validation_batch(self, batch: Any, step: int) -> Any:
-        """Move the validation batch to the GPU."""
-        return self._moved(batch)
+        """Move the validation batch to the GPU, unless it was copied ahead."""
+        return self._on_device(batch)
 
     def process_testing_batch(self, batch: Any, step: int) -> Any:
-        """Move the testing batch to the GPU."""
-        return self._moved(batch)
+        """Move the testing batch to the GPU, unless it was copied ahead."""
+        return self._on_device(batch)
+
+    def _prefetched(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
+        return prefetch(batches, self.prefetch, self._moved, SideStream(self.device))
+
+    def _on_device(self, batch: Any) -> Any:
+        return batch if self.prefetch else self._moved(batch)
 
     def _moved(self, batch: Any) -> Any:
         moved = self._move_collection_to_device(batch)
