@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
+from changing import Changing, everything
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -50,6 +51,7 @@ class Scenario:
     chkpt_frequency: int | None = None
     print_frequency: int = 2
     epochs: int = 3
+    changes: int | None = None  # the seed of a model that changes its attributes
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Return the arguments of the trainer; two units between saves, by default."""
@@ -72,6 +74,24 @@ class Scenario:
         return "-".join(
             [*parts, "phases" if self.phases else "one-phase", self.precision, self.scheduler]
         )
+
+
+def random_scenario(choose: random.Random) -> Scenario:
+    """Return a scenario of any kind, half of them with a model that changes its attributes."""
+    return Scenario(
+        unit=choose.choice(["epoch", "iteration"]),
+        shuffle=choose.random() < 0.7,
+        workers=choose.choice([0, 0, 0, 1, 2]),
+        accumulation=choose.randint(1, 7),
+        phases=choose.random() < 0.5,
+        precision=choose.choice(["fp32", "bf16", "fp16"]),
+        scheduler=choose.choice(["none", "step", "epoch", "plateau"]),
+        valid_frequency=choose.randint(1, 4),
+        chkpt_frequency=choose.randint(1, 4),
+        print_frequency=choose.randint(1, 5),
+        epochs=choose.randint(2, 6),
+        changes=choose.choice([None, choose.randrange(1000)]),
+    )
 
 
 class Numbered(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -161,6 +181,15 @@ class Trained(Model):
 
     def _goes_on(self, moment: str) -> bool:
         return self._scenario.scheduler == moment
+
+
+class ChangingTrained(Changing, Trained):
+    """Changes attributes of all kinds at random moments, too."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        assert scenario.changes is not None
+        self.seed = scenario.changes
 
 
 class Following(Plugin):
@@ -298,7 +327,8 @@ def train(
         autoload=False,
         plugins=[*preemption, before, moments, after, MetricsFilePlugin()],
     )
-    model, data = Trained(scenario), Data(scenario)
+    model = Trained(scenario) if scenario.changes is None else ChangingTrained(scenario)
+    data = Data(scenario)
     state = trainer.fit(model, data)
     counters = state.dict()
     del counters["average_iter_time"], counters["running_iter"]  # of this process
@@ -314,6 +344,7 @@ def train(
         "running losses": dict(model._running_losses),
         "metrics file": lines.read_text() if lines.exists() else "",
         "data": data.state_dict(),
+        "attributes": everything(model) if isinstance(model, Changing) else {},
         "moments": moments.passed,
     }
 

@@ -10,29 +10,13 @@ import sys
 import tempfile
 import time
 
-from killing import Scenario, Server, differences
-
-
-def scenario(choose: random.Random) -> Scenario:
-    return Scenario(
-        unit=choose.choice(["epoch", "iteration"]),
-        shuffle=choose.random() < 0.7,
-        workers=choose.choice([0, 0, 0, 1, 2]),
-        accumulation=choose.randint(1, 7),
-        phases=choose.random() < 0.5,
-        precision=choose.choice(["fp32", "bf16", "fp16"]),
-        scheduler=choose.choice(["none", "step", "epoch", "plateau"]),
-        valid_frequency=choose.randint(1, 4),
-        chkpt_frequency=choose.randint(1, 4),
-        print_frequency=choose.randint(1, 5),
-        epochs=choose.randint(2, 6),
-    )
+from killing import Server, differences, random_scenario
 
 
 def soak(server: Server, seed: int, folder: pathlib.Path) -> list[str]:
     """Cut one random run up to four times; return what differs from the whole run."""
     choose = random.Random(seed)
-    trained = scenario(choose)
+    trained = random_scenario(choose)
     whole = server.run(trained, folder / "whole")
     assert whole is not None
     stop_after = choose.choice([None, choose.randrange(1, 15)])
@@ -58,9 +42,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found = soak(server, seed, pathlib.Path(folder))
             if found:
-                sys.exit(
-                    f"other {', '.join(found)}: --seed {seed}, {scenario(random.Random(seed))!r}"
-                )
+                scenario = random_scenario(random.Random(seed))
+                sys.exit(f"other {', '.join(found)}: --seed {seed}, {scenario!r}")
             runs, seed = runs + 1, seed + 1
     print(f"{runs} runs were cut, and none ended differently")
 

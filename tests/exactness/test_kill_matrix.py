@@ -1,11 +1,13 @@
 """A run that is killed at any moment and started again is, to the bit, the run that was not."""
 
+import dataclasses
 import itertools
 import pathlib
+import random
 import signal
 
 import pytest
-from killing import Pool, Scenario
+from killing import Pool, Scenario, random_scenario
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught, and fork"
@@ -73,6 +75,20 @@ def test_killed_again_and_again(
 ) -> None:
     scenario = Scenario(unit=unit, accumulation=2, phases=True, scheduler="epoch")
     assert pool.mismatches(scenario, tmp_path, [kills]) == {}
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize("seed", range(8))
+def test_random_models(pool: Pool, tmp_path: pathlib.Path, unit: str, seed: int) -> None:
+    """Attributes of all kinds change in all hooks; kills and saves fall anywhere between them."""
+    choose = random.Random(f"{unit} {seed}")
+    scenario = dataclasses.replace(
+        random_scenario(choose), unit=unit, workers=0, epochs=choose.randint(2, 3), changes=seed
+    )
+    moments = pool.run(scenario, tmp_path / "moments")["moments"]
+    cuts = [[kill] for kill in choose.sample(range(len(moments)), 4)]
+    cuts.append([choose.randrange(len(moments) // 2), choose.randrange(20)])
+    assert pool.mismatches(scenario, tmp_path, cuts) == {}
 
 
 @pytest.mark.parametrize(("unit", "accumulation"), [("epoch", 3), ("iteration", 1)])
