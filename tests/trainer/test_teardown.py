@@ -119,7 +119,9 @@ def test_teardown_that_fails_does_not_hide_the_error(
     assert notes.index(group) == len(notes) - 1  # after what is said of the first cause
     assert "ExceptionGroup: tearing down has failed as well (2 sub-exceptions)" in group
     assert 0 < group.index("OSError: late in c") < group.index("OSError: late in a")
-    assert group.count("in teardown") == 2  # where each of them came from
+    assert group.count(", in teardown\n") == 2  # where each of them came from
+    assert group.count("raised in teardown of plug-in 'c' (not installed, ") == 1
+    assert group.count("raised in teardown of plug-in 'a' (not installed, ") == 1
     logged = [r.exc_info[1] for r in caplog.records if r.exc_info]
     assert [error, late[1], late[0]] == logged
 
@@ -127,7 +129,9 @@ def test_teardown_that_fails_does_not_hide_the_error(
 def test_one_failure_of_teardown_beside_the_error(make_trainer: Make) -> None:
     fail = failing_at(b_teardown=OSError("late in b"))
     _, error = run_with_three(make_trainer, fail, FailingModel())
-    assert notes_of(error)[-1] == "while tearing down: OSError: late in b"  # type: ignore[arg-type]  # there is one
+    note = notes_of(error)[-1]  # type: ignore[arg-type]  # there is one
+    assert note.startswith("while tearing down: OSError: late in b; raised in teardown of plug-in")
+    assert "plug-in 'b' (not installed, " in note
 
 
 def test_two_failures_of_teardown_alone(make_trainer: Make) -> None:
@@ -137,6 +141,16 @@ def test_two_failures_of_teardown_alone(make_trainer: Make) -> None:
     assert [event for event in events if event.startswith("teardown")] == ALL_TORN_DOWN
     assert isinstance(error, ExceptionGroup)
     assert set(error.exceptions) == set(late)
+    for failure, plug_id in zip(late, "ac", strict=True):
+        (note,) = notes_of(failure)
+        assert note.startswith(f"raised in teardown of plug-in {plug_id!r} (not installed, ")
+
+
+def test_failing_teardown_of_the_data_is_named(make_trainer: Make) -> None:
+    late = [OSError("late in a"), OSError("late in the data")]
+    fail = failing_at(a_teardown=late[0], data_teardown=late[1])
+    run_with_three(make_trainer, fail)
+    assert notes_of(late[1]) == ["raised in teardown of LastingData"]
 
 
 @pytest.mark.parametrize("kind", [OSError, SystemExit])

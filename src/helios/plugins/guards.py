@@ -47,6 +47,63 @@ def contain(
     _replace(implementation, contained)
 
 
+def contain_context(
+    implementation: pluggy.HookImpl,
+    report: Callable[[Exception], None],
+    expected: list[type[Exception]],
+) -> None:
+    """Catch the errors of the context managers that an implementation returns.
+
+    Args:
+        implementation: an implementation of ``step_context``.
+        report: see :func:`contain`.
+        expected: see :func:`contain`.
+    """
+    function = implementation.function
+
+    @functools.wraps(function)
+    def contained(*args: Any) -> Any:
+        context = function(*args)
+        return None if context is None else _Contained(context, report, expected)
+
+    _replace(implementation, contained)
+
+
+class _Contained:
+    """A context manager of an observer: its errors do not leave it, those of the block do."""
+
+    def __init__(
+        self,
+        context: Any,
+        report: Callable[[Exception], None],
+        expected: list[type[Exception]],
+    ) -> None:
+        self._context = context
+        self._report = report
+        self._expected = expected
+        self._is_entered = False
+
+    def __enter__(self) -> None:
+        try:
+            self._context.__enter__()
+            self._is_entered = True
+        except Exception as error:
+            self._caught(error)
+
+    def __exit__(self, kind: Any, raised: BaseException | None, trace: Any) -> None:
+        try:
+            if self._is_entered:
+                self._context.__exit__(kind, raised, trace)
+        except Exception as error:
+            if error is not raised:
+                self._caught(error)
+
+    def _caught(self, error: Exception) -> None:
+        if isinstance(error, tuple(self._expected)):
+            raise error
+        self._report(error)
+
+
 def measure(implementation: pluggy.HookImpl, add: Callable[[int, int], None]) -> None:
     """Measure the time of an implementation.
 

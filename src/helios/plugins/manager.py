@@ -5,14 +5,13 @@ import functools
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pluggy
 
 from helios.errors import (
     FrozenPlanError,
-    InvalidPluginError,
     PluginOrderError,
     UnknownNameError,
     nearest,
@@ -22,12 +21,13 @@ from helios.plugins import declarations, once
 from helios.plugins.callers import HookCallers, Quarantine
 from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.guards import contain, is_wrapper
+from helios.plugins.guards import contain, contain_context, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
 from helios.plugins.order import constraints_of, in_order
 from helios.plugins.plan import Inactive, PluginPlan, origin_of
 from helios.plugins.profile import PluginProfile
+from helios.plugins.states import PluginStates
 from helios.plugins.table import Registration, check_key
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class PluginManager(pluggy.PluginManager):
         self.quarantined: dict[str, Quarantine] = {}
         self.callers = HookCallers(self.hook)
         self.frozen = False
-        self._restored: dict[str, Any] = {}
+        self._states = PluginStates(self._quarantine, self.describe)
         self._frozen_with: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -210,7 +210,7 @@ class PluginManager(pluggy.PluginManager):
         self.arrange()
         self._frozen_with = expected, profile, configured_in
         self.quarantined = {}
-        self._restored = {}
+        self._states.begin()
         self._guard(expected or [], profile)
         self.callers.bind()  # again, because guards replace functions
         self.frozen = True
@@ -249,9 +249,10 @@ class PluginManager(pluggy.PluginManager):
             for implementation in getattr(self.hook, name).get_hookimpls():
                 row = self._rows[implementation.plugin_name]
                 if not row.critical and info.claim is None and not is_wrapper(implementation):
-                    contain(
-                        implementation, functools.partial(self._quarantine, row, name), expected
-                    )
+                    report = functools.partial(self._quarantine, row, name)
+                    if name == "step_context":
+                        contain_context(implementation, report, expected)
+                    contain(implementation, report, expected)
                 if profile is not None:
                     profile.watch(implementation, name)
 
@@ -293,35 +294,11 @@ class PluginManager(pluggy.PluginManager):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plug-in that has one, by id."""
-        states = {}
-        for row in self._rows.values():
-            get_state: Callable[[], Any] = getattr(row.plugin, "state_dict", dict)
-            try:
-                state = get_state()
-            except Exception as error:
-                if row.critical:
-                    raise
-                self._quarantine(row, "state_dict", error)
-                state = self._restored.get(row.id)  # an old state is better than none
-            if state:
-                states[row.id] = state
-        return states
+        return self._states.save(self._rows.values())
 
     def load_state_dict(self, states: Mapping[str, Any]) -> dict[str, Any]:
         """Restore the states of plug-ins; return the states of plug-ins that are not registered."""
-        absent = dict(states)
-        self._restored = dict(states)
-        for row in self._rows.values():
-            if row.id in absent:
-                load_state = getattr(row.plugin, "load_state_dict", None)
-                if load_state is None:
-                    raise InvalidPluginError(
-                        f"the checkpoint contains a state of plug-in {self.describe(row.id)}, which"
-                        " has no load_state_dict(state_dict) to restore it: add the method, or"
-                        " block the plug-in; later checkpoints then keep its state."
-                    )
-                load_state(absent.pop(row.id))
-        return absent
+        return self._states.load(self._rows.values(), states)
 
     def describe(self, plug_id: str) -> str:
         """Return the id, distribution, version and source of a plug-in, for a message."""

@@ -168,6 +168,8 @@ class Plugin(Placed, PluginSpec, abc.ABC):
         """Return the state for checkpoints: plain containers, numbers, strings and tensors."""
         return {}
 
+    state_dict.is_default = True  # type: ignore[attr-defined]  # the manager need not save it
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from :meth:`state_dict`; called after ``setup`` of the model."""
 

@@ -151,7 +151,7 @@ def validate(run: "Run") -> bool:
         return False
     if run.control.interruptible:
         run.checkpoints.keep()
-    with preserved_rng_state():
+    with run.job.reporter.busy("validating"), preserved_rng_state():
         batches = run.batches.validation()
         if batches is not None:
             with run.session.evaluating(run.batches.evaluation_size):

@@ -2,6 +2,7 @@
 
 from helios.plugins.profile import PluginProfile
 from helios.trainer.checkpointer import SaveSettings
+from helios.trainer.expected import check_expected
 from helios.trainer.job import Job
 
 
@@ -22,7 +23,7 @@ def prepare(job: Job) -> None:
         job.reporter.profile = PluginProfile()
         job.reporter.profile_folder = job.saves.folder
     job.plan = manager.freeze(
-        trainer.train_exceptions + trainer.test_exceptions,
+        check_expected([*trainer.train_exceptions, *trainer.test_exceptions]),
         job.reporter.profile,
         str(trainer.configuration.path or ""),
     )

@@ -12,6 +12,7 @@ from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan, profile
 from helios.plugins.attribution import call_in_traceback
 from helios.trainer.control import StopRequest
+from helios.trainer.expected import is_exception_type
 
 if TYPE_CHECKING:
     import pathlib
@@ -82,6 +83,13 @@ class Reporter:
             self._tell(f"stopped: {request.reason} (requested by {request.author})", logging.INFO)
 
     @contextlib.contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Report another action in messages; after an error, the action stays the reported one."""
+        before, self.doing = self.doing, doing
+        yield
+        self.doing = before
+
+    @contextlib.contextmanager
     def errors(self, expected: list[type[Exception]]) -> Iterator[None]:
         """Add a note to an error, log it, and report it to the plug-ins.
 
@@ -94,7 +102,8 @@ class Reporter:
             if error is not self._failure:  # reported already, inside launch
                 self._failure = error
                 self._add_note(error)
-                is_fault = isinstance(error, Exception) and not isinstance(error, tuple(expected))
+                kinds = tuple(filter(is_exception_type, expected))
+                is_fault = isinstance(error, Exception) and not isinstance(error, kinds)
                 if is_fault and _logger.hasHandlers():  # otherwise Python would show it twice
                     _logger.error("the run has failed", exc_info=error)
                 self._tell_plugins(error)

@@ -231,11 +231,15 @@ class Run:
         for row in self.manager.rows.values():
             self.manager.call_one(row, "setup")
             if row.id not in self.manager.quarantined:
-                teardown.push(functools.partial(self.manager.call_one, row, "teardown"))
+                call = functools.partial(self.manager.call_one, row, "teardown")
+                teardown.push(call, functools.partial(self._owner, row.id))
         job.datamodule.run_setup()
-        teardown.push(job.datamodule.teardown)
+        teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
         self.model.setup(fast_init=fast_init)
         self.session.changes.set_up()
+
+    def _owner(self, plug_id: str) -> str:
+        return f"plug-in {self.manager.describe(plug_id)}"
 
     def _find_files(self, checkpoint: pathlib.Path | None, *, is_over: bool = False) -> None:
         """Use the files of the run that is resumed or tested, or a place for new ones.
@@ -336,6 +340,12 @@ class _StepContexts(contextlib.ExitStack):
             raise
         return self
 
-    def __exit__(self, *raised: Any) -> Literal[False]:
-        super().__exit__(*raised)
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> Literal[False]:
+        try:
+            super().__exit__(kind, error, trace)
+        except BaseException as other:
+            if other is not error:
+                raise
+        if error is not None:
+            error.__traceback__ = trace  # without the frames of those that it was thrown into
         return False

@@ -17,11 +17,16 @@ class Teardown:
     """
 
     def __init__(self) -> None:
-        self._steps: list[Callable[[], Any]] = []
+        self._steps: list[tuple[Callable[[], Any], Callable[[], str]]] = []
 
-    def push(self, step: Callable[[], Any]) -> None:
-        """Add a function to call at the end of the block."""
-        self._steps.append(step)
+    def push(self, step: Callable[[], Any], owner: Callable[[], str] = str) -> None:
+        """Add a function to call at the end of the block.
+
+        Args:
+            step: the function.
+            owner: a function that returns the name of its owner, if it may be at fault.
+        """
+        self._steps.append((step, owner))
 
     def enter(self, context: contextlib.AbstractContextManager[Any]) -> None:
         """Enter a context manager, and exit it at the end of the block."""
@@ -33,13 +38,18 @@ class Teardown:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         failures: list[BaseException] = []
+        owners: list[str] = []
         while self._steps:
+            step, owner = self._steps.pop()
             try:
-                self._steps.pop()()
+                step()
             except BaseException as failure:
+                owners.append(owner())
                 if isinstance(failure, Exception):  # an exit or an interrupt is not a failure
                     _logger.error("tearing down has failed", exc_info=failure)
                 failures.append(failure)
+        if error is not None or len(failures) > 1:  # a single one gets the note of the run
+            _name(failures, owners)
         interrupts = [other for other in failures if not isinstance(other, Exception)]
         if interrupts:
             raise interrupts[0]
@@ -51,9 +61,16 @@ class Teardown:
             raise BaseExceptionGroup("tearing down has failed", failures)
 
 
+def _name(failures: list[BaseException], owners: list[str]) -> None:
+    for failure, owner in zip(failures, owners, strict=True):
+        if owner:
+            failure.add_note(f"raised in teardown of {owner}")
+
+
 def _note(failures: list[BaseException]) -> str:
     """Return the text of a note about failures, for another error."""
     if len(failures) == 1:
-        return f"while tearing down: {type(failures[0]).__name__}: {failures[0]}"
+        story = f"while tearing down: {type(failures[0]).__name__}: {failures[0]}"
+        return "; ".join([story, *getattr(failures[0], "__notes__", [])])
     group = BaseExceptionGroup("tearing down has failed as well", failures)
     return "".join(traceback.format_exception(group)).rstrip()

@@ -24,6 +24,7 @@ from helios.trainer import settings
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_kinds, check_length, check_step
 from helios.trainer.control import StopRequest
+from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import launch
 from helios.trainer.preparation import prepare
@@ -151,8 +152,8 @@ class Trainer:
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
         self.print_banner = print_banner
-        self.train_exceptions: list[type[Exception]] = []
-        self.test_exceptions: list[type[Exception]] = []
+        self.train_exceptions: list[type[Exception]] = ExpectedExceptions()
+        self.test_exceptions: list[type[Exception]] = ExpectedExceptions()
         self.queue: Any = None
         self._job: Job | None = None
         self._outcome = Outcome()
@@ -238,8 +239,6 @@ class Trainer:
     def map_loc(self) -> str | dict[str, str]:
         """The ``map_location`` of :func:`torch.load` for this process."""
         return self.place.map_loc
-
-    # Plug-ins.
 
     @property
     def plugins(self) -> PluginTable:

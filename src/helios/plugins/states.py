@@ -1,0 +1,75 @@
+"""The states of the plug-ins in checkpoints."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from helios.checkpoints import plain
+from helios.errors import InvalidPluginError
+from helios.plugins.table import Registration
+
+Quarantine = Callable[[Registration, str, Exception], None]
+
+
+class PluginStates:
+    """The states of plug-ins. An observer that fails keeps the state that was restored.
+
+    Args:
+        quarantine: the function that switches an observer off.
+        describe: the function that describes a plug-in in messages, given its id.
+    """
+
+    def __init__(self, quarantine: Quarantine, describe: Callable[[str], str]) -> None:
+        self._quarantine = quarantine
+        self._describe = describe
+        self._restored: dict[str, Any] = {}
+        self._stale: set[str] = set()
+
+    def begin(self) -> None:
+        """Forget what an earlier run has restored."""
+        self._restored, self._stale = {}, set()
+
+    def save(self, rows: Iterable[Registration]) -> dict[str, Any]:
+        """Return the state of each plug-in that has one, by id; an empty one counts, too."""
+        states = {row.id: self._state_of(row) for row in rows}
+        return {plug_id: state for plug_id, state in states.items() if state is not None}
+
+    def _state_of(self, row: Registration) -> Any:
+        get_state: Callable[[], Any] | None = getattr(row.plugin, "state_dict", None)
+        if row.id in self._stale:
+            return self._restored.get(row.id)  # its own state is that of a new run
+        if get_state is None or hasattr(get_state, "is_default"):
+            return None
+        if row.critical:
+            return get_state()
+        try:
+            state = get_state()
+            plain.check(state, f"of plug-in {row.id!r}")
+        except Exception as error:
+            self._quarantine(row, "state_dict", error)
+            return self._restored.get(row.id)  # an old state is better than none
+        return state
+
+    def load(self, rows: Iterable[Registration], states: Mapping[str, Any]) -> dict[str, Any]:
+        """Restore the states of plug-ins; return those of plug-ins that are not registered."""
+        absent = dict(states)
+        self._restored = dict(states)
+        for row in rows:
+            if row.id in absent:
+                try:
+                    self._load_state_of(row, absent.pop(row.id))
+                except Exception as error:
+                    if row.critical:
+                        raise
+                    self._stale.add(row.id)
+                    self._quarantine(row, "load_state_dict", error)
+        return absent
+
+    def _load_state_of(self, row: Registration, state: Any) -> None:
+        load_state = getattr(row.plugin, "load_state_dict", None)
+        if load_state is None:
+            raise InvalidPluginError(
+                f"the checkpoint contains a state of plug-in {self._describe(row.id)}, which"
+                " has no load_state_dict(state_dict) to restore it: add the method, or"
+                " block the plug-in; later checkpoints then keep its state."
+            )
+        load_state(state)
