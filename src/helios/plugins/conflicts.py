@@ -31,10 +31,15 @@ def resolve(
         rows claim, or for plug-ins that are equal.
     """
     rows = sorted(rows, key=lambda row: row.number)
-    explicit = [row for row in rows if row.explicit]
+    explicit: dict[tuple[str, str], Registration] = {}
+    for row in rows:
+        if row.explicit:
+            for demand in _demands(row):
+                explicit.setdefault(demand, row)
     kept, inactive = [], []
     for row in rows:
-        winner = next((other for other in explicit if _shared(row, other)), None)
+        winners = [explicit[demand] for demand in _demands(row) if demand in explicit]
+        winner = min(winners, key=lambda winner: winner.number, default=None)
         if row.explicit or winner is None:
             kept.append(row)
         else:
@@ -42,18 +47,35 @@ def resolve(
     return kept, inactive, _twins(rows) or _conflicts(kept)
 
 
+def _demands(row: Registration) -> list[tuple[str, str]]:
+    """Return everything that no other row may have: the id and the claims."""
+    return [("id", row.id), *(("claim", claim) for claim in row.claims)]
+
+
 def _twins(rows: Sequence[Registration]) -> list[PluginError]:
     """Return an error for each object with two ids, and for each pair of equal objects."""
     problems: list[PluginError] = []
-    for first, second in combinations(rows, 2):
-        if first.plugin is second.plugin:
+    first_of: dict[int, Registration] = {}
+    for row in rows:
+        first = first_of.setdefault(id(row.plugin), row)
+        if first is not row:
             problems.append(
                 DuplicatePluginError(
                     f"this plug-in is already registered as {first.id!r}, so it cannot also be"
-                    f" registered as {second.id!r}: unregister it first, or create another object."
+                    f" registered as {row.id!r}: unregister it first, or create another object."
                 )
             )
-        elif first.plugin == second.plugin:
+    return problems + _equals(list(first_of.values()))
+
+
+def _equals(rows: Sequence[Registration]) -> list[PluginError]:
+    """Return an error for each pair of equal objects; only a class with ``__eq__`` has any."""
+    problems: list[PluginError] = []
+    if not any(compares(row.plugin) for row in rows):
+        return problems
+    for first, second in combinations(rows, 2):
+        may_be = compares(first.plugin) or compares(second.plugin)
+        if may_be and first.plugin == second.plugin:
             problems.append(
                 InvalidPluginError(
                     f"plug-in {second.id!r} equals the registered plug-in {first.id!r}; both are"
@@ -64,10 +86,9 @@ def _twins(rows: Sequence[Registration]) -> list[PluginError]:
     return problems
 
 
-def _shared(row: Registration, other: Registration) -> list[str]:
-    """Return the claims that both rows have, and the id if they share it."""
-    same_id = [_SAME_ID] if row.id == other.id else []
-    return same_id + [claim for claim in row.claims if claim in other.claims]
+def compares(plugin: object) -> bool:
+    """Return whether a plug-in may equal another object."""
+    return type(plugin).__eq__ is not object.__eq__
 
 
 def _inactive(row: Registration, winner: Registration) -> Inactive:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pluggy
 
 from helios.errors import InvalidPluginError, nearest
+from helios.plugins.attributes import static_attribute
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
 from helios.plugins.plugin import Plugin
@@ -71,7 +72,9 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     If a method of a :class:`Plugin` subclass overrides a hook, it implements the hook, with or
     without the marker. In other objects, and for other names, the marker decides.
     """
-    attribute = inspect.getattr_static(plugin, name, None)
+    if name.startswith("__"):  # most attributes, and none of them is a hook
+        return None
+    attribute = static_attribute(plugin, name)
     function = getattr(attribute, "__func__", attribute)
     options = getattr(attribute, _OPTIONS, None) or getattr(function, _OPTIONS, None)
     if isinstance(options, dict):
@@ -174,7 +177,9 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
 
 def deprecations(plugin: object, plug_id: str) -> list[str]:
     """Return a warning for each deprecated hook or argument that a plug-in uses."""
-    messages = []
+    messages: list[str] = []
+    if not any(hook.deprecations for hook in HOOKS.values()):
+        return messages
     for name in dir(plugin):
         options = hook_options(plugin, name)
         hook = HOOKS.get((options["specname"] or name) if options else "")

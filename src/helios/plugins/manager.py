@@ -23,8 +23,9 @@ from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, contain_context, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.index import Index
 from helios.plugins.markers import PROJECT
-from helios.plugins.order import constraints_of, in_order
+from helios.plugins.order import constraints, in_order, insert
 from helios.plugins.plan import Inactive, PluginPlan, origin_of
 from helios.plugins.profile import PluginProfile
 from helios.plugins.states import PluginStates
@@ -44,6 +45,7 @@ class PluginManager(pluggy.PluginManager):
         super().__init__(PROJECT)
         self.add_hookspecs(PluginSpec)
         self._rows: dict[str, Registration] = {}
+        self._index = Index()
         self._numbers = itertools.count()
         self.inactive: list[Inactive] = []
         self.quarantined: dict[str, Quarantine] = {}
@@ -100,8 +102,21 @@ class PluginManager(pluggy.PluginManager):
         present = self._rows.get(plug_id)
         if present is None or present.plugin is not plugin:
             self._refuse_while_frozen(f"register {plug_id!r}")
-            self.enter(*self.resolve([self.candidate(plugin, name, reason, explicit, record)]))
+            self._add(self.candidate(plugin, name, reason, explicit, record))
         return plug_id
+
+    def _add(self, row: Registration) -> None:
+        """Add a row, without a look at all others if it is in nobody's way."""
+        followers = self._index.followers(row) if self._index.is_free_for(row) else None
+        if followers is None:
+            self.enter(*self.resolve([row]))
+            return
+        super().register(row.plugin, row.id)
+        self._index.add(row)
+        self._rows[row.id] = row
+        if followers:
+            order = insert(list(self._rows.values())[:-1], row, followers)
+            self._rows = {other.id: other for other in order}
 
     def candidate(
         self,
@@ -214,9 +229,9 @@ class PluginManager(pluggy.PluginManager):
         self._guard(expected or [], profile)
         self.callers.bind()  # again, because guards replace functions
         self.frozen = True
-        rows = list(self._rows.values())
+        order = constraints(self._rows.values())
         return PluginPlan(
-            active=tuple(row.entry(constraints_of(row, rows)) for row in rows),
+            active=tuple(row.entry(order[row.id]) for row in self._rows.values()),
             inactive=tuple(self.inactive),
             configured_in=configured_in,
         )
@@ -328,15 +343,16 @@ class PluginManager(pluggy.PluginManager):
     def enter(self, rows: Iterable[Registration], inactive: Iterable[Inactive] = ()) -> None:
         """Replace the table in one step that cannot fail, and record the inactive plug-ins."""
         before, rows = list(self._rows.values()), list(rows)
-        kept = {row.plugin for row in rows}
-        known = {row.plugin for row in before}
+        kept = {id(row.plugin) for row in rows}
+        known = {id(row.plugin) for row in before}
         for row in before:
-            if row.plugin not in kept:
+            if id(row.plugin) not in kept:
                 super().unregister(row.plugin)
         for row in rows:
-            if row.plugin not in known:
+            if id(row.plugin) not in known:
                 super().register(row.plugin, row.id)
         self._rows = {row.id: row for row in rows}
+        self._index = Index(rows)
         self.inactive.extend(inactive)
 
     def _refuse_while_frozen(self, action: str) -> None:

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from helios.errors import PluginOrderError
@@ -43,10 +43,31 @@ def in_order(rows: Iterable[Registration]) -> list[Registration]:
     return order
 
 
-def constraints_of(row: Registration, rows: Iterable[Registration]) -> list[str]:
-    """Return the constraints on the place of a row, for example ``"before 'ema'"``."""
-    found = [f"before {second.id!r}" for first, second in _constraints(rows) if first is row]
-    return found + [f"after {first.id!r}" for first, second in _constraints(rows) if second is row]
+def insert(
+    order: Sequence[Registration], row: Registration, followers: Collection[Registration]
+) -> list[Registration]:
+    """Return the order with a new row in it, equal to what :func:`in_order` would return.
+
+    Args:
+        order: the rows in order.
+        row: the newest row.
+        followers: the rows that must come after it, directly or through others.
+    """
+    if not followers:
+        return [*order, row]
+    first = [other for other in order if other not in followers]
+    return [*first, row, *in_order(followers)]
+
+
+def constraints(rows: Iterable[Registration]) -> dict[str, list[str]]:
+    """Return the constraints on the place of each row, such as ``"before 'ema'"``, by id."""
+    rows = list(rows)
+    before: dict[str, list[str]] = {row.id: [] for row in rows}
+    after: dict[str, list[str]] = {row.id: [] for row in rows}
+    for first, second in _constraints(rows):
+        before[first.id].append(f"before {second.id!r}")
+        after[second.id].append(f"after {first.id!r}")
+    return {row.id: before[row.id] + after[row.id] for row in rows}
 
 
 def _constraints(rows: Iterable[Registration]) -> list[tuple[Registration, Registration]]:
