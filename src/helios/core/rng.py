@@ -149,11 +149,20 @@ def reseed_cpu_rngs(seed: int) -> None:
     Args:
         seed: a seed of 64 well-mixed bits, as :func:`derive_seed` returns.
     """
-    global _generator
     # PyTorch and NumPy use 32 bits and the same algorithm, so each gets its own half.
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed >> 32)
     random.seed(seed)
+    reseed_default_numpy_rng(seed)
+
+
+def reseed_default_numpy_rng(seed: int) -> None:
+    """Seed the generator of :func:`get_default_numpy_rng` alone, as :func:`reseed_cpu_rngs` does.
+
+    Args:
+        seed: a seed of 64 well-mixed bits.
+    """
+    global _generator
     if _generator is None:
         _generator = np.random.Generator(np.random.PCG64(0))
     _generator.bit_generator.state = {
@@ -162,6 +171,17 @@ def reseed_cpu_rngs(seed: int) -> None:
         "has_uint32": 0,
         "uinteger": 0,
     }
+
+
+def peek_default_numpy_rng() -> np.random.Generator | None:
+    """Return the generator of :func:`get_default_numpy_rng`, or ``None`` if none was seeded."""
+    return _generator
+
+
+def replace_default_numpy_rng(generator: np.random.Generator | None) -> None:
+    """Let :func:`get_default_numpy_rng` return this generator."""
+    global _generator
+    _generator = generator
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helios.core import TrainingState, rng
 from helios.core.distributed import get_global_rank
+from helios.core.generators import KeptStates
 from helios.data.replay import has_incomplete_state
 from helios.data.seeds import (
     Seeding,
@@ -91,12 +92,15 @@ class _Reader:
         self._samples: Iterator[Any] | None = None
         self._taken = 0
         self._ended = False
+        self._kept = KeptStates()
 
     def __iter__(self) -> "_Reader":
         return self
 
     def __next__(self) -> Any:
-        with own_streams() if self._stream.seeding != "none" else contextlib.nullcontext():
+        with (
+            own_streams(self._kept) if self._stream.seeding != "none" else contextlib.nullcontext()
+        ):
             samples = self._take()
             is_short = len(samples) < self._stream.batch_size
             is_over = not samples or (is_short and self._stream.drop_last)
@@ -120,7 +124,7 @@ class _Reader:
         parts = set() if self._stream.replay else state.keys() & {"dataset", "iterator"}
         if state["taken"] == 0 or (self._ended and "dataset" not in parts):
             return
-        with own_streams():  # also without seeding: the interrupted run has drawn already
+        with own_streams(self._kept):  # also without seeding: the interrupted run has drawn already
             self._set_epoch()  # before the state is restored, because set_epoch may reset it
             if "dataset" in parts:
                 self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
