@@ -1,6 +1,5 @@
 """Checkpoint files: written completely or not at all, and verified when read."""
 
-import hashlib
 import io
 import os
 import pathlib
@@ -12,7 +11,9 @@ from typing import Any
 import torch
 
 from helios.checkpoints import plain
+from helios.checkpoints.checksum import BLOCK, Checksum, Task, of_file
 from helios.checkpoints.naming import TEMPORARY
+from helios.checkpoints.written import Written
 from helios.core import safe_torch_load
 from helios.errors import CheckpointError, DamagedCheckpointError
 
@@ -22,28 +23,47 @@ _SEAL_SIZE = len(_SEAL) + 64
 
 
 class _File(io.BufferedWriter):
-    """A new file, which computes the checksum of its content."""
+    """A new file, which computes the checksum of its content.
 
-    def __init__(self, path: pathlib.Path) -> None:
+    Args:
+        path: the path of the file.
+        payload: the plain data that will be written.
+    """
+
+    def __init__(self, path: pathlib.Path, payload: Any = None) -> None:
+        self._checksum = Checksum()
         super().__init__(io.FileIO(path, "wb"))
-        self._digest = hashlib.sha256()
+        self.written = Written(payload)
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self._digest.update(data)
+        self.written.append(data)
+        whole = memoryview(data).cast("B")
         try:
-            return super().write(data)
+            for start in range(0, len(whole), BLOCK):
+                part = bytes(whole[start : start + BLOCK])  # another thread may change the data
+                self._checksum.update(part)
+                super().write(part)
         except OSError as error:
             self.error = error  # PyTorch would replace it by another one
             raise
+        return len(whole)
 
     def seal(self) -> bytes:
         """Append the checksum, wait until all data is on the disk, and return the checksum."""
-        digest = self._digest.hexdigest().encode()
+        digest = self._checksum.digest()
         super().write(_SEAL + digest)
+        self.written.append(_SEAL + digest)
         self.flush()
         os.fsync(self.fileno())
         return digest
+
+    def close(self) -> None:
+        """End the computation, and close the file."""
+        try:
+            super().close()
+        finally:
+            self._checksum.close()
 
 
 def save(payload: dict[str, Any], path: pathlib.Path) -> None:
@@ -64,8 +84,9 @@ def save(payload: dict[str, Any], path: pathlib.Path) -> None:
     plain.check(payload)
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        digest = _write(payload, temporary)
-        if digest != _digest(temporary, temporary.stat().st_size - _SEAL_SIZE):
+        digest, written = _write(payload, temporary)
+        # The checksum decides: memory that another thread has changed meanwhile proves nothing.
+        if not written.is_content_of(temporary) and not _has_checksum(temporary, digest):
             raise DamagedCheckpointError(
                 f"the checkpoint {path} is damaged: the disk returns other data than was"
                 " written. The previous checkpoint is unchanged; check the disk."
@@ -80,12 +101,12 @@ def save(payload: dict[str, Any], path: pathlib.Path) -> None:
         raise
 
 
-def _write(payload: dict[str, Any], path: pathlib.Path) -> bytes:
-    file = _File(path)
+def _write(payload: dict[str, Any], path: pathlib.Path) -> tuple[bytes, Written]:
+    file = _File(path, payload)
     try:
         with file:
             torch.save(payload, file)
-            return file.seal()
+            return file.seal(), file.written
     except Exception as error:
         if file.error is not None and error is not file.error:
             raise file.error from None  # the other one only says that a write failed
@@ -119,8 +140,11 @@ def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
         DamagedCheckpointError: the content of the file has changed.
         CheckpointError: the file holds more than plain data.
     """
-    is_sealed = verify(path)
-    payload = _read(path, map_location, mmap=False)  # not mapped, so that the file can be replaced
+    if _read_seal(path) is None:
+        verify(path)
+        payload, is_sealed = _read(path, map_location, mmap=False), False
+    else:
+        payload, is_sealed = _load_and_verify(path, map_location), True
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
     if not is_sealed and payload.get("format", 1) != 1:  # format 1 did not require a checksum
@@ -128,6 +152,20 @@ def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"the checkpoint {path} is damaged: it has no checksum. If you saved it with torch.save"
             " on purpose, run helios checkpoint migrate to add one."
         )
+    return payload
+
+
+def _load_and_verify(path: pathlib.Path, map_location: Any) -> Any:
+    """Read a file while a thread verifies it. Damage matters more than what it leads to."""
+    error = payload = None
+    verified = Task(lambda: verify(path))
+    try:
+        payload = _read(path, map_location, mmap=False)
+    except Exception as raised:
+        error = raised
+    verified.result()
+    if error is not None:
+        raise error
     return payload
 
 
@@ -155,15 +193,26 @@ def verify(path: pathlib.Path) -> bool:
     Raises:
         DamagedCheckpointError: the file is truncated or changed.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(max(0, size - _SEAL_SIZE))
-        _, seal, digest = file.read().rpartition(_SEAL)
-    if not seal:
+    seal = _read_seal(path)
+    if seal is None:
         _verify_archive(path)
-    elif digest != _digest(path, size - len(seal) - len(digest)):
+    elif not _has_checksum(path, seal):
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: its checksum is wrong.")
-    return bool(seal)
+    return seal is not None
+
+
+def _read_seal(path: pathlib.Path) -> bytes | None:
+    """Return the checksum at the end of a file; ``None`` if it has none."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _SEAL_SIZE))
+        _, seal, digest = file.read().rpartition(_SEAL)
+    return digest if seal else None
+
+
+def _has_checksum(path: pathlib.Path, digest: bytes) -> bool:
+    """Return whether a file ends with this checksum, and has it."""
+    size = path.stat().st_size - _SEAL_SIZE
+    return _read_seal(path) == digest == of_file(path, size)
 
 
 def _verify_archive(path: pathlib.Path) -> None:
@@ -200,16 +249,6 @@ def _read(path: pathlib.Path, map_location: Any, mmap: bool) -> Any:
         ) from error
     except Exception as error:
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {error}.") from error
-
-
-def _digest(path: pathlib.Path, size: int) -> bytes:
-    """Return the SHA-256 of the first bytes of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while size > 0 and (block := file.read(min(size, 1 << 20))):
-            digest.update(block)
-            size -= len(block)
-    return digest.hexdigest().encode()
 
 
 def sync_folder(folder: pathlib.Path) -> None:
