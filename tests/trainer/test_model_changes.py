@@ -1,5 +1,6 @@
 """What training changes in a model: what is saved, what is not, and what users are told."""
 
+import io
 import logging
 import pathlib
 from collections.abc import Callable
@@ -163,6 +164,26 @@ def test_helper_whose_content_changes_is_named(fit: Any, caplog: pytest.LogCaptu
     (message,) = [r.getMessage() for r in caplog.records if "cannot hold" in r.getMessage()]
     assert "Measuring.meters['used']: " in message
     assert "unused" not in message
+
+
+class Iterating(Mean):
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.names = iter(["a", "b"])
+        self.helpers = [Meter()]
+        self.helpers[0].rows = zip("ab", "cd", strict=True)  # type: ignore[attr-defined]
+        self.file = io.StringIO()
+        self._cache = iter([])
+
+
+def test_iterators_are_named(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody can see whether training has advanced them."""
+    fit(Iterating(), chkpt_frequency=1)
+    (message,) = [r.getMessage() for r in caplog.records if "cannot hold" in r.getMessage()]
+    assert "Iterating.names: the position of the list_iterator" in message
+    assert "Iterating.helpers.0.rows: the position of the zip" in message
+    assert "file" not in message
+    assert "_cache" not in message
 
 
 class Growing(TinyModel):

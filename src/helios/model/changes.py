@@ -176,7 +176,7 @@ class Changes:
                 where = _join(path, name)
                 alone = self._encoder(weights, depth=0 if path or self._is_told else _DEPTH)
                 node = alone.encode(value, where)
-                unsaved += self._changed_content(alone)
+                unsaved += [*self._changed_content(alone), *alone.iterators]
                 if _is_stateful(node):
                     # The model's own state_dict holds the state, but not the type.
                     known = before.get(name)

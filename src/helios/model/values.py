@@ -6,9 +6,11 @@ another process, the same object has this path. It is changed in place, because 
 """
 
 import collections
+import io
 import pathlib
 import random
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +85,7 @@ class Encoder:
     Attributes:
         content: the public attributes of such objects, as nodes, by the path of the object.
         unsaved: paths and types of the objects that no node can hold.
+        iterators: paths of iterators, and a text about them. Their positions change unseen.
         tensors: the nodes of tensors.
         tensors_inside: the nodes of tensors in ``content``.
     """
@@ -98,6 +101,7 @@ class Encoder:
     ) -> None:
         self.content: dict[str, list[Node]] = {}
         self.unsaved: list[tuple[str, str]] = []
+        self.iterators: list[tuple[str, str]] = []
         self.tensors: list[dict[str, Any]] = []
         self.tensors_inside: list[dict[str, Any]] = []
         self._known = known
@@ -177,6 +181,8 @@ class Encoder:
             self.unsaved.append((path, name))
         if isinstance(value, Stateful | torch.Generator):
             return {"kind": "stateful", "type": name}
+        if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
+            self.iterators.append((path, f"the position of the {type(value).__name__}"))
         if self._depth > 0 and _is_of_user(value):
             self._look_into(value, was or path)
         return {"kind": "object", "type": name}
@@ -188,6 +194,7 @@ class Encoder:
         public = [(name, each) for name, each in vars(value).items() if not name.startswith("_")]
         nodes = [[name, inner.encode(each, f"{path}.{name}")] for name, each in public]
         self.content |= {path: nodes, **inner.content}
+        self.iterators += inner.iterators
         self.tensors_inside += [*inner.tensors, *inner.tensors_inside]
 
     def _factory(self, factory: Any, path: str, was: str | None) -> str | None:
