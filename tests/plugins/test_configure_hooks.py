@@ -182,3 +182,23 @@ def test_options_of_configure_hold(make_trainer: Make, option: str) -> None:
     make_trainer(plugins=plugins).fit(TinyModel(), TinyDataModule())
     order = [entry.partition(":")[0] for entry in log if "trainer" not in entry]
     assert order == {"tryfirst": ["b", "a", "c"], "trylast": ["a", "c", "b"]}[option]
+
+
+def test_configure_of_a_mixin_by_hand_is_not_applied_again(make_trainer: Make) -> None:
+    class Mixin:
+        def configure_trainer(self, trainer: Any) -> None:
+            log.append("trainer")
+            trainer.register_plugin(self)
+
+        def configure_model(self, model: Any) -> None:
+            log.append(model.save_name)
+
+    class Mixed(Mixin, Named):
+        """Takes its methods from a class that is no plug-in."""
+
+    plugin, trainer, model = Mixed(), make_trainer(), TinyModel()
+    for _ in range(2):
+        plugin.configure_trainer(trainer)
+        plugin.configure_model(model)
+        trainer.fit(model, TinyDataModule())
+    assert log == ["trainer", "tiny"]

@@ -35,6 +35,8 @@ class Observer(Plugin):
         self._note("state_dict")
         return {"calls": len(self.calls)}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
 
 PER_HOOK = [
     name

@@ -7,12 +7,12 @@ import inspect
 import linecache
 import re
 import types
-from difflib import get_close_matches
 from typing import Any, cast
 
 import pluggy
 
 from helios.errors import InvalidPluginError, nearest
+from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import PROJECT
@@ -75,8 +75,7 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     if name.startswith("__"):  # most attributes, and none of them is a hook
         return None
     attribute = static_attribute(plugin, name)
-    function = getattr(attribute, "__func__", attribute)
-    options = getattr(attribute, _OPTIONS, None) or getattr(function, _OPTIONS, None)
+    options = _marker(attribute)
     if isinstance(options, dict):
         return cast(pluggy.HookimplOpts, dict(options))
     if isinstance(plugin, Plugin) and name in HOOKS:
@@ -86,6 +85,15 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     return None
 
 
+def _marker(attribute: object) -> object:
+    """Return what :func:`hookimpl` has set, without touching lazy objects, which may load."""
+    while isinstance(attribute, classmethod | staticmethod | types.MethodType):
+        attribute = attribute.__func__
+    if isinstance(attribute, types.FunctionType):
+        return attribute.__dict__.get(_OPTIONS)
+    return inspect.getattr_static(attribute, _OPTIONS, None) if callable(attribute) else None
+
+
 def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOpts]:
     """Return the options of each hook that a plug-in implements, by the hook's name.
 
@@ -93,17 +101,20 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
         InvalidPluginError: an implementation cannot be called, or would never be called.
     """
     found: dict[str, pluggy.HookimplOpts] = {}
+    marked = []
     for name in dir(plugin):
         options = hook_options(plugin, name)
         if options is not None:
+            marked.append(name)
             hook = options["specname"] or name
             if hook in HOOKS:
                 _check_callable(plugin, plug_id, name, hook, options)
                 found[hook] = options
             elif not options["optionalhook"]:
-                raise _no_such_hook(plugin, plug_id, name)
-        elif isinstance(plugin, Plugin) and _looks_like_a_hook(name):
-            raise _no_such_hook(plugin, plug_id, name)
+                problem = misspellings.no_such_hook(name)
+                raise InvalidPluginError(f"{_where(plugin, plug_id)}: {problem}")
+    for problem in misspellings.find(plugin, marked):
+        raise InvalidPluginError(f"{_where(plugin, plug_id)}: {problem}")
     return found
 
 
@@ -250,21 +261,12 @@ def changes_results(plugin: object) -> bool:
     return declared is True
 
 
-def _looks_like_a_hook(name: str) -> bool:
-    if name in HOOKS or name.startswith("_") or hasattr(Plugin, name):
-        return False
-    return name.startswith("on_") or bool(get_close_matches(name, HOOKS, cutoff=0.8))
-
-
 def _where(plugin: object, plug_id: str) -> str:
-    return f"plug-in {plug_id!r} ({source_of(plugin)})"
+    from helios.plugins.plan import origin_of  # which imports this module
 
-
-def _no_such_hook(plugin: object, plug_id: str, name: str) -> InvalidPluginError:
-    return InvalidPluginError(
-        f"{_where(plugin, plug_id)}: {name} is not a hook, so it would never be called."
-        f"{nearest(name, HOOKS)} If it is your own method, start its name with an underscore."
-    )
+    origin = origin_of(plugin, None)
+    distribution = f"{origin}, " if origin.distribution else ""
+    return f"plug-in {plug_id!r} ({distribution}{source_of(plugin)})"
 
 
 def _check_callable(
@@ -279,6 +281,10 @@ def _check_callable(
         problem = f"is a {type(attribute).__name__}; define it as a function or method."
     elif options["wrapper"] and options["hookwrapper"]:
         problem = "is marked both wrapper and hookwrapper; write only wrapper=True."
+    elif never_runs := bodies.problem_of(
+        getattr(plugin, name), hook, is_wrapper=_is_wrapper(options)
+    ):
+        problem = never_runs
     elif _is_wrapper(options) and not inspect.isgeneratorfunction(getattr(plugin, name)):
         problem = "is marked as a wrapper, but has no yield; write: result = yield; return result."
     else:

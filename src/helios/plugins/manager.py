@@ -17,7 +17,7 @@ from helios.errors import (
     nearest,
     raise_all,
 )
-from helios.plugins import declarations, once
+from helios.plugins import bodies, declarations, once
 from helios.plugins.callers import HookCallers, Quarantine
 from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
@@ -250,6 +250,11 @@ class PluginManager(pluggy.PluginManager):
             self._called(hook).sort(
                 key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
             )
+            for implementation in self._called(hook):
+                is_hidden = bodies.may_be_hidden(implementation.function, hook)
+                if is_hidden and not is_wrapper(implementation):
+                    describe = functools.partial(self.describe, implementation.plugin_name)
+                    bodies.require_body(implementation, hook, describe)
         self.callers.bind()
         return self.callers
 

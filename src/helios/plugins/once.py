@@ -38,15 +38,17 @@ contains = _applied.contains
 add = _applied.add
 
 
-def once_per_target(method: Callable[[Any, Any], None]) -> Callable[..., None]:
+def once_per_target(method: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """Let a ``configure_*`` method of a class act once per plug-in and target."""
 
     @functools.wraps(method)
-    def configure(self: Any, *positional: Any, **by_name: Any) -> None:
+    def configure(self: Any, *positional: Any, **by_name: Any) -> Any:
         (target,) = (*positional, *by_name.values())
-        if not contains(target, self, method.__qualname__):
-            method(self, target)
-            add(target, self, method.__qualname__)
+        if contains(target, self, method.__qualname__):
+            return None
+        result = method(self, target)
+        add(target, self, method.__qualname__)
+        return result
 
     configure.applies_once = True  # type: ignore[attr-defined]  # the manager need not record it
     return configure
@@ -57,5 +59,7 @@ def takes_a_target(method: object) -> bool:
     return (
         inspect.isfunction(method)
         and not inspect.isgeneratorfunction(method)
+        and not inspect.iscoroutinefunction(method)
+        and not inspect.isasyncgenfunction(method)
         and len(inspect.signature(method).parameters) == 2
     )

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,8 +133,10 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in once.HOOKS_WITH_TARGET:
-            if once.takes_a_target(vars(cls).get(name)):
-                setattr(cls, name, once.once_per_target(vars(cls)[name]))
+            method = inspect.getattr_static(cls, name)  # perhaps from a mixin
+            is_own = method is not vars(PluginSpec)[name] and not hasattr(method, "applies_once")
+            if is_own and once.takes_a_target(method):
+                setattr(cls, name, once.once_per_target(method))
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:

@@ -13,6 +13,7 @@ def prepare(job: Job) -> None:
     known = -1
     while known != len(manager.rows):  # a plug-in may register others
         known = len(manager.rows)
+        manager.recheck()  # pluggy cannot call what a plug-in may have become
         manager.arrange()
         manager.configure("configure_trainer", trainer)
     manager.configure("configure_model", job.model)

@@ -169,6 +169,9 @@ class OptunaPlugin(Plugin):
         """Return the parameters of the trial."""
         return dict(self.trial.params)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing, because the study holds the parameters; they are for readers of the file."""
+
     def _number(self) -> int:
         import optuna
 
