@@ -288,6 +288,8 @@ class Moments(Plugin):
         self.reach("saving: states are gathered")
         return {}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
     def reach(self, name: str) -> None:
         """Take note of a moment, and send the signal if it is the one."""
         if len(self.passed) == self._kill_at:

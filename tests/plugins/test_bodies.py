@@ -44,10 +44,9 @@ def test_generator_that_is_no_wrapper(trainer: Trainer, name: str) -> None:
     plugin = of(name, generator)
     error = assert_refused(trainer, lambda: register(trainer, plugin), InvalidPluginError)
     assert f"the hook {name} has a yield, but" in str(error)
-    way_out = (
-        "contextlib.contextmanager" if name == "step_context" else "helios.hookimpl(wrapper=True)"
-    )
-    assert f"@{way_out} above it" in str(error)
+    is_context = name == "step_context"
+    way_out = "@contextlib.contextmanager" if is_context else "@helios.hookimpl(wrapper=True)"
+    assert f"{way_out} above it" in str(error)
 
 
 @pytest.mark.parametrize("kind", [staticmethod, classmethod, hookimpl])

@@ -116,7 +116,7 @@ def load(self: Any, state_dict: Any) -> None: ...
     ("members", "message"),
     [
         ({"state_dict": state}, "state_dict has no load_state_dict, so a resumed run would lose"),
-        ({"load_state_dict": load}, "load_state_dict has no state_dict, so it would never be"),
+        ({"load_state_dict": load}, "load_state_dict has no state_dict, so no checkpoint would"),
         ({"state_dict": {"a": 1}, "load_state_dict": load}, "state_dict is a dict: define it as"),
         ({"state_dict": property(state), "load_state_dict": load}, "state_dict is a property"),
         ({"state_dict": load, "load_state_dict": load}, r"write state_dict()."),

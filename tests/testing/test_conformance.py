@@ -81,6 +81,8 @@ class DoesNotRestore(Plugin):
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
 
 class DrawsOnStart(Plugin):
     """Moves the random numbers of the run, in every process anew."""
@@ -128,6 +130,8 @@ class NotPlain(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": random.Random(0)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class FailsInTest(Plugin):

@@ -134,9 +134,6 @@ def test_plugin_without_state_is_not_asked_to_load(fit: Any) -> None:
 
         def setup(self) -> None: ...
 
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            raise AssertionError("there is nothing to load")
-
     fit(plugins=[Stateless()])
     fit(total_steps=2, plugins=[Stateless()])
 

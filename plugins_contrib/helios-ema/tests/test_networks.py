@@ -132,6 +132,8 @@ class Release01(helios.Plugin):
     def state_dict(self) -> dict[str, Any]:
         return {"net": self._average.state_dict()}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
 
 class StopAfter:
     def __init__(self, batches: int) -> None:

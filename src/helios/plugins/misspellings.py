@@ -167,8 +167,8 @@ def _wrong_protocol(plugin: object) -> Iterator[str]:
         )
     elif own == ["load_state_dict"]:
         yield (
-            "load_state_dict has no state_dict, so it would never be called: add state_dict(), or"
-            " remove load_state_dict."
+            "load_state_dict has no state_dict, so no checkpoint would hold a state for it: add"
+            " state_dict(), or remove load_state_dict."
         )
 
 
