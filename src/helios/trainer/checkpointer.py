@@ -1,5 +1,6 @@
 """The checkpointer, which saves and restores a run."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -140,13 +141,12 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait until all checkpoints are durable, and let other runs use the folder."""
-        try:
-            self.flush()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
+        with contextlib.ExitStack() as stack:  # each step follows, whatever the others raise
             if self._lock is not None:
-                self._lock.release()
+                stack.callback(self._lock.release)
+            if self._writer is not None:
+                stack.callback(self._writer.close)
+            self.flush()
 
     # Saving.
 
