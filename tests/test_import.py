@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+import typing
 
 import pytest
+
+import helios
 
 OPTIONAL = (
     "optuna",
@@ -17,10 +20,13 @@ OPTIONAL = (
 )
 
 
-def loaded_by(code: str, names: tuple[str, ...]) -> set[str]:
+HEAVY = ("torch", "numpy", "pluggy", "pydantic", "rich", "helios.core", "helios.plugins")
+
+
+def loaded_by(code: str, names: tuple[str, ...], option: str = "-c", *arguments: str) -> set[str]:
     """Return which of the named packages a fresh interpreter has loaded after some code."""
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code],
+        [sys.executable, "-X", "importtime", option, code, *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -29,8 +35,32 @@ def loaded_by(code: str, names: tuple[str, ...]) -> set[str]:
     return {name for name in names if name in modules}
 
 
-def test_import_loads_nothing_optional() -> None:
-    assert loaded_by("import helios", OPTIONAL) == set()
+def test_import_loads_nothing_until_a_name_is_used() -> None:
+    assert loaded_by("import helios; dir(helios)", HEAVY) == set()
+
+
+def test_public_names_load_nothing_optional() -> None:
+    code = "import helios; [getattr(helios, name) for name in helios.__all__]"
+    names = (*OPTIONAL, "numpy.random.mtrand", "helios.trainer.loops")
+    assert loaded_by(code, names) == {"helios.trainer.loops"}
+
+
+def test_help_is_given_without_pytorch() -> None:
+    assert loaded_by("helios.cli", (*HEAVY, "typer"), "-m", "--help") == {"typer"}
+
+
+def test_names_and_packages_are_found_and_listed() -> None:
+    for name in helios.__all__:
+        assert getattr(helios, name) is not None
+        assert name in dir(helios)
+    for package in ("checkpoints", "core", "data", "errors", "model", "plugins", "trainer"):
+        assert getattr(helios, package).__name__ == f"helios.{package}"
+        assert package in dir(helios)
+    with pytest.raises(AttributeError, match="module 'helios' has no attribute 'Trianer'"):
+        helios.Trianer  # noqa: B018
+    namespace: dict[str, typing.Any] = {}
+    exec("from helios import *", namespace)
+    assert set(helios.__all__) <= set(namespace)
 
 
 def test_import_loads_tqdm_only_if_torch_does() -> None:

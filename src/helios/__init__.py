@@ -1,17 +1,25 @@
-"""Helios: a small, exact PyTorch trainer that is extended by ``pip install``."""
+"""Helios: a small, exact PyTorch trainer that is extended by ``pip install``.
 
-from helios.core import TrainingState, TrainingUnit
-from helios.data import DataLoaderParams, DataModule
-from helios.model import Model
-from helios.plugins import (
-    PLUGIN_REGISTRY,
-    CUDAPlugin,
-    Plugin,
-    UniquePluginOverrides,
-    create_plugin,
-    hookimpl,
-)
-from helios.trainer import Trainer
+The names are imported at their first use. So ``import helios`` takes no time, and the ``helios``
+command answers without PyTorch if it does not need it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helios.core import TrainingState, TrainingUnit
+    from helios.data import DataLoaderParams, DataModule
+    from helios.model import Model
+    from helios.plugins import (
+        PLUGIN_REGISTRY,
+        CUDAPlugin,
+        Plugin,
+        UniquePluginOverrides,
+        create_plugin,
+        hookimpl,
+    )
+    from helios.trainer import Trainer
 
 __version__ = "0.2.0.dev0"
 
@@ -30,3 +38,36 @@ __all__ = [
     "create_plugin",
     "hookimpl",
 ]
+
+_NAMES = {
+    "core": ("TrainingState", "TrainingUnit"),
+    "data": ("DataLoaderParams", "DataModule"),
+    "model": ("Model",),
+    "plugins": (
+        "PLUGIN_REGISTRY",
+        "CUDAPlugin",
+        "Plugin",
+        "UniquePluginOverrides",
+        "create_plugin",
+        "hookimpl",
+    ),
+    "trainer": ("Trainer",),
+}
+"""The public names of each package."""
+
+_PACKAGES = (*_NAMES, "checkpoints", "errors")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"helios.{name}")
+    for package, names in _NAMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"helios.{package}"), name)
+            globals()[name] = value  # so the next use is an ordinary one
+            return value
+    raise AttributeError(f"module 'helios' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -1,20 +1,47 @@
 """The ``helios`` command and its subcommands."""
 
+import importlib
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
-from helios.cli import checkpoint, plugins
+_GROUPS = {
+    "plugins": "Look at plug-ins.",
+    "checkpoint": "Show checkpoints, and migrate old ones.",
+}
+"""The groups of subcommands, by the name of their module, with their help."""
+
+
+class _Group(typer.core.TyperCommand):
+    """A group of subcommands. Its module, which imports PyTorch, is imported when it is called."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        module = importlib.import_module(f"helios.cli.{self.name}")
+        return typer.main.get_command(module.app).make_context(info_name, args, *rest, **extra)
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands of this module, and the groups."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _GROUPS:
+            return _Group(cmd_name, help=_GROUPS[cmd_name], rich_markup_mode=None)
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Helios: a small, exact PyTorch trainer that is extended by pip install.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(plugins.app, name="plugins")
-app.add_typer(checkpoint.app, name="checkpoint")
 
 
 @app.callback()

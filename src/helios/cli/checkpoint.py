@@ -14,7 +14,12 @@ import typer
 from helios.checkpoints import folder, migrations, plain, storage
 from helios.errors import CheckpointError, DamagedCheckpointError
 
-app = typer.Typer(help="Show checkpoints, and migrate old ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show checkpoints, and migrate old ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()

@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Look at plug-ins. Only show, and commands with --import, import plug-ins."
     " Exit codes: 0 for success, 1 for errors, 2 for wrong usage.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,  # Rich would take [tool.helios] for markup
 )
 app.command("bisect")(bisect)

@@ -21,7 +21,7 @@ _MASK = LARGEST_SEED
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples cover 64 bits evenly
 _PCG64_INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F  # any odd number of 128 bits
 
-_generator: np.random.Generator | None = None
+_generator: "np.random.Generator | None" = None  # NumPy imports its random module at first use
 
 
 def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
@@ -40,7 +40,7 @@ def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
     _generator = np.random.Generator(np.random.PCG64(seed))
 
 
-def get_default_numpy_rng() -> np.random.Generator:
+def get_default_numpy_rng() -> "np.random.Generator":
     """Return the NumPy generator that Helios seeds, saves and restores with the run.
 
     Raises:
