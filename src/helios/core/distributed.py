@@ -27,6 +27,16 @@ class DistInfo(NamedTuple):
     local_world_size: int
     global_world_size: int
 
+    @property
+    def rank(self) -> int:
+        """The number of this process among all: another name of ``global_rank``."""
+        return self.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """The number of all processes: another name of ``global_world_size``."""
+        return self.global_world_size
+
 
 def is_using_torchrun() -> bool:
     """Return whether ``torchrun`` started this process."""
@@ -82,6 +92,16 @@ def get_local_rank() -> int:
 def get_global_rank() -> int:
     """Return the number of this process among all; 0 without a process group."""
     return get_dist_info().global_rank
+
+
+def get_local_world_size() -> int:
+    """Return the number of processes on this node; 1 without a process group."""
+    return get_dist_info().local_world_size
+
+
+def get_global_world_size() -> int:
+    """Return the number of all processes; 1 without a process group."""
+    return get_dist_info().global_world_size
 
 
 def all_reduce_tensors(tensor: torch.Tensor) -> torch.Tensor:

@@ -158,13 +158,13 @@ class _NumPy(CPUGenerator):
 
 class _Helios(CPUGenerator):
     def __init__(self) -> None:
-        self._generator: np.random.Generator | None = None
+        self._generator: rng.SeededGenerator | None = None
         self._memory: tuple[_Memory, _Memory] | None = None
 
     def seed(self, seed: int) -> None:
         rng.reseed_default_numpy_rng(seed)
 
-    def _find_memory(self, generator: np.random.Generator) -> None:
+    def _find_memory(self, generator: rng.SeededGenerator) -> None:
         """Find the memory of the bit generator: a pointer to its numbers, and a kept half."""
         self._generator, self._memory = generator, None
         bits: Any = generator.bit_generator

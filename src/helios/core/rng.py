@@ -21,7 +21,22 @@ _MASK = LARGEST_SEED
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples cover 64 bits evenly
 _PCG64_INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F  # any odd number of 128 bits
 
-_generator: "np.random.Generator | None" = None  # NumPy imports its random module at first use
+
+class SeededGenerator(np.random.Generator):
+    """The generator of NumPy that Helios seeds; an earlier release had a wrapper around it."""
+
+    @property
+    def generator(self) -> "SeededGenerator":
+        """The generator itself."""
+        return self
+
+
+_generator: SeededGenerator | None = None
+
+
+def get_default_seed() -> int:
+    """Return the seed of runs without ``Trainer(random_seed=...)``."""
+    return DEFAULT_SEED
 
 
 def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
@@ -37,10 +52,10 @@ def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
         torch.manual_seed(seed)  # the GPUs' generators, too, at their first use
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    _generator = np.random.Generator(np.random.PCG64(seed))
+    _generator = SeededGenerator(np.random.PCG64(seed))
 
 
-def get_default_numpy_rng() -> "np.random.Generator":
+def get_default_numpy_rng() -> SeededGenerator:
     """Return the NumPy generator that Helios seeds, saves and restores with the run.
 
     Raises:
@@ -90,7 +105,7 @@ def load_rng_state_dict(state: dict[str, Any]) -> None:
         bits = np.random.PCG64()
         bits.state = state["numpy"]["generator"]
         if _generator is None:
-            _generator = np.random.Generator(bits)
+            _generator = SeededGenerator(bits)
         else:
             _generator.bit_generator.state = bits.state
     if "cuda" in state and torch.cuda.is_available():
@@ -164,7 +179,7 @@ def reseed_default_numpy_rng(seed: int) -> None:
     """
     global _generator
     if _generator is None:
-        _generator = np.random.Generator(np.random.PCG64(0))
+        _generator = SeededGenerator(np.random.PCG64(0))
     _generator.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": seed << 64 | seed ^ _GOLDEN, "inc": _PCG64_INCREMENT},
@@ -173,12 +188,12 @@ def reseed_default_numpy_rng(seed: int) -> None:
     }
 
 
-def peek_default_numpy_rng() -> np.random.Generator | None:
+def peek_default_numpy_rng() -> SeededGenerator | None:
     """Return the generator of :func:`get_default_numpy_rng`, or ``None`` if none was seeded."""
     return _generator
 
 
-def replace_default_numpy_rng(generator: np.random.Generator | None) -> None:
+def replace_default_numpy_rng(generator: SeededGenerator | None) -> None:
     """Let :func:`get_default_numpy_rng` return this generator."""
     global _generator
     _generator = generator

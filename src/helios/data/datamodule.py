@@ -180,7 +180,7 @@ class DataModule(abc.ABC):
         Raises:
             RuntimeError: no training set was assigned, or it is a stream.
         """
-        loader_and_sampler = self.train_dataloader()
+        loader_and_sampler = require_pair(self, "train_dataloader")
         if loader_and_sampler is None:
             raise RuntimeError(
                 f"{type(self).__name__} has no training set: assign self._train_dataset in setup()."
@@ -274,9 +274,48 @@ class DataModule(abc.ABC):
         return create_dataloader(data.dataset, params)
 
 
+def require_pair(datamodule: DataModule, method: str) -> LoaderAndPosition | None:
+    """Return what a method returns: a loader and its sampler, or ``None``.
+
+    Args:
+        datamodule: the data module.
+        method: the name of the method, such as ``"train_dataloader"``.
+
+    Raises:
+        TypeError: the method returned something else, such as a loader alone.
+    """
+    pair: Any = getattr(datamodule, method)()
+    if pair is None or (isinstance(pair, tuple) and len(pair) == 2):
+        return pair
+    attribute = f"_{method.removesuffix('_dataloader')}_dataset"
+    raise TypeError(
+        f"{type(datamodule).__name__}.{method}() returned a {type(pair).__name__}, but Helios needs"
+        " a loader with a sampler that can start in the middle of an epoch: write no"
+        f" {method}(), and assign self.{attribute} = self._create_dataset(dataset, {{'batch_size':"
+        " 32}) in setup(). Or return the pair of helios.data.create_dataloader(...)."
+    )
+
+
+_FOREIGN = {
+    "batch_sampler": "pass batch_size, and a resumable sampler if you need one",
+    "worker_init_fn": "pass seeding, which decides how samples are seeded in every worker",
+    "generator": "pass random_seed and seeding, which decide the random numbers",
+    "persistent_workers": "remove it, because each epoch starts its own workers",
+    "multiprocessing_context": "remove it, because workers start in PyTorch's default way",
+    "timeout": "remove it, because a loader waits until its workers have a batch",
+    "pin_memory_device": "pass pin_memory=True",
+}
+"""Parameters of PyTorch's loader that Helios does not have, and what to do instead."""
+
+
 def _check_keys(params: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(DataLoaderParams)]
     for key in params:
+        if key in _FOREIGN:
+            raise ConfigurationError(
+                f"DataLoaderParams has no parameter {key!r} of PyTorch's DataLoader. Instead,"
+                f" {_FOREIGN[key]}."
+            )
         if key not in known:
             raise ConfigurationError(
                 f"DataLoaderParams has no parameter {key!r}.{nearest(key, known)} It has:"

@@ -172,6 +172,11 @@ def _check(params: DataLoaderParams) -> None:
     """Refuse parameters that PyTorch would accept silently or reject with an unclear message."""
     if params.seeding not in get_args(Seeding):
         raise ConfigurationError(f"seeding={params.seeding!r}: write 'sample', 'batch' or 'none'.")
+    if params.shuffle and params.sampler is not None:
+        raise ConfigurationError(
+            f"shuffle=True contradicts sampler={type(params.sampler).__name__}(...), which chooses"
+            " the order itself: remove one of them."
+        )
     _check_count("batch_size", params.batch_size, "samples", 1)
     _check_count("num_workers", params.num_workers, "processes", 0)
     if params.prefetch_factor is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from helios.core import Group, Place, TrainingState
 from helios.data import DataModule, StreamPosition
-from helios.data.datamodule import LoaderAndPosition
+from helios.data.datamodule import LoaderAndPosition, require_pair
 from helios.data.loader import set_position
 from helios.data.samplers import describe_order
 from helios.data.seeds import SeededBatches
@@ -68,7 +68,7 @@ class Batches:
             ConfigurationError: the data module has no training set, or the set fills no batch.
             CheckpointError: the training set is not the one that the checkpoint was saved with.
         """
-        self._train_loader = self._datamodule.train_dataloader()
+        self._train_loader = require_pair(self._datamodule, "train_dataloader")
         if self._train_loader is None:
             raise ConfigurationError(
                 f"{type(self._datamodule).__name__} has no training set: assign"
@@ -165,11 +165,11 @@ class Batches:
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
-        return self._evaluation(self._datamodule.valid_dataloader(), "validation")
+        return self._evaluation(require_pair(self._datamodule, "valid_dataloader"), "validation")
 
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
-        return self._evaluation(self._datamodule.test_dataloader(), "testing")
+        return self._evaluation(require_pair(self._datamodule, "test_dataloader"), "testing")
 
     def _evaluation(self, loader: LoaderAndPosition | None, phase: str) -> Iterable[Any] | None:
         if loader is None:

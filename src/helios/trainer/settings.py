@@ -15,6 +15,7 @@ from helios.core import TrainingUnit
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
+from helios.trainer import foreign
 from helios.trainer.best import BestMetric
 from helios.trainer.checkpointer import Wanted
 
@@ -39,7 +40,8 @@ def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
     Raises:
         ConfigurationError: an earlier release had the argument; the message names its
             replacement.
-        TypeError: no release had the argument; the message suggests the nearest names.
+        TypeError: no release had the argument; the message says what replaces the word of another
+            trainer, or suggests the nearest names.
     """
     for name in unknown:
         if name in REPLACED:
@@ -47,6 +49,7 @@ def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
                 f"Trainer({name}=...) is an argument of earlier releases. Instead,"
                 f" {REPLACED[name]}."
             )
+        foreign.refuse("Trainer", [name], foreign.ARGUMENTS)
         raise TypeError(f"Trainer() has no argument {name!r}.{nearest(name, known)}")
 
 
@@ -222,9 +225,11 @@ def check_source_root(value: str | pathlib.Path | None) -> pathlib.Path | None:
 def check_precision(name: str) -> str:
     """Return the name of a precision; refuse an unknown one."""
     if name not in PRECISIONS:
+        meant = foreign.precision_meant(name)
+        hint = nearest(str(name), PRECISIONS) if meant is None else f" Did you mean {meant!r}?"
         raise ConfigurationError(
             f"precision={name!r} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
-            f"{nearest(str(name), PRECISIONS)}"
+            f"{hint}"
         )
     return name
 

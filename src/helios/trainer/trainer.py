@@ -20,7 +20,7 @@ from helios.plugins.callers import HookCallers
 from helios.plugins.configuration import read_configuration
 from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
-from helios.trainer import settings
+from helios.trainer import foreign, settings
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_kinds, check_length, check_step
 from helios.trainer.control import StopRequest
@@ -31,6 +31,7 @@ from helios.trainer.preparation import prepare
 from helios.trainer.run import work
 
 
+@foreign.refuses_foreign_arguments
 class Trainer:
     """Trains and tests models, with the installed and passed plug-ins.
 

@@ -1,0 +1,210 @@
+"""The words of other trainers, and what to write instead: arguments, precisions."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type)
+
+
+def _words(*groups: tuple[str, str]) -> dict[str, str]:
+    return {name: instead for names, instead in groups for name in names.split()}
+
+
+_LENGTH = (
+    'pass total_steps=..., the number of epochs; with train_unit="iteration", of optimizer steps'
+)
+_LOADER = "pass it in DataLoaderParams, with which the DataModule creates a dataset"
+_MODEL = "create the optimizer in setup() of the Model, and call self.optimize(...) in train_step"
+_DATA = "pass it to fit(model, datamodule), which takes a Model and a DataModule"
+
+ARGUMENTS = _words(
+    ("max_epochs epochs n_epochs nb_epochs num_epochs total_epochs num_train_epochs", _LENGTH),
+    ("max_steps max_iter max_iters num_steps n_steps total_iters min_epochs min_steps", _LENGTH),
+    (
+        "epoch_length steps_per_epoch",
+        "let the dataset of the DataModule determine the batches of an epoch",
+    ),
+    (
+        "limit_train_batches limit_val_batches limit_test_batches overfit_batches fast_dev_run"
+        " num_sanity_val_steps limit_predict_batches",
+        'give the DataModule a smaller dataset; to train a few steps, pass train_unit="iteration"'
+        " with total_steps=...",
+    ),
+    (
+        "val_check_interval check_val_every_n_epoch eval_steps eval_strategy eval_interval"
+        " evaluation_strategy validation_freq val_frequency val_freq eval_every",
+        "pass valid_frequency=..., the number of epochs or optimizer steps between validations",
+    ),
+    (
+        "log_every_n_steps logging_steps log_interval log_every",
+        "pass print_frequency=..., a number of optimizer steps",
+    ),
+    (
+        "logging_strategy progress_bar_refresh_rate",
+        "pass print_frequency=..., a number of optimizer steps",
+    ),
+    (
+        "save_steps save_strategy save_interval save_every enable_checkpointing"
+        " checkpoint_callback every_n_epochs",
+        "pass chkpt_frequency=... with run_root=... or chkpt_root=...",
+    ),
+    ("save_total_limit save_top_k max_to_keep", "pass keep_last=... or keep_best=..."),
+    (
+        "default_root_dir output_dir log_dir logging_dir save_dir dirpath weights_save_path",
+        "pass run_root=..., the folder for all files of a run",
+    ),
+    ("checkpoint_dir ckpt_dir checkpoint_path", "pass chkpt_root=..."),
+    (
+        "resume resume_from_checkpoint ckpt_path auto_resume",
+        "pass run_root=... or chkpt_root=...: fit() resumes from the newest checkpoint in it",
+    ),
+    (
+        "accelerator device devices cuda no_cuda cpu gpu tpu_cores",
+        "pass use_cpu=True for the CPU, or gpus=[0] for a GPU",
+    ),
+    (
+        "num_nodes strategy num_processes num_gpus world_size sync_batchnorm ddp fsdp deepspeed"
+        " use_distributed_sampler",
+        "remove it, because this release trains in one process; a plug-in can provide more, with"
+        " the hooks launch and prepare_module",
+    ),
+    ("callbacks callback", "pass plugins=[...], with plug-ins in place of callbacks"),
+    (
+        "logger loggers report_to",
+        "pass plugins=[...] with a plug-in that logs, such as metrics-file, or pass run_root=...",
+    ),
+    (
+        "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps accumulate_grad"
+        " gradient_accumulation",
+        "pass accumulation_steps=...",
+    ),
+    (
+        "gradient_clip_val max_grad_norm clip_grad_norm grad_clip clip_norm clipnorm"
+        " gradient_clip_norm",
+        "call self.optimize(loss, optimizer, clip_norm=...) in train_step",
+    ),
+    (
+        "gradient_clip_algorithm clip_grad_value clip_value clipvalue",
+        "call self.optimize(loss, optimizer, clip_value=...) in train_step",
+    ),
+    ("deterministic full_determinism", "pass enable_deterministic=True"),
+    ("benchmark cudnn_benchmark", "pass enable_cudnn_benchmark=True"),
+    ("seed data_seed random_state seed_everything", "pass random_seed=..."),
+    ("verbose disable_tqdm progress_bar show_progress", "pass enable_progress_bar=True or False"),
+    (
+        "enable_model_summary",
+        "pass print_banner=True, and override Model.append_to_banner() for a summary",
+    ),
+    (
+        "fp16 half mixed_precision amp use_amp amp_backend amp_level",
+        'pass precision="fp16" or precision="bf16"',
+    ),
+    ("bf16", 'pass precision="bf16"'),
+    (
+        "patience early_stopping early_stopping_patience early_stop",
+        "pass early_stop_cycles=..., the number of validations without improvement, with"
+        ' best=("loss", "min")',
+    ),
+    (
+        "monitor mode min_delta metric_for_best_model greater_is_better load_best_model_at_end",
+        'pass best=("loss", "min"); test(..., checkpoint="best") then tests the best weights',
+    ),
+    ("profiler", "pass profile_plugins=True, or use torch.profiler in a plug-in"),
+    (
+        "model args train_dataset eval_dataset train_loader val_loader valid_loader"
+        " train_dataloader train_dataloaders val_dataloader val_dataloaders validation_data"
+        " validation_split data"
+        " datamodule data_collator",
+        _DATA,
+    ),
+    (
+        "batch_size per_device_train_batch_size per_device_eval_batch_size num_workers workers"
+        " shuffle dataloader_num_workers dataloader_drop_last dataloader_pin_memory collate_fn"
+        " reload_dataloaders_every_n_epochs",
+        _LOADER,
+    ),
+    (
+        "optimizer optimizers optim learning_rate lr weight_decay loss loss_fn criterion scheduler"
+        " lr_scheduler lr_scheduler_type warmup_steps warmup_ratio process_function torch_compile"
+        " compile",
+        _MODEL,
+    ),
+    ("metrics compute_metrics", "call self.log(name, value) in the steps of the Model"),
+    ("inference_mode", "remove it, because validation and tests always run without gradients"),
+    ("detect_anomaly", "call torch.autograd.set_detect_anomaly(True)"),
+)
+"""The arguments of other trainers, with what to do instead."""
+
+FIT = _words(
+    (
+        "train_dataloader train_dataloaders val_dataloader val_dataloaders train_loader val_loader"
+        " dataloaders dataloader data train_data validation_data x y",
+        "pass a DataModule as the second argument",
+    ),
+)
+"""The arguments of other functions that train."""
+
+TEST = _words(
+    (
+        "test_dataloader test_dataloaders test_loader dataloaders dataloader data",
+        "pass a DataModule as the second argument",
+    ),
+    (
+        "ckpt_path ckpt checkpoint_path weights weights_path",
+        'pass checkpoint="best", "last", or the path of a checkpoint',
+    ),
+)
+"""The arguments of other functions that test."""
+
+_PRECISIONS = {
+    "fp16": ("16", "16-mixed", "16-true", "float16", "torch.float16", "half", "torch.half"),
+    "bf16": ("bf16-mixed", "bf16-true", "bfloat16", "torch.bfloat16"),
+    "fp32": ("32", "32-true", "float32", "torch.float32", "no", "full", "float", "none", "false"),
+}
+
+
+def precision_meant(value: object) -> str | None:
+    """Return the precision of Helios that another trainer calls by a value, or ``None``."""
+    written = str(value).lower()
+    return next((name for name, others in _PRECISIONS.items() if written in others), None)
+
+
+def refuse(call: str, names: Iterable[str], words: Mapping[str, str]) -> None:
+    """Raise an error for the first argument that another trainer has.
+
+    Args:
+        call: the function that was called, such as ``"Trainer"``.
+        names: the names of arguments that the function does not have.
+        words: what to write instead, by name.
+
+    Raises:
+        TypeError: one of the names is a word of another trainer.
+    """
+    for name in names:
+        instead = words.get(name)
+        if instead is None and name in ARGUMENTS:
+            instead = f"{ARGUMENTS[name]} (see the arguments of Trainer)"
+        if instead is not None:
+            raise TypeError(
+                f"{call}() has no argument {name!r}, which is a word of other trainers. Instead,"
+                f" {instead}."
+            )
+
+
+def refuses_foreign_arguments(trainer: T) -> T:
+    """Let ``fit`` and ``test`` of a class refuse the arguments of other trainers by name."""
+    for name, words in (("fit", FIT), ("test", TEST)):
+        setattr(trainer, name, _refusing(getattr(trainer, name), words))
+    return trainer
+
+
+def _refusing(method: Callable[..., Any], words: Mapping[str, str]) -> Callable[..., Any]:
+    known = method.__code__.co_varnames[: method.__code__.co_argcount]
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        refuse(method.__name__, (name for name in kwargs if name not in known), words)
+        return method(*args, **kwargs)
+
+    return call
