@@ -298,7 +298,7 @@ def _reason_not_to_build(
         if not loaded.autoload:
             return "not autoloaded: name it in Trainer(plugins=[...])"
         try:
-            applies = loaded.applies_to(trainer)
+            applies = bool(loaded.applies_to(trainer))
         except Exception as error:
             raise record.load_error("failed in applies_to", error) from error
         if not applies:

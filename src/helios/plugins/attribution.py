@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from helios.plugins.hookspecs import HOOKS
+from helios.plugins.results import BuiltIn
 
 if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
@@ -94,7 +95,7 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
             implementation = _running(loop.f_locals, callee)
             # Other parts of the program, for example pytest, may use pluggy too.
             hook = _hook_of(manager, implementation)
-            if hook is not None:
+            if hook is not None and not isinstance(implementation.plugin, BuiltIn):
                 calls.append(HookCall(implementation.plugin_name, hook))
     return calls
 

@@ -10,6 +10,7 @@ from typing import Any
 import pluggy
 
 from helios.errors import InvalidPluginError
+from helios.plugins.guards import is_wrapper, replace
 
 _YIELDS_BATCHES = "wrap_batches"  # its generator runs as the loop reads from it
 
@@ -40,22 +41,26 @@ def problem_of(function: Callable[..., Any], hook: str, *, is_wrapper: bool) -> 
     )
 
 
-def may_be_hidden(function: object, hook: str) -> bool:
-    """Return whether a decorator may hide an async function or a generator.
+def require_bodies(
+    implementations: list[pluggy.HookImpl], hook: str, describe: Callable[[str], str]
+) -> None:
+    """Let decorated implementations raise an error if a call does not run their body.
 
-    Only a call can show whether the decorator runs the body.
-    """
-    return any(_is_deferred(inner, hook) for inner in _inner_functions(function))
-
-
-def require_body(implementation: pluggy.HookImpl, hook: str, describe: Callable[[], str]) -> None:
-    """Raise an error when a decorated implementation returns without having run its body.
+    A decorator may hide an async function or a generator. Only a call can show whether it runs it.
 
     Args:
-        implementation: an implementation that is not a wrapper.
+        implementations: the implementations of the hook.
         hook: the name of the hook.
-        describe: the function that returns the description of the plug-in.
+        describe: the function that describes a plug-in, given its id.
     """
+    for implementation in implementations:
+        inner = _inner_functions(implementation.function)
+        if not is_wrapper(implementation) and any(_is_deferred(each, hook) for each in inner):
+            describe_it = functools.partial(describe, implementation.plugin_name)
+            _require_body(implementation, hook, describe_it)
+
+
+def _require_body(implementation: pluggy.HookImpl, hook: str, describe: Callable[[], str]) -> None:
     function = implementation.function
 
     @functools.wraps(function)
@@ -71,7 +76,7 @@ def require_body(implementation: pluggy.HookImpl, hook: str, describe: Callable[
             )
         return result
 
-    setattr(implementation, "function", called)  # noqa: B010 - pluggy declares it final
+    replace(implementation, called)
 
 
 def _is_deferred(function: object, hook: str) -> bool:

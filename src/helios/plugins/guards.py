@@ -44,7 +44,7 @@ def contain(
             report(error)
             return None
 
-    _replace(implementation, contained)
+    replace(implementation, contained)
 
 
 def contain_context(
@@ -66,7 +66,7 @@ def contain_context(
         context = function(*args)
         return None if context is None else _Contained(context, report, expected)
 
-    _replace(implementation, contained)
+    replace(implementation, contained)
 
 
 class _Contained:
@@ -114,10 +114,11 @@ def measure(implementation: pluggy.HookImpl, add: Callable[[int, int], None]) ->
     """
     measured = _measured_wrapper if is_wrapper(implementation) else _measured
     # attribution.py looks for the plug-in in the local variables of the guard.
-    _replace(implementation, measured(implementation.function, add, implementation.plugin))
+    replace(implementation, measured(implementation.function, add, implementation.plugin))
 
 
-def _replace(implementation: pluggy.HookImpl, function: Function) -> None:
+def replace(implementation: pluggy.HookImpl, function: Function) -> None:
+    """Let pluggy call another function for an implementation."""
     setattr(implementation, "function", function)  # noqa: B010 - pluggy declares it final
 
 

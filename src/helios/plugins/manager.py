@@ -28,6 +28,7 @@ from helios.plugins.markers import PROJECT
 from helios.plugins.order import constraints, in_order, insert
 from helios.plugins.plan import Inactive, PluginPlan, origin_of
 from helios.plugins.profile import PluginProfile
+from helios.plugins.results import BuiltIn, check_results, complete
 from helios.plugins.states import PluginStates
 from helios.plugins.table import Registration, check_key
 
@@ -49,6 +50,7 @@ class PluginManager(pluggy.PluginManager):
         self._numbers = itertools.count()
         self.inactive: list[Inactive] = []
         self.quarantined: dict[str, Quarantine] = {}
+        self.built_in = BuiltIn()
         self.callers = HookCallers(self.hook)
         self.frozen = False
         self._states = PluginStates(self._quarantine, self.describe)
@@ -240,6 +242,8 @@ class PluginManager(pluggy.PluginManager):
         """Register the table with pluggy in the order of hook calls, and return the callers."""
         for plugin in list(self.get_plugins()):
             super().unregister(plugin)
+        for hook in HOOKS:
+            self._called(hook).clear()  # the built-in behaviour is not registered
         for row in self._rows.values():
             super().register(row.plugin, row.id)
         # pluggy calls its list from the end, so the last registered comes first. This sort keeps
@@ -250,11 +254,8 @@ class PluginManager(pluggy.PluginManager):
             self._called(hook).sort(
                 key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
             )
-            for implementation in self._called(hook):
-                is_hidden = bodies.may_be_hidden(implementation.function, hook)
-                if is_hidden and not is_wrapper(implementation):
-                    describe = functools.partial(self.describe, implementation.plugin_name)
-                    bodies.require_body(implementation, hook, describe)
+            bodies.require_bodies(self._called(hook), hook, self.describe)
+            complete(self._called(hook), hook, self.built_in)
         self.callers.bind()
         return self.callers
 
@@ -267,7 +268,10 @@ class PluginManager(pluggy.PluginManager):
         """Install the requested guards around the implementations; usually none."""
         for name, info in HOOKS.items():
             for implementation in getattr(self.hook, name).get_hookimpls():
+                if implementation.plugin is self.built_in:
+                    continue
                 row = self._rows[implementation.plugin_name]
+                check_results(implementation, name, functools.partial(self.describe, row.id))
                 if not row.critical and info.claim is None and not is_wrapper(implementation):
                     report = functools.partial(self._quarantine, row, name)
                     if name == "step_context":
@@ -288,6 +292,7 @@ class PluginManager(pluggy.PluginManager):
         for name in HOOKS.keys() - {"teardown"}:
             implementations = self._called(name)
             implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
+            complete(implementations, name, self.built_in)
         self.callers.bind()
 
     def configure(self, hook: str, target: Any) -> None:
@@ -327,8 +332,13 @@ class PluginManager(pluggy.PluginManager):
         return f"{row.id!r} ({origin}, {origin.source})"
 
     def claimant(self, hook: str) -> str:
-        """Return the id of the plug-in that implements a hook of kind *one*."""
-        return next(row.id for row in self._rows.values() if hook in row.hooks)
+        """Return the id of the plug-in that implements a hook of kind *one*, not of a wrapper.
+
+        Returns:
+            The id, or an empty string if no plug-in implements the hook.
+        """
+        plain = (i for i in self._called(hook) if not is_wrapper(i))
+        return next((i.plugin_name for i in plain if i.plugin is not self.built_in), "")
 
     def find(self, plugin: object, name: str | None) -> Registration:
         """Return the row of a plug-in, given the plug-in or its id.

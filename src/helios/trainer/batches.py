@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helios.core import Group, Place, TrainingState
@@ -14,6 +14,7 @@ from helios.data.seeds import SeededBatches
 from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
+from helios.trainer.wrapped_batches import WrapBatches
 
 
 class Batches:
@@ -38,7 +39,7 @@ class Batches:
         datamodule: DataModule,
         state: TrainingState,
         window: Window,
-        wrap: Callable[..., Any] | None,
+        wrap: WrapBatches | None,
         seed: int,
         place: Place,
         group: Group,
@@ -143,10 +144,10 @@ class Batches:
         state = self._state
         if isinstance(position, StreamPosition):
             self._training_size = position.size
-            return self._in_windows(self._wrapped(position.read(state), "training"))
+            return self._in_windows(self._wrapped(position.read(state), "training", None))
         set_position(loader, position, self._seed, state.global_epoch, state.dataset_iter)
         batches, self._training_size = _counted(loader, position, state.dataset_iter)
-        return self._wrapped(batches, "training")
+        return self._wrapped(batches, "training", len(loader) - state.dataset_iter)
 
     def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of a stream, and read ahead to the end of each accumulation window.
@@ -175,7 +176,8 @@ class Batches:
         if loader is None:
             return None
         batches, self._evaluation_size = _counted(*loader)
-        return self._wrapped(batches, phase)
+        is_stream = isinstance(loader[1], StreamPosition)
+        return self._wrapped(batches, phase, None if is_stream else len(loader[0]))
 
     def training_size(self, number: int) -> int:
         """Return the number of samples that the loader put into a batch of the current epoch."""
@@ -187,11 +189,8 @@ class Batches:
         assert self._evaluation_size is not None  # validation() or testing() set it
         return self._evaluation_size(number)
 
-    def _wrapped(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
-        if self._wrap is None:
-            return batches
-        wrapped: Iterable[Any] = self._wrap(batches=batches, phase=phase)
-        return wrapped
+    def _wrapped(self, batches: Iterable[Any], phase: str, number: int | None) -> Iterable[Any]:
+        return batches if self._wrap is None else self._wrap(batches, phase, number)
 
 
 def _counted(loader: Any, position: Any, start: int = 0) -> tuple[Iterable[Any], BatchSize]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from helios.core import Place, TrainingState
 from helios.data import DataModule
+from helios.errors import InvalidPluginError
 from helios.model import Model
 from helios.model.window import Window
 from helios.plugins import PluginPlan
@@ -71,6 +72,7 @@ class Job:
         saves: the settings for checkpoints.
         wanted: the checkpoint to test; for a test.
         folder: the files of the run.
+        is_started: ``True`` if this process has begun the work.
     """
 
     purpose: Purpose
@@ -87,6 +89,17 @@ class Job:
     saves: SaveSettings | None = None
     wanted: Wanted = None
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
+    is_started: bool = False
+
+    def start(self) -> None:
+        """Refuse to work twice in one process: the second time would begin with these counters."""
+        if self.is_started:
+            manager = self.trainer.plugin_manager
+            raise InvalidPluginError(
+                f"plug-in {manager.describe(manager.claimant('launch'))} called target() of launch"
+                " twice in one process: call it once, or start another process."
+            )
+        self.is_started = True
 
     @classmethod
     def create(

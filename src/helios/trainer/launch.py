@@ -22,19 +22,24 @@ def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
         ConfigurationError: several processes were started; this release supports only one.
         InvalidPluginError: a ``launch`` hook did not return what ``target`` returned.
     """
-    if trainer.hooks.launch is not None:
-        outcome = trainer.hooks.launch(trainer=trainer, target=target)
-        if not isinstance(outcome, Outcome):
-            launcher = trainer.plugin_manager.describe(trainer.plugin_manager.claimant("launch"))
-            raise InvalidPluginError(
-                f"plug-in {launcher} returned {outcome!r} from launch: return what target()"
-                " returned in the process with global rank 0."
-            )
-        return outcome
+    launcher = trainer.plugin_manager.claimant("launch")
+    if not launcher:
+        _refuse_several_processes()
+    if trainer.hooks.launch is None:
+        return target()
+    outcome = trainer.hooks.launch(trainer=trainer, target=target)
+    if not isinstance(outcome, Outcome):
+        raise InvalidPluginError(
+            f"plug-in {trainer.plugin_manager.describe(launcher)} returned {outcome!r} from launch:"
+            " call target(), and return what target() returned in the process with global rank 0."
+        )
+    return outcome
+
+
+def _refuse_several_processes() -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise ConfigurationError(
             f"WORLD_SIZE={processes}: this release trains in one process, so each of"
             f" the {processes} would train its own model. Start one process, without torchrun."
         )
-    return target()

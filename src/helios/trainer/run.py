@@ -22,10 +22,12 @@ from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
 from helios.trainer.teardown import Teardown
+from helios.trainer.wrapped_batches import counted_hook
 
 
 def work(job: Job) -> Outcome:
     """Do all the work of one process; the ``target`` of launchers."""
+    job.start()
     run = Run(job)
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
@@ -62,7 +64,7 @@ class Run:
             job.datamodule,
             self.state,
             self.window,
-            self.hooks.wrap_batches,
+            counted_hook(self.hooks.wrap_batches, self.manager),
             trainer.random_seed,
             self.place,
             self.group,
@@ -139,7 +141,7 @@ class Run:
         """Set the place of the user's objects, and the model's session until the end."""
         facts = {**self.place.facts(), "trainer": self.trainer}
         plugins = [row.plugin for row in self.manager.rows.values()]
-        for target in (*plugins, self.model, self.job.datamodule):
+        for target in (*plugins, self.manager.built_in, self.model, self.job.datamodule):
             _tell(target, facts)
         self.model.session = self.session
         try:
