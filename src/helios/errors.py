@@ -5,7 +5,8 @@ Each class derives from :class:`HeliosError` and from the built-in type that a r
 Messages name the problem, its source, and a remedy that the user can copy.
 """
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Self
 
@@ -45,8 +46,40 @@ class DamagedCheckpointError(CheckpointError):
     """Raised if a checkpoint is damaged; an older checkpoint can replace it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PluginFacts:
+    """A plug-in that an error is about.
+
+    Attributes:
+        id: the id of the plug-in; its name if it was not built.
+        distribution: the name of its distribution; empty if the code is not installed.
+        version: the version of the distribution.
+        source: ``file:line`` of the definition, or the entry point.
+        claims: the capabilities that it claims, each with the reason.
+    """
+
+    id: str
+    distribution: str
+    version: str
+    source: str
+    claims: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 class PluginError(HeliosError):
-    """Base class of all errors of the plug-in framework."""
+    """Base class of all errors of the plug-in framework.
+
+    Attributes:
+        plugins: the plug-ins that the error is about, if it is about several.
+        claims: the capabilities that several of them claim.
+    """
+
+    plugins: tuple[PluginFacts, ...] = ()
+    claims: tuple[str, ...] = ()
+
+    def about(self, plugins: Iterable[PluginFacts], claims: Iterable[str] = ()) -> Self:
+        """Store the plug-ins that the error is about, for programs, and return the error."""
+        self.plugins, self.claims = tuple(plugins), tuple(claims)
+        return self
 
 
 class InvalidPluginError(PluginError, TypeError):
@@ -125,6 +158,14 @@ def raise_all(problems: Sequence[HeliosError]) -> None:
         raise problems[0]
     if problems:
         raise PluginProblems(problems)
+
+
+def printable(text: str) -> str:
+    """Return a text in which escapes replace line breaks and other characters without a glyph.
+
+    A name from another package, printed as it is, could forge lines or control the terminal.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Conflicts: two plug-ins that claim the same, also by flags that are set late, or autoloaded."""
 
+import dataclasses
 import inspect
 import re
 import types
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from helpers import OVERRIDES, Make, Named, assert_refused, register
 
+import helios
 from helios import Plugin, Trainer, hookimpl
-from helios.errors import PluginConflictError
-from helios.plugins import HOOKS, PluginManager
+from helios.errors import InvalidPluginError, PluginConflictError, RegistrationError
+from helios.plugins import HOOKS, PLUGIN_REGISTRY, PluginManager
 from helios.plugins.discovery import EntryPointRecord
 from helios.testing import TinyDataModule, TinyModel
 
@@ -255,6 +257,101 @@ def test_method_set_after_registration_is_called(make_trainer: Make) -> None:
     plugin.on_training_start = lambda: calls.append("start")  # type: ignore[method-assign]
     trainer.fit(TinyModel(), TinyDataModule())
     assert calls == ["start"]
+
+
+class SettingInSetup(Starting):
+    def setup(self) -> None:
+        super().setup()
+        self.unique_overrides.training_batch = True
+
+
+class SettingAtTheStart(Starting):
+    def on_training_start(self) -> None:
+        self.unique_overrides.training_batch = True
+
+
+@pytest.mark.parametrize("kind", [SettingInSetup, SettingAtTheStart])
+def test_flag_set_after_the_plan_is_frozen_is_found_before_the_first_batch(
+    make_trainer: Make, kind: type[Plugin]
+) -> None:
+    model, alone = TinyModel(), kind("alone")
+    make_trainer(plugins=[alone, Named("other")]).fit(TinyModel(), TinyDataModule())
+    trainer = make_trainer(plugins=[kind("one"), Alpha("other")])
+    with pytest.raises(PluginConflictError) as caught:
+        trainer.fit(model, TinyDataModule())
+    assert trainer.state.global_iteration == 0
+    message = str(caught.value)
+    assert "'one' from no distribution: unique_overrides.training_batch is set since" in message
+    assert "'other' from no distribution: implements process_training_batch" in message
+
+
+def test_flag_set_in_setup_is_found_before_a_test(make_trainer: Make) -> None:
+    with pytest.raises(PluginConflictError, match="'training_batch'"):
+        make_trainer(plugins=[SettingInSetup("one"), Alpha("other")]).test(
+            TinyModel(), TinyDataModule()
+        )
+
+
+def test_hook_set_in_setup_would_never_be_called(make_trainer: Make) -> None:
+    class Late(Named):
+        def setup(self) -> None:
+            self.on_log = lambda: None  # type: ignore[method-assign]
+
+    with pytest.raises(InvalidPluginError, match=r"'late' .* has set the hook on_log since"):
+        make_trainer(plugins=[Late("late")]).fit(TinyModel(), TinyDataModule())
+
+
+# Spelling, and facts for programs.
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("gpu-0", "GPU_0"), ("Launch", "launch"), ("training_batch", "Training-Batch")],
+)
+def test_exclusives_are_compared_in_their_canonical_form(
+    trainer: Trainer, one: str, other: str
+) -> None:
+    trainer.register_plugin(naming(one, "alpha"))
+    with pytest.raises(PluginConflictError) as caught:
+        trainer.register_plugin(naming(other, "beta"))
+    assert f"claim {one!r}" in str(caught.value)
+    assert f"exclusives names {other!r}" in str(caught.value)
+
+
+def test_exclusive_in_another_spelling_conflicts_with_an_implementation(trainer: Trainer) -> None:
+    trainer.register_plugin(naming("Training-Batch", "alpha"))
+    with pytest.raises(PluginConflictError, match=r"'beta' from .*: implements process_"):
+        trainer.register_plugin(Beta("beta"))
+
+
+def test_conflict_has_fields(trainer: Trainer) -> None:
+    manager = trainer.plugin_manager
+    manager.register(Alpha("alpha"), record=record("alpha"))
+    with pytest.raises(PluginConflictError) as caught:
+        manager.register(Beta("beta"))
+    assert caught.value.claims == ("training_batch",)
+    alpha, beta = caught.value.plugins
+    assert (alpha.id, alpha.distribution, alpha.version) == ("alpha", "helios-alpha", "1.2")
+    assert (beta.id, beta.distribution, beta.version) == ("beta", "", "")
+    assert alpha.claims == {"training_batch": "implements process_training_batch"}
+
+
+def test_two_classes_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {})
+    PLUGIN_REGISTRY.register(Alpha)
+    with pytest.raises(RegistrationError) as caught:
+        PLUGIN_REGISTRY.register(type("Alpha", (Named,), {"__module__": "helios.cli"}))
+    ours = f"helios-trainer {helios.__version__}"
+    assert f"contains {__name__}.Alpha (not installed, {__file__}:" in str(caught.value)
+    assert f"cannot register helios.cli.Alpha ({ours}, " in str(caught.value)
+
+
+def test_names_cannot_forge_lines_of_a_message(trainer: Trainer) -> None:
+    forged = dataclasses.replace(record("alpha"), version="1.2\n  'x' from \x1b[2K")
+    trainer.plugin_manager.register(Alpha("alpha"), record=forged)
+    with pytest.raises(PluginConflictError) as caught:
+        trainer.register_plugin(Beta("beta"))
+    assert "helios-alpha 1.2\\n  'x' from \\x1b[2K: implements" in str(caught.value)
 
 
 # Explicit and autoloaded.

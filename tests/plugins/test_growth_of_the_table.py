@@ -56,6 +56,9 @@ def test_a_registration_does_not_look_at_every_row(constraint: dict[str, Any]) -
     assert calls_of(manager, Ordered("many", **constraint)) <= few + 60  # the others named p1
 
 
+REASON = "drawn"
+
+
 @given(
     st.lists(
         st.tuples(
@@ -70,7 +73,8 @@ def test_registering_one_by_one_gives_the_order_of_all(rows: list[Any]) -> None:
     manager = PluginManager()
     for plug_id, before, after in rows:
         known = sorted(manager.rows.values(), key=lambda row: row.number)
-        row = manager.candidate(Ordered(plug_id, tuple(before), tuple(after)), None, "", True)
+        plugin = Ordered(plug_id, tuple(before), tuple(after))
+        row = manager.candidate(plugin, None, REASON, True)
         try:
             expected: Any = [row.id for row in in_order([*known, row])]
         except PluginOrderError as error:
@@ -79,7 +83,7 @@ def test_registering_one_by_one_gives_the_order_of_all(rows: list[Any]) -> None:
         else:
             whole = {*known, row}
         try:
-            manager.register(row.plugin)
+            manager.register(plugin, reason=REASON)
             found: Any = list(manager.rows)
         except PluginOrderError as error:
             found = str(error)

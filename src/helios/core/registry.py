@@ -59,14 +59,17 @@ class Registry:
         name = obj.__name__ if suffix is None else f"{obj.__name__}_{suffix}"
         if name in self._objects:
             raise RegistrationError(
-                f"the {self} registry already contains {_origin(self._objects[name])} under the"
-                f" name {name!r}, so it cannot register {_origin(obj)}. Rename one of them, or pass"
-                f" suffix=... to register()."
+                f"the {self} registry already contains {self._origin(self._objects[name])} under"
+                f" the name {name!r}, so it cannot register {self._origin(obj)}. Rename one of"
+                " them, or pass suffix=... to register()."
             )
         self._objects[name] = obj
         return obj
 
     __call__ = register
+
+    def _origin(self, obj: Any) -> str:
+        return f"{getattr(obj, '__module__', '?')}.{getattr(obj, '__qualname__', obj)}"
 
     def get(self, name: str, suffix: str | None = None) -> Any:
         """Return the object stored under a name.
@@ -100,10 +103,6 @@ class Registry:
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Iterate over pairs of name and object."""
         return iter(self._objects.items())
-
-
-def _origin(obj: Any) -> str:
-    return f"{getattr(obj, '__module__', '?')}.{getattr(obj, '__qualname__', obj)}"
 
 
 _REGISTERS = re.compile(r"\.register\b|_REGISTRY\b")

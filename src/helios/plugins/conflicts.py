@@ -3,6 +3,7 @@
 The functions compare all rows before they decide, and report all problems.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
@@ -11,13 +12,17 @@ from helios.errors import (
     InvalidPluginError,
     PluginConflictError,
     PluginError,
+    raise_all,
 )
+from helios.plugins import declarations
 from helios.plugins.declarations import source_of
+from helios.plugins.discovery import canonical
+from helios.plugins.hookspecs import HOOKS
 from helios.plugins.plan import Inactive, origin_of
 from helios.plugins.table import Registration
 
-_SAME_ID = ""
-"""The symbol for the id in a list of shared claims."""
+_SAME_ID = ":id"
+"""The symbol for the id in a list of shared claims; no claim in canonical form equals it."""
 
 
 def resolve(
@@ -49,7 +54,43 @@ def resolve(
 
 def _demands(row: Registration) -> list[tuple[str, str]]:
     """Return everything that no other row may have: the id and the claims."""
-    return [("id", row.id), *(("claim", claim) for claim in row.claims)]
+    return [("id", row.id), *(("claim", key) for key in claim_keys(row))]
+
+
+def check_late(rows: Iterable[Registration]) -> None:
+    """Check the claims and hooks that plug-ins have set since their rows were made.
+
+    The plan is frozen by then, so an explicit plug-in takes no precedence.
+
+    Raises:
+        PluginConflictError: a claim is new, and another plug-in has it.
+        InvalidPluginError: a hook is new, so that Helios would not call it.
+    """
+    rows, has_new = list(rows), False
+    for number, row in enumerate(rows):
+        _refuse_late_hooks(row)
+        claims = dict(row.claims)
+        for claim, reason in declarations.claims(row.plugin, {}).items():
+            claims.setdefault(claim, f"{reason} since setup()")
+        if len(claims) > len(row.claims):
+            has_new, rows[number] = True, dataclasses.replace(row, claims=claims)
+    if has_new:
+        raise_all(_conflicts(rows))
+
+
+def _refuse_late_hooks(row: Registration) -> None:
+    for name in getattr(row.plugin, "__dict__", ()):
+        if name in HOOKS and name not in row.hooks and declarations.hook_options(row.plugin, name):
+            raise InvalidPluginError(
+                f"plug-in {row.id!r} ({source_of(row.plugin)}) has set the hook {name} since the"
+                " plan was frozen, so it would never be called: define it in the class, or set it"
+                " in __init__ or configure_trainer."
+            )
+
+
+def claim_keys(row: Registration) -> set[str]:
+    """Return the claims of a row in their canonical form; ``GPU_0`` equals ``gpu-0``."""
+    return set(map(canonical, row.claims))
 
 
 def _twins(rows: Sequence[Registration]) -> list[PluginError]:
@@ -101,8 +142,8 @@ def _conflicts(rows: Sequence[Registration]) -> list[PluginError]:
     """Return an error for each set of rows with the same claims."""
     claimants: dict[str, list[Registration]] = {}
     for row in rows:
-        for claim in row.claims:
-            claimants.setdefault(claim, []).append(row)
+        for key in sorted(claim_keys(row)):
+            claimants.setdefault(key, []).append(row)
     by_id: dict[str, list[Registration]] = {}
     for row in rows:
         by_id.setdefault(row.id, []).append(row)
@@ -110,9 +151,9 @@ def _conflicts(rows: Sequence[Registration]) -> list[PluginError]:
     for same in by_id.values():
         if len(same) > 1:
             groups[tuple(same)] = [_SAME_ID]
-    for claim, several in claimants.items():
+    for key, several in claimants.items():
         if len(several) > 1:
-            groups.setdefault(tuple(several), []).append(claim)
+            groups.setdefault(tuple(several), []).append(key)
     return [_conflict(group, shared) for group, shared in groups.items()]
 
 
@@ -120,7 +161,14 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def _conflict(rows: Sequence[Registration], shared: list[str]) -> PluginError:
-    """Return the error for plug-ins that conflict, with the remedies."""
+    """Return the error for plug-ins that conflict, with the remedies.
+
+    Args:
+        rows: the rows of the plug-ins.
+        shared: their common claims in canonical form, and ``_SAME_ID`` if they have the same id.
+    """
+    claims = [claim for claim in rows[0].claims if canonical(claim) in shared]
+    facts = [row.facts() for row in rows]
     number = _NUMBERS.get(len(rows), str(len(rows)))
     descriptions = "\n".join(_description(row, shared) for row in rows)
     remedies = _remedies(rows)
@@ -130,11 +178,11 @@ def _conflict(rows: Sequence[Registration], shared: list[str]) -> PluginError:
             " checkpoints:\n"
             f"{descriptions}\n{remedies}\n"
             "To use both, set another id in the __init__ of one of them."
-        )
+        ).about(facts, claims)
     return PluginConflictError(
-        f"{number} plug-ins claim {', '.join(map(repr, shared))}, which only one active plug-in"
+        f"{number} plug-ins claim {', '.join(map(repr, claims))}, which only one active plug-in"
         f" may have:\n{descriptions}\n{remedies}"
-    )
+    ).about(facts, claims)
 
 
 def _remedies(rows: Sequence[Registration]) -> str:
@@ -167,7 +215,8 @@ def _names(rows: Sequence[Registration]) -> list[str]:
 
 def _description(row: Registration, shared: list[str]) -> str:
     origin = origin_of(row.plugin, row.record)
-    claims = "; ".join(row.claims[claim] for claim in shared if claim != _SAME_ID)
+    reasons = (reason for claim, reason in row.claims.items() if canonical(claim) in shared)
+    claims = "; ".join(reasons)
     return (
         f"  {row.id!r} from {origin if origin.distribution else 'no distribution'}"
         f"{f': {claims}' if claims else ''}\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from helios.plugins.conflicts import compares
+from helios.plugins.conflicts import claim_keys, compares
 from helios.plugins.discovery import canonical
 from helios.plugins.table import Registration
 
@@ -26,7 +26,7 @@ class Index:
 
     def add(self, row: Registration) -> None:
         """Add a row."""
-        self._claims.update(row.claims)
+        self._claims |= claim_keys(row)
         self._plugins.add(id(row.plugin))
         self._ids.add(row.id)
         self._by_name.setdefault(canonical(row.id), []).append(row)
@@ -39,7 +39,7 @@ class Index:
         return (
             row.id not in self._ids
             and id(row.plugin) not in self._plugins
-            and self._claims.isdisjoint(row.claims)
+            and self._claims.isdisjoint(claim_keys(row))
             and not self._may_equal
             and not compares(row.plugin)
         )

@@ -332,11 +332,7 @@ class PluginManager(pluggy.PluginManager):
         return f"{row.id!r} ({origin}, {origin.source})"
 
     def claimant(self, hook: str) -> str:
-        """Return the id of the plug-in that implements a hook of kind *one*, not of a wrapper.
-
-        Returns:
-            The id, or an empty string if no plug-in implements the hook.
-        """
+        """Return the id of the plug-in that implements a hook of kind *one*; empty for none."""
         plain = (i for i in self._called(hook) if not is_wrapper(i))
         return next((i.plugin_name for i in plain if i.plugin is not self.built_in), "")
 

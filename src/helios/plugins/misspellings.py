@@ -41,7 +41,7 @@ def find(plugin: object, marked: Collection[str]) -> Iterator[str]:
     """
     if isinstance(plugin, Plugin):
         yield from _hidden(plugin)
-        yield from _similar_names(plugin)
+        yield from _similar_names(plugin, marked)
         yield from _wrong_values(plugin)
         yield from _wrong_overrides(plugin)
     else:
@@ -57,11 +57,11 @@ def no_such_hook(name: str) -> str:
     )
 
 
-def _similar_names(plugin: Plugin) -> Iterator[str]:
+def _similar_names(plugin: Plugin, marked: Collection[str]) -> Iterator[str]:
     """Find methods whose names are similar to those of hooks, and values like declarations."""
     own = vars(plugin)
     for name in dir(plugin):
-        if name.startswith("_") or name in HOOKS or hasattr(Plugin, name):
+        if name.startswith("_") or name in HOOKS or name in marked or hasattr(Plugin, name):
             continue
         value = inspect.getattr_static(plugin, name, None)
         if isinstance(value, _CALLABLES):

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from helios.errors import PluginOrderError
-from helios.plugins.declarations import source_of
 from helios.plugins.discovery import canonical
+from helios.plugins.plan import origin_of
 from helios.plugins.table import Registration
 
 
@@ -91,19 +91,24 @@ def _cycle_error(cycle: list[Registration]) -> PluginOrderError:
         declared_by = first if _contains(first.before, second) else second
         attribute = "before" if declared_by is first else "after"
         other = second if declared_by is first else first
+        origin = origin_of(declared_by.plugin, declared_by.record)
         steps.append(
             f"  {first.id!r} must come before {second.id!r}:"
             f" {type(declared_by.plugin).__name__}.{attribute} names {other.id!r}"
-            f" ({source_of(declared_by.plugin)})"
+            f" ({origin}, {origin.source})"
         )
     circle = " -> ".join(repr(row.id) for row in cycle)
+    origins = [(row, origin_of(row.plugin, row.record)) for row in dict.fromkeys(cycle)]
+    active = [
+        f"  {row.id!r} from {origin}, active because it is {row.reason}" for row, origin in origins
+    ]
     blocks = dict.fromkeys(f"  Trainer(block=[{row.name!r}])" for row in cycle)
     return PluginOrderError(
         f"no order of the plug-ins is possible, since each must come before the next: {circle}\n"
-        + "\n".join(steps)
+        + "\n".join([*steps, *active])
         + "\nRemove one of these names from before or after, or block one of the plug-ins:\n"
         + "\n".join(blocks)
-    )
+    ).about(row.facts() for row in dict.fromkeys(cycle))
 
 
 def _contains(names: tuple[str, ...], row: Registration) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import helios.plugins.declarations as declarations
+from helios.errors import printable
 from helios.plugins.discovery import EntryPointRecord, discover
 
 _LONGEST_SUMMARY = 100
@@ -32,7 +33,9 @@ class Origin:
     implementation: str
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version}" if self.distribution else "not installed"
+        if not self.distribution:
+            return "not installed"
+        return printable(f"{self.distribution} {self.version}")
 
 
 @functools.cache
@@ -53,14 +56,15 @@ def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
     """Return the origin of a plug-in.
 
     Args:
-        plugin: the plug-in.
+        plugin: the plug-in, or its class.
         record: the entry point of an installed plug-in; otherwise ``None``.
     """
     if inspect.ismodule(plugin):
         module, implementation = plugin.__name__, plugin.__name__
     else:
-        module = type(plugin).__module__
-        implementation = f"{module}:{type(plugin).__qualname__}"
+        definition: Any = plugin if inspect.isclass(plugin) else type(plugin)
+        module = definition.__module__
+        implementation = f"{module}:{definition.__qualname__}"
     if record is not None:
         distribution, version = record.distribution, record.version
     else:

@@ -112,6 +112,12 @@ class PluginRegistry(Registry):
             f" Installed or registered: {', '.join(sorted(self.keys())) or 'none'}."
         )
 
+    def _origin(self, obj: Any) -> str:
+        from helios.plugins.plan import origin_of  # it knows plug-ins, which know this registry
+
+        origin = origin_of(obj, None)
+        return f"{super()._origin(obj)} ({origin}, {origin.source})"
+
     def __contains__(self, name: object) -> bool:
         return name in self._objects or (isinstance(name, str) and bool(self.records(name)))
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from helios.errors import InvalidPluginError
+from helios.errors import InvalidPluginError, PluginFacts
 from helios.plugins import declarations
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.plan import PlanEntry, origin_of
@@ -56,6 +56,13 @@ class Registration:
     def summary(self) -> str:
         """The description of the plug-in in one line; may be empty."""
         return declarations.summary_of(self.plugin)
+
+    def facts(self) -> PluginFacts:
+        """Return the facts for errors about the plug-in."""
+        origin = origin_of(self.plugin, self.record)
+        return PluginFacts(
+            self.id, origin.distribution, origin.version, origin.source, dict(self.claims)
+        )
 
     def entry(self, constraints: Iterable[str]) -> PlanEntry:
         """Return the row as an entry of a plan.

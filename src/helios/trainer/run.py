@@ -15,6 +15,7 @@ from helios.model.optimizer_record import OptimizerRecord
 from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.session import Session
+from helios.plugins.conflicts import check_late
 from helios.trainer import loops, parts
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
@@ -177,6 +178,7 @@ class Run:
         model.train()
         self.session.changes.start()
         self.generators.restore()  # last, because every process draws while it starts
+        check_late(self.manager.rows.values())
         report.doing = "training"
         self.timer.start()
         loops.train(self)
@@ -235,6 +237,7 @@ class Run:
             if row.id not in self.manager.quarantined:
                 call = functools.partial(self.manager.call_one, row, "teardown")
                 teardown.push(call, functools.partial(self._owner, row.id))
+        check_late(self.manager.rows.values())
         job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
         self.model.setup(fast_init=fast_init)
