@@ -78,11 +78,23 @@ def test_header_of_a_run_holds_the_plan(
     assert trainer.plan.as_text() in capsys.readouterr().out
 
 
+def test_names_cannot_forge_lines_of_the_header() -> None:
+    forged = PlanEntry("a\n  2  b", "helios-\x1b[2Ka", "1.0\r\u2028\u202e", "installed\x85", (), ())
+    plan = PluginPlan((forged, EMA), (dataclasses.replace(OLD, name="old\x0bname"),), "/x\ny")
+    lines = plan.as_text().splitlines()
+    assert len(lines) == 6
+    assert "\\n  2  b" in lines[1]
+    assert "helios-\\x1b[2Ka 1.0\\r\\u2028\\u202e" in lines[1]
+    assert "old\\x0bname" in lines[4]
+    assert all(line.isprintable() for line in lines)
+
+
 # Dictionary and JSON.
 
 
 def test_dictionary() -> None:
     assert PLAN.to_dict() == {
+        "format": 2,
         "digest": PLAN.digest,
         "active": [
             {
@@ -151,6 +163,7 @@ CHANGES = {
     "distribution": (dataclasses.replace(EMA, distribution="helios-ema-fork"), MIXUP),
     "hooks": (dataclasses.replace(EMA, hooks=("setup",)), MIXUP),
     "configuration": (dataclasses.replace(EMA, configuration={"decay": 0.9}), MIXUP),
+    "class": (dataclasses.replace(EMA, implementation="helios_ema:Other"), MIXUP),
     "order of hooks": (dataclasses.replace(EMA, hooks=("on_log", "setup")), MIXUP),
 }
 

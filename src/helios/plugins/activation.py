@@ -19,6 +19,7 @@ from helios.errors import (
 )
 from helios.plugins import declarations
 from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.call_record import record_call
 from helios.plugins.discovery import EntryPointRecord, canonical
 from helios.plugins.manager import PluginManager
 from helios.plugins.plan import Inactive
@@ -187,7 +188,8 @@ class _Activation:
         block = self._selection.block_of(plug_id)
         if self._is_free(plug_id, block, source):
             why = f"named in {source}"
-            row = self._manager.candidate(plugin, own_name, why, True, record, kwargs)
+            given = record_call(factory, (), kwargs) if callable(factory) else kwargs
+            row = self._manager.candidate(plugin, own_name, why, True, record, given)
             self._rows.append(row)
         elif record is not None:
             self._skip(record, f"blocked by {block}")
@@ -246,7 +248,8 @@ class _Activation:
                 if blocked_by is not None:
                     return f"blocked by {blocked_by}"
                 why = "installed" if self._selection.autoload is True else "in the allow-list"
-                row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
+                given = record_call(loaded, (), arguments) if callable(loaded) else arguments
+                row = self._manager.candidate(plugin, record.name, why, False, record, given)
                 self._rows.append(row)
             except InvalidPluginError as error:
                 what = "is not valid"

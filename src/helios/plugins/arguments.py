@@ -80,7 +80,7 @@ def _expected(
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    target: Any = factory.__init__ if inspect.isclass(factory) else factory
+    target: Any = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)
     hints: dict[str, Any] = {}
     for name, hint in getattr(target, "__annotations__", {}).items():
         alone = types.SimpleNamespace(__annotations__={name: hint})

@@ -51,7 +51,11 @@ def _line_of(definition: type, file: str | None) -> int | None:
     begins = re.compile(rf"\s*class\s+{definition.__name__}\b")
     lines = linecache.getlines(file) if file else []
     found = [number for number, line in enumerate(lines, start=1) if begins.match(line)]
-    codes = [getattr(member, "__code__", None) for member in vars(definition).values()]
+    members = (
+        getattr(m, "__wrapped__", m) if inspect.isfunction(m) else m
+        for m in vars(definition).values()
+    )
+    codes = [getattr(member, "__code__", None) for member in members]
     inside = [
         code.co_firstlineno
         for code in codes

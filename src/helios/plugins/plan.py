@@ -11,7 +11,11 @@ from typing import Any
 
 import helios.plugins.declarations as declarations
 from helios.errors import printable
+from helios.plugins.call_record import as_json, plain
 from helios.plugins.discovery import EntryPointRecord, discover
+
+FORMAT = 2
+"""The version of plans in checkpoints. Those of version 1 do not name it, and lack arguments."""
 
 _LONGEST_SUMMARY = 100
 
@@ -84,7 +88,7 @@ class PlanEntry:
         hooks: the hooks that it implements.
         claims: the capabilities that no other plug-in may have.
         order: the constraints on its place that ``before`` and ``after`` set.
-        configuration: the keyword arguments of its constructor, if Helios built it.
+        configuration: the arguments that it was constructed with, as far as plain data shows them.
         implementation: ``module:name`` of its class, or the name of its module.
         summary: its description in one line; may be empty.
         changes_results: True if it changes the trained weights or the logged metrics.
@@ -145,18 +149,27 @@ class PluginPlan:
     def digest(self) -> str:
         """A fingerprint of the plan; equal plans call the same code in the same order."""
         relevant = [
-            (e.id, e.distribution, e.version, e.hooks, _plain(e.configuration)) for e in self.active
+            (e.id, e.distribution, e.version, e.implementation, e.hooks, plain(e.configuration))
+            for e in self.active
         ]
-        return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:16]
+        return hashlib.sha256(as_json(relevant).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain containers, for checkpoints and JSON."""
-        plan = _plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-        return {"digest": self.digest, **plan}
+        active = [
+            {**_fields(entry), "configuration": plain(entry.configuration)} for entry in self.active
+        ]
+        return {
+            "format": FORMAT,
+            "digest": self.digest,
+            "active": active,
+            "inactive": [_fields(entry) for entry in self.inactive],
+            "configured_in": self.configured_in,
+        }
 
     def to_json(self) -> str:
         """Return the plan as JSON, for the folder of a run."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def as_text(self) -> str:
         """Return the plan as text, for the header of a run."""
@@ -176,24 +189,13 @@ class PluginPlan:
             lines.append("installed, but not active")
             lines += columns([("-", i.name, _dist(i), i.reason) for i in self.inactive])
         if self.configured_in:
-            lines.append(f"configured by [tool.helios] in {self.configured_in}")
+            lines.append(f"configured by [tool.helios] in {printable(self.configured_in)}")
         return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value in a form for JSON.
-
-    An object becomes the name of its type, because this name is equal in all processes.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+def _fields(entry: PlanEntry | Inactive) -> dict[str, Any]:
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def _dist(entry: PlanEntry | Inactive) -> str:
@@ -201,7 +203,8 @@ def _dist(entry: PlanEntry | Inactive) -> str:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the rows of a table as aligned lines."""
+    """Return the rows of a table as aligned lines, one for each row."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()

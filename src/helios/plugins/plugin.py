@@ -10,7 +10,7 @@ import torch
 
 from helios.core import Placed, TrainingState, convert_to_list, requires_cuda_support
 from helios.errors import InvalidPluginError
-from helios.plugins import once
+from helios.plugins import call_record, once
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.prefetch import SideStream, prefetch
 from helios.plugins.registry import PluginRegistry
@@ -126,6 +126,7 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     def __init__(self, plug_id: str) -> None:
         super().__init__()
+        call_record.record_fields(self)
         self._plug_id = plug_id
         self._overrides = UniquePluginOverrides()
         self._trainer: Trainer | None = None
@@ -137,6 +138,9 @@ class Plugin(Placed, PluginSpec, abc.ABC):
             is_own = method is not vars(PluginSpec)[name] and not hasattr(method, "applies_once")
             if is_own and once.takes_a_target(method):
                 setattr(cls, name, once.once_per_target(method))
+        init: Any = cls.__init__
+        if init is not Plugin.__init__ and not hasattr(init, "records_arguments"):
+            cls.__init__ = call_record.records_arguments(init)  # type: ignore[method-assign]
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios.errors import InvalidPluginError, PluginFacts
 from helios.plugins import declarations
+from helios.plugins.call_record import recorded
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.plan import PlanEntry, origin_of
 
@@ -24,7 +25,7 @@ class Registration:
         reason: the reason why it is active.
         explicit: True if the user named or passed it, False if it was autoloaded.
         record: the entry point of an installed plug-in; otherwise ``None``.
-        configuration: the keyword arguments of its constructor, if Helios built it.
+        configuration: the arguments of its class or factory, if Helios called it.
         hooks: the hooks that it implements, in the order of declaration.
         claims: the capabilities that it claims, each with the reason.
         before: the ids of plug-ins that must come after it.
@@ -79,7 +80,7 @@ class Registration:
             hooks=self.hooks,
             claims=tuple(self.claims),
             order=tuple(constraints),
-            configuration=self.configuration,
+            configuration=recorded(self.plugin, self.configuration),
             implementation=origin.implementation,
             summary=self.summary,
             changes_results=self.changes_results,
