@@ -1,10 +1,13 @@
 """Stand-ins, recorders and checks that several test modules share."""
 
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jsonschema
 import pytest
+import referencing
 import torch
 from torch.utils.data import TensorDataset
 
@@ -17,6 +20,8 @@ Make = Callable[..., Trainer]
 
 OVERRIDES = ["training_batch", "validation_batch", "testing_batch", "should_training_stop"]
 """The fields of ``UniquePluginOverrides``, in order."""
+SCHEMAS = pathlib.Path(__file__).parents[1] / "docs" / "schemas"
+"""The schemas of what commands print with ``--json``."""
 
 
 # Errors.
@@ -146,6 +151,23 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint, read without Helios."""
     payload: dict[str, Any] = torch.load(path, weights_only=True)
     return payload
+
+
+def valid_document(text: str) -> Any:
+    """Return the object that a command printed, after a check against the schema."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(text, parse_constant=refuse)
+    registry: Any = referencing.Registry()
+    for path in SCHEMAS.glob("*.json"):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        registry = registry.with_resource(path.name, referencing.Resource.from_contents(schema))
+    root = {"$ref": "helios.json"}
+    jsonschema.Draft202012Validator(root, registry=registry).validate(document)
+    return document
 
 
 # Failures at a chosen place: a hook, or a method of the model or the data.

@@ -1,17 +1,14 @@
 """Fixtures that run ``helios plugins`` in this process, in an empty folder."""
 
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema
 import pytest
+from helpers import valid_document
 from typer.testing import CliRunner
 
 from helios.cli.app import app
-
-SCHEMAS = pathlib.Path(__file__).parents[2] / "docs" / "schemas"
 
 
 @pytest.fixture
@@ -42,9 +39,6 @@ def ask() -> Callable[..., Any]:
         assert result.exit_code == exit_code, (result.output, result.exception)
         if "--json" not in arguments:
             return result.output
-        document = json.loads(result.stdout)
-        schema = json.loads((SCHEMAS / f"plugins-{arguments[0]}.json").read_text(encoding="utf-8"))
-        jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
-        return document
+        return valid_document(result.stdout)
 
     return run

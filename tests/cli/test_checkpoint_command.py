@@ -75,7 +75,7 @@ def test_show(newest: pathlib.Path) -> None:
 
 
 def test_show_for_programs(newest: pathlib.Path) -> None:
-    facts = json.loads(run("show", newest, "--json").output)
+    facts = json.loads(run("show", newest, "--json").output)["checkpoint"]
     assert facts["counters"]["global_iteration"] == 12
     assert facts["metrics"].keys() == {"accuracy"}
     assert facts["parameters"] == 58

@@ -55,7 +55,7 @@ def test_every_problem_of_the_trainer_is_shown_whole(
     monkeypatch.setenv("HELIOS_PLUGINS", "progres,metrics-fil")
     document = ask("plan", "--import", "--json", exit_code=1)
     assert document["plan"] is None
-    assert [problem["error"] for problem in document["problems"]] == ["UnknownNameError"] * 2
+    assert [problem["type"] for problem in document["problems"]] == ["UnknownNameError"] * 2
     told = ask("plan", "--import", exit_code=1)
     for name in ("progress", "metrics-file"):
         assert f"Did you mean '{name}'? Installed or registered: " in told

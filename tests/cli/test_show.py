@@ -64,6 +64,22 @@ def test_an_unknown_name_gets_the_nearest(ask: Ask) -> None:
     assert "Did you mean 'progress'?" in ask("show", "progres", exit_code=1)
 
 
+def test_the_name_of_a_distribution_shows_its_only_plug_in(ask: Ask, install: Install) -> None:
+    install(LOUD)
+    assert ask("show", "Sample_Loud", "--json")["plugin"]["name"] == "loud"
+
+
+def test_a_distribution_with_several_plug_ins_names_them(ask: Ask) -> None:
+    told = ask("show", "helios-trainer", exit_code=1)
+    assert "the distribution 'helios-trainer' offers" in told
+    assert "  helios plugins show helios-trainer:progress\n" in told
+
+
+def test_the_note_does_not_contradict_the_class(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert ask("show", "cuda", "--json")["plugin"]["note"].startswith("not autoloaded, because")
+
+
 def test_no_name_is_a_wrong_call(ask: Ask) -> None:
     assert "Missing argument" in ask("show", exit_code=2)
 

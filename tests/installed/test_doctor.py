@@ -1,6 +1,5 @@
 """``helios plugins doctor`` and ``plan`` with many problems at once; the remedies are tried."""
 
-import json
 import pathlib
 import re
 import shlex
@@ -8,10 +7,9 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema
 import pytest
+from helpers import valid_document
 
-SCHEMAS = pathlib.Path(__file__).parents[2] / "docs" / "schemas"
 PACKAGES = (
     *("antique", "bare", "broken", "cyclic", "demanding", "doubled", "extras", "fussy", "hollow"),
     *("leftover", "malformed", "mixup", "patchmix", "quitter", "stubborn", "truncated"),
@@ -104,10 +102,7 @@ def ask(environment: Any, command: str, *options: str, exit_code: int = 1, **env
     printed = environment.helios(
         *("plugins", name, *arguments, "--json", *options), exit_code=exit_code, **environ
     )
-    document = json.loads(printed)
-    schema = json.loads((SCHEMAS / f"plugins-{name}.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+    document = valid_document(printed)
     if "findings" in document:  # Helios's own extras may be installed or not
         found = document["findings"]
         document["findings"] = [

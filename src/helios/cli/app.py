@@ -1,7 +1,10 @@
 """The ``helios`` command and its subcommands."""
 
+import functools
 import importlib
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +21,12 @@ _GROUPS = {
 class _Group(typer.core.TyperCommand):
     """A group of subcommands. Its module, which imports PyTorch, is imported when it is called."""
 
+    def load(self) -> Any:
+        """Return the group itself."""
+        return typer.main.get_command(importlib.import_module(f"helios.cli.{self.name}").app)
+
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        module = importlib.import_module(f"helios.cli.{self.name}")
-        return typer.main.get_command(module.app).make_context(info_name, args, *rest, **extra)
+        return self.load().make_context(info_name, args, *rest, **extra)
 
 
 class _Commands(typer.core.TyperGroup):
@@ -33,6 +39,31 @@ class _Commands(typer.core.TyperGroup):
         if cmd_name in _GROUPS:
             return _Group(cmd_name, help=_GROUPS[cmd_name], rich_markup_mode=None)
         return super().get_command(ctx, cmd_name)
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Run a command, and exit with its exit code."""
+        words = list(sys.argv[1:] if args is None else args)
+        own = words[: words.index("--")] if "--" in words else words
+        if "--json" not in own:
+            return super().main(words, *others, **options)
+        from helios.cli import output  # imports PyTorch
+
+        options["standalone_mode"] = False
+        output.run(functools.partial(super().main, words, *others, **options), self._path(own))
+
+    def _path(self, words: list[str]) -> str:
+        """Return the names of the command and its group."""
+        path: list[str] = []
+        group: Any = self
+        for word in words:
+            command = group.get_command(None, word)
+            if command is None:
+                break
+            path.append(word)
+            if not isinstance(command, _Group):
+                break
+            group = command.load()
+        return " ".join(path)
 
 
 app = typer.Typer(

@@ -1,7 +1,6 @@
 """``helios plugins bisect``: find the installed plug-ins that make a command fail."""
 
 import dataclasses
-import json
 import os
 import shlex
 import signal
@@ -9,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from helios.cli.output import fail, print_json
 from helios.errors import ConfigurationError
 from helios.plugins.configuration import read_configuration
 from helios.plugins.discovery import EntryPointRecord, discover
@@ -187,12 +187,11 @@ def bisect(
     try:
         candidates = _candidates()
     except ConfigurationError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(2) from None
+        fail("plugins bisect", error, as_json=as_json, exit_code=2)
     if not candidates:
         why = autoload_off(os.environ) or "all are blocked, or lack a requirement"
-        typer.echo(f"No installed plug-in would be active: {why}.", err=True)
-        raise typer.Exit(2)
+        nothing = ConfigurationError(f"No installed plug-in would be active: {why}.")
+        fail("plugins bisect", nothing, as_json=as_json, exit_code=2)
     typer.echo(
         f"{len(candidates)} plug-ins; at most {promised_runs(len(candidates), 1)} runs if one is to"
         f" blame, {promised_runs(len(candidates), 2)} if two: {shlex.join(command)}",
@@ -202,14 +201,12 @@ def bisect(
     try:
         verdict, culprits = smallest_failing_set(candidates, runner.fails)
     except OSError as error:
-        typer.echo(f"The command cannot start: {error}.", err=True)
-        raise typer.Exit(2) from None
-    report = (
-        _json_report(verdict, culprits, runner)
-        if as_json
-        else _text_report(verdict, culprits, runner)
-    )
-    typer.echo(report)
+        no_start = ConfigurationError(f"The command cannot start: {error}.")
+        fail("plugins bisect", no_start, as_json=as_json, exit_code=2)
+    if as_json:
+        print_json("plugins bisect", **_json_report(verdict, culprits, runner))
+    else:
+        typer.echo(_text_report(verdict, culprits, runner))
     raise typer.Exit(0 if verdict == "found" else 1)
 
 
@@ -233,9 +230,9 @@ def _candidates() -> list[EntryPointRecord]:
 
 def _json_report(
     verdict: Verdict, culprits: Sequence[EntryPointRecord], runner: CommandRunner
-) -> str:
-    """Return the report for programs; docs/cli.md lists its keys."""
-    report = {
+) -> dict[str, Any]:
+    """Return the report for programs, with the keys of ``docs/schemas/plugins-bisect.json``."""
+    return {
         "verdict": verdict,
         "culprits": [
             {
@@ -253,7 +250,6 @@ def _json_report(
         ),
         "output": _last_failure(culprits, runner),
     }
-    return json.dumps(report, indent=2)
 
 
 def _text_report(

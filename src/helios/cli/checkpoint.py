@@ -3,7 +3,6 @@
 Exit codes: 0 for success, 1 for a file that is damaged or refused, 2 for wrong usage.
 """
 
-import json
 import os
 import pathlib
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ import torch
 import typer
 
 from helios.checkpoints import folder, migrations, plain, storage
-from helios.errors import CheckpointError, DamagedCheckpointError
+from helios.cli.output import fail, print_json
+from helios.errors import CheckpointError, DamagedCheckpointError, printable
 
 app = typer.Typer(
     help="Show checkpoints, and migrate old ones.",
@@ -39,10 +39,9 @@ def show(
     try:
         facts = _facts(file)
     except (CheckpointError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        fail("checkpoint show", error, as_json=as_json)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, default=str))
+        print_json("checkpoint show", checkpoint=facts)
     else:
         _print(facts)
 
@@ -144,7 +143,8 @@ def _print(facts: dict[str, Any]) -> None:
             for number, entry in enumerate(value["active"], start=1):
                 origin = f"{entry['distribution']} {entry['version']}".strip() or "not installed"
                 mark = "  changes results" if entry.get("changes_results") else ""
-                typer.echo(f"  {number}  {entry['id']}  {origin}  {entry['reason']}{mark}")
+                line = f"  {number}  {entry['id']}  {origin}  {entry['reason']}{mark}"
+                typer.echo(printable(line))
         elif isinstance(value, dict):
             typer.echo(f"{name}:")
             for key, item in value.items():
@@ -155,5 +155,5 @@ def _print(facts: dict[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return printable(", ".join(value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))

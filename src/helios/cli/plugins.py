@@ -51,7 +51,7 @@ def show(
 
     Exit code: 1 if no plug-in has this name, or if it cannot be imported, 0 otherwise.
     """
-    _exit_with(print_plugin(name, as_json))
+    print_plugin(name, as_json)
 
 
 @app.command()

@@ -21,7 +21,7 @@ def print_list(as_json: bool) -> bool:
             {**dataclasses.asdict(r), "status": d.status, "note": d.reason}
             for r, d in decisions.items()
         ]
-        print_json(plugins=plugins, unreadable=[damage.place for damage in damages])
+        print_json("plugins list", plugins=plugins, unreadable=[damage.place for damage in damages])
     else:
         rows = [
             (r.name, r.distribution, r.version, r.value, d.reason) for r, d in decisions.items()

@@ -8,7 +8,7 @@ import helios
 from helios.cli.decision import Decision, decide
 from helios.cli.doctor import LocalSelection, find_problems, print_problems
 from helios.cli.load import construct_trainer
-from helios.cli.output import print_json, print_table, protect_stdout
+from helios.cli.output import error_facts, print_json, print_table, protect_stdout
 from helios.plugins import PluginPlan
 from helios.plugins.discovery import EntryPointRecord, survey
 
@@ -31,7 +31,7 @@ def print_plan_without_imports(as_json: bool) -> bool:
             for record, decision in decisions.items()
         ]
         findings = [dataclasses.asdict(problem) for problem in problems]
-        print_json(imported=False, plugins=plugins, findings=findings)
+        print_json("plugins plan", imported=False, plugins=plugins, findings=findings)
     else:
         rows = [
             (record.name, f"{record.distribution} {record.version}", _reason(decision))
@@ -52,11 +52,9 @@ def print_plan_with_imports(as_json: bool) -> bool:
         trainer, errors = construct_trainer()
         plan = _plan_of(trainer) if trainer else None
     if as_json:
-        problems = [
-            {"error": type(error).__name__, "message": str(error), "notes": _notes(error)}
-            for error in errors
-        ]
-        print_json(imported=True, plan=plan and plan.to_dict(), problems=problems)
+        problems = [error_facts(error) for error in errors]
+        document = plan and plan.to_dict()
+        print_json("plugins plan", imported=True, plan=document, problems=problems)
     elif plan is not None:
         typer.echo(plan.as_text())
     else:

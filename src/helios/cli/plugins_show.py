@@ -1,43 +1,47 @@
 """``helios plugins show``: the facts about one plug-in, which is imported."""
 
 import inspect
-import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from helios.cli.decision import decide
+from helios.cli.decision import Decision, decide
 from helios.cli.doctor import LocalSelection
 from helios.cli.load import LoadedPlugin, load_plugin
-from helios.cli.output import print_json, protect_stdout
-from helios.errors import HeliosError
+from helios.cli.output import fail, print_json, protect_stdout
+from helios.errors import AmbiguousPluginError, HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
 from helios.plugins.declarations import names_in, source_of, summary_of
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.plan import columns
 
 
-def print_plugin(name: str, as_json: bool) -> bool:
-    """Print the facts about a plug-in; return true if it could be imported."""
+def print_plugin(name: str, as_json: bool) -> None:
+    """Print the facts about a plug-in, or the error of its import."""
     try:
         with protect_stdout():
             local = LocalSelection.read()
-            record = PLUGIN_REGISTRY.record(name)
-            if record is None:
-                raise PLUGIN_REGISTRY.unknown(name, "helios plugins show")
+            record = _only(PLUGIN_REGISTRY.offered(name, "helios plugins show"), name)
             plugin = load_plugin(record, local.selection, PluginManager(), build=True)
             facts = _facts(record, plugin, local)
     except HeliosError as error:
-        typer.echo(str(error), err=True)
-        if error.__cause__ is not None:
-            typer.echo("".join(traceback.format_exception(error.__cause__)), err=True)
-        return False
+        fail("plugins show", error, as_json=as_json)
     if as_json:
-        print_json(plugin=facts)
+        print_json("plugins show", plugin=facts)
     else:
         typer.echo(f"Helios imported {record.value.partition(':')[0]} to show this.\n")
         typer.echo("\n".join(columns([(key, _text(value)) for key, value in _rows(facts)])))
-    return True
+
+
+def _only(records: Sequence[EntryPointRecord], name: str) -> EntryPointRecord:
+    """Return the only plug-in of a distribution, or raise an error with all of them."""
+    if len(records) > 1:
+        offers = "\n".join(f"  helios plugins show {r.qualified_name}" for r in records)
+        raise AmbiguousPluginError(
+            f"the distribution {name!r} offers {len(records)} plug-ins. Show one of them:\n{offers}"
+        )
+    return records[0]
 
 
 def _facts(record: EntryPointRecord, plugin: LoadedPlugin, local: LocalSelection) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def _facts(record: EntryPointRecord, plugin: LoadedPlugin, local: LocalSelection
         "critical": row.critical if row else None,
         "autoload": _autoload(plugin.loaded),
         "status": decision.status,
-        "note": decision.reason,
+        "note": _note(decision, plugin.loaded),
         "arguments": _arguments(plugin.loaded),
         "configuration": configuration,
         "configured_in": local.selection.configured.key("plugins", table) if table else None,
@@ -81,6 +85,12 @@ def _documentation(distribution: str) -> str | None:
         label, _, link = text.partition(",")
         links[label.strip().lower()] = link.strip()
     return links.get("documentation") or links.get("docs") or links["homepage"]
+
+
+def _note(decision: Decision, loaded: Any) -> str:
+    if decision.status == "candidate" and not _autoload(loaded):
+        return "not autoloaded, because its class says so: name it to activate it"
+    return decision.reason
 
 
 def _autoload(loaded: Any) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, KeysView
 from typing import Any
 
 from helios.core import Registry
-from helios.errors import AmbiguousPluginError, UnknownNameError, nearest
+from helios.errors import AmbiguousPluginError, PluginFacts, UnknownNameError, nearest
 from helios.plugins.discovery import EntryPointRecord, discover
 
 
@@ -49,7 +49,7 @@ class PluginRegistry(Registry):
                 f"several distributions offer a plug-in called {name!r}:\n{offers}\n"
                 f"Write the full name, for example {found[0].qualified_name!r}, or uninstall the"
                 " others."
-            )
+            ).about(PluginFacts(r.name, r.distribution, r.version, r.value) for r in found)
         return found[0] if found else None
 
     def offered(self, name: str, source: str) -> list[EntryPointRecord]:

@@ -29,6 +29,7 @@ def find_problems(*, imports: bool) -> list[Problem]:
 def print_json_report(problems: Sequence[Problem], *, imports: bool) -> None:
     """Print the document that ``docs/schemas/plugins-doctor.json`` describes."""
     print_json(
+        "plugins doctor",
         imported=imports,
         errors=_count(problems, "error"),
         warnings=_count(problems, "warning"),

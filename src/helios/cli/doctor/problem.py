@@ -13,6 +13,8 @@ from helios.errors import (
     HeliosError,
     InvalidPluginError,
     PluginConflictError,
+    PluginError,
+    PluginFacts,
     PluginLoadError,
     PluginOrderError,
     UnknownNameError,
@@ -51,6 +53,8 @@ class Problem:
         what: a description.
         where: the file, folder or lines that show the problem.
         remedies: commands, settings or instructions; any one of them helps.
+        claims: the capabilities that several plug-ins claim, for a conflict.
+        plugins: the plug-ins that the problem is about, for a conflict or an order.
     """
 
     code: str
@@ -59,6 +63,8 @@ class Problem:
     what: str
     where: str
     remedies: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+    plugins: tuple[PluginFacts, ...] = ()
 
     @classmethod
     def from_error(cls, error: BaseException, subject: str, remedies: Sequence[str] = ()) -> Self:
@@ -80,7 +86,9 @@ class Problem:
         told = [_copyable(line) for line in lines if line.strip().startswith(_REMEDY_STARTS)]
         where = [line for line in lines if line.startswith("  ") and _copyable(line) not in told]
         all_remedies = (*remedies, *told) or _GENERAL_REMEDIES
-        return cls(code, "error", subject, what, "\n".join(where), all_remedies)
+        about = error if isinstance(error, PluginError) else PluginError()
+        facts = about.claims, about.plugins
+        return cls(code, "error", subject, what, "\n".join(where), all_remedies, *facts)
 
 
 def _copyable(line: str) -> str:
