@@ -258,6 +258,17 @@ def test_target_of_launch_called_twice(make_trainer: Make) -> None:
         run(make_trainer, Twice("twice"))
 
 
+def test_target_called_in_a_wrapper_too(make_trainer: Make) -> None:
+    class CallsToo(Named):
+        @hookimpl(wrapper=True)
+        def launch(self, target: Callable[[], Any]) -> Any:
+            target()
+            return (yield)
+
+    with pytest.raises(InvalidPluginError, match=r"'calls' .* called target\(\) of launch twice"):
+        run(make_trainer, CallsToo("calls"))
+
+
 def test_truth_of_applies_to_names_the_plugin() -> None:
     from helios.plugins.activation import _reason_not_to_build
     from helios.plugins.discovery import EntryPointRecord

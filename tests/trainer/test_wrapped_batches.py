@@ -8,7 +8,7 @@ import torch
 from helpers import Make, Named, ReadAhead, numbers
 from torch.utils.data import IterableDataset
 
-from helios import DataModule
+from helios import DataModule, hookimpl
 from helios.errors import InvalidPluginError
 from helios.testing import TinyDataModule, TinyModel, check_conformance
 
@@ -109,6 +109,31 @@ def test_every_batch_once_is_an_epoch(
 ) -> None:
     state = run(make_trainer, ReadAhead(), data(), accumulation_steps=accumulation_steps)
     assert state.global_iteration == 6
+
+
+def test_wrapper_that_reads_from_a_stream(make_trainer: Make) -> None:
+    class Peeking(Named):
+        @hookimpl(wrapper=True)
+        def wrap_batches(self) -> Any:
+            batches = yield
+            next(iter(batches))
+            return batches
+
+    with pytest.raises(InvalidPluginError, match=r"'peeking' .* yielded 5 batches"):
+        run(make_trainer, Peeking("peeking"), Streams())
+
+
+def test_plugin_that_is_switched_off_wraps_no_more(make_trainer: Make) -> None:
+    class Failing(Named):
+        critical = False
+
+        def wrap_batches(self, batches: Any) -> Iterator[Any]:
+            yield from batches
+
+        def on_training_batch_end(self) -> None:
+            raise ValueError("once")
+
+    assert run(make_trainer, Failing("failing"), TinyDataModule()).global_iteration == 6
 
 
 def test_the_loader_is_passed_as_it_is(make_trainer: Make) -> None:

@@ -6,7 +6,7 @@ implements the hook, the wrapper observes what Helios does without plug-ins.
 
 import functools
 from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 import torch
@@ -15,6 +15,9 @@ from torch import nn
 from helios.errors import InvalidPluginError
 from helios.plugins.guards import Function, is_wrapper, replace
 from helios.plugins.hookspecs import HOOKS, PluginSpec
+
+if TYPE_CHECKING:
+    from helios.plugins.manager import PluginManager
 
 _PLAIN: pluggy.HookimplOpts = {
     "wrapper": False,
@@ -70,6 +73,16 @@ def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable
             replace(implementation, guard(function, plugin, _Unchanged(hook, describe)))
     elif hook in _CONVERSIONS:
         replace(implementation, _converted(function, _CONVERSIONS[hook], describe))
+
+
+def describe_owners(manager: "PluginManager", hook: str) -> str:
+    """Return the description of the plug-in that implements a hook of kind *one*.
+
+    Without one, return those of the plug-ins that wrap it.
+    """
+    wrapping = [row.id for row in manager.rows.values() if hook in row.hooks]
+    claimant = manager.claimant(hook)
+    return " and ".join(map(manager.describe, [claimant] if claimant else wrapping))
 
 
 # Implementations.

@@ -9,6 +9,7 @@ from helios.errors import InvalidPluginError
 from helios.model import Model
 from helios.model.window import Window
 from helios.plugins import PluginPlan
+from helios.plugins.results import describe_owners
 from helios.trainer.checkpointer import SaveSettings, Wanted
 from helios.trainer.control import Control, StopRequest
 from helios.trainer.reporter import Reporter
@@ -94,10 +95,10 @@ class Job:
     def start(self) -> None:
         """Refuse to work twice in one process: the second time would begin with these counters."""
         if self.is_started:
-            manager = self.trainer.plugin_manager
+            owners = describe_owners(self.trainer.plugin_manager, "launch")
             raise InvalidPluginError(
-                f"plug-in {manager.describe(manager.claimant('launch'))} called target() of launch"
-                " twice in one process: call it once, or start another process."
+                f"plug-in {owners} called target() of launch twice in one process: call it once, or"
+                " start another process. A wrapper does not call it."
             )
         self.is_started = True
 

@@ -65,7 +65,7 @@ class Run:
             job.datamodule,
             self.state,
             self.window,
-            counted_hook(self.hooks.wrap_batches, self.manager),
+            counted_hook(self.manager),
             trainer.random_seed,
             self.place,
             self.group,

@@ -4,11 +4,13 @@ A plug-in that loses or repeats batches would train on other data than the loade
 position from which a run resumes.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from helios.errors import InvalidPluginError
 from helios.plugins import PluginManager
+from helios.plugins.results import describe_owners
 
 
 class WrapBatches(Protocol):
@@ -24,22 +26,23 @@ class WrapBatches(Protocol):
         """
 
 
-def counted_hook(hook: Callable[..., Any] | None, manager: PluginManager) -> WrapBatches | None:
+def counted_hook(manager: PluginManager) -> WrapBatches | None:
     """Return a function that calls ``wrap_batches``; ``None`` if no plug-in implements it.
 
     Args:
-        hook: the bound hook.
-        manager: the manager, which knows whose hook it is.
+        manager: the manager, whose plan is frozen.
     """
-    if hook is None:
+    if manager.callers.wrap_batches is None:
         return None
 
     def wrap(batches: Iterable[Any], phase: str, number: int | None) -> Iterable[Any]:
-        if not (claimant := manager.claimant("wrap_batches")):  # wrappers change nothing
-            return hook(batches=batches, phase=phase)  # type: ignore[no-any-return]
+        hook = manager.callers.wrap_batches
+        if hook is None:  # Helios has switched the plug-in off
+            return batches
+        owners = functools.partial(describe_owners, manager, "wrap_batches")
         source = _Source(batches) if number is None else None
         wrapped = hook(batches=batches if source is None else source, phase=phase)
-        return _counted(wrapped, phase, number, source, lambda: manager.describe(claimant))
+        return _counted(wrapped, phase, number, source, owners)
 
     return wrap
 
