@@ -178,3 +178,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.lower(): candidate for candidate in known}
     close = [by_folded[match] for match in get_close_matches(name.lower(), by_folded, n=3)]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def describe(error: BaseException) -> str:
+    """Return type and text of an error of somebody else's code, as text that can be printed."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # even SystemExit: the code is not ours
+        text = f"(its text cannot be read: {type(failure).__name__})"
+    shown = "\n".join(map(printable, text.splitlines()))
+    return f"{type(error).__name__}: {shown}"

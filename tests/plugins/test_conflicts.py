@@ -340,10 +340,10 @@ def test_two_classes_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {})
     PLUGIN_REGISTRY.register(Alpha)
     with pytest.raises(RegistrationError) as caught:
-        PLUGIN_REGISTRY.register(type("Alpha", (Named,), {"__module__": "helios.cli"}))
+        PLUGIN_REGISTRY.register(type("Alpha", (Named,), {"__module__": "helios.plugins"}))
     ours = f"helios-trainer {helios.__version__}"
     assert f"contains {__name__}.Alpha (not installed, {__file__}:" in str(caught.value)
-    assert f"cannot register helios.cli.Alpha ({ours}, " in str(caught.value)
+    assert f"cannot register helios.plugins.Alpha ({ours}, " in str(caught.value)
 
 
 def test_names_cannot_forge_lines_of_a_message(trainer: Trainer) -> None:

@@ -13,7 +13,8 @@ from helpers import Make
 from helios import Plugin
 from helios.errors import ConfigurationError, UnknownNameError
 from helios.plugins import PluginPlan
-from helios.plugins.plan import Inactive, PlanEntry, origin_of
+from helios.plugins.plan import Inactive, PlanEntry
+from helios.plugins.provenance import origin_of
 from helios.plugins.selection import (
     BLOCK_VARIABLE,
     DISABLE_VARIABLE,
@@ -377,9 +378,17 @@ def test_malformed_pair(make_trainer: Make, request_: Any) -> None:
         make_trainer(plugins=[request_])
 
 
-def test_block_of_something_unknown_is_a_warning(make_trainer: Make) -> None:
-    with pytest.warns(UserWarning, match="'progres'.*Did you mean 'progress'"):
+def test_block_of_something_unknown_is_an_error(make_trainer: Make) -> None:
+    with pytest.raises(UnknownNameError, match=r"'progres'.*Did you mean 'progress'"):
         make_trainer(block=["progres"])
+
+
+def test_block_of_something_unknown_outside_of_the_code_is_a_warning(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELIOS_BLOCK_PLUGINS", "progres")
+    with pytest.warns(UserWarning, match="'progres'.*Did you mean 'progress'"):
+        make_trainer()
 
 
 def test_order_is_that_of_the_arguments_then_the_environment(

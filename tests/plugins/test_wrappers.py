@@ -270,8 +270,8 @@ def test_target_called_in_a_wrapper_too(make_trainer: Make) -> None:
 
 
 def test_truth_of_applies_to_names_the_plugin() -> None:
-    from helios.plugins.activation import _reason_not_to_build
     from helios.plugins.discovery import EntryPointRecord
+    from helios.plugins.loading import reason_not_to_build
 
     class Odd(Named):
         @classmethod
@@ -280,4 +280,4 @@ def test_truth_of_applies_to_names_the_plugin() -> None:
 
     record = EntryPointRecord("odd", "odd:Odd", "helios-odd", "1.2", "/somewhere")
     with pytest.raises(ImportError, match="'odd' failed in applies_to"):
-        _reason_not_to_build(Odd, record, None, {})
+        reason_not_to_build(Odd, record, None, {})

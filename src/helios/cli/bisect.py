@@ -224,7 +224,7 @@ def _candidates() -> list[EntryPointRecord]:
     return [
         record
         for record in discover()
-        if is_wanted(record) and not record.missing and selection.blocked_record(record) is None
+        if is_wanted(record) and not record.missing and selection.blocks.of_record(record) is None
     ]
 
 

@@ -33,7 +33,7 @@ def decide(
 ) -> Decision:
     """Return the decision about a plug-in; the rules apply in the same order as in a trainer."""
     selection = local.selection
-    blocked_by = selection.blocked_record(record)
+    blocked_by = selection.blocks.of_record(record)
     if blocked_by is not None:
         return Decision("blocked", f"blocked by {blocked_by}")
     needs = f"needs {', '.join(record.missing)}" if record.missing else ""

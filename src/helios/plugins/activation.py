@@ -1,9 +1,8 @@
 """Activation: find the requested plug-ins, build them, and register them."""
 
-import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from helios.errors import (
@@ -13,6 +12,8 @@ from helios.errors import (
     InvalidPluginError,
     PluginError,
     PluginLoadError,
+    UnknownNameError,
+    describe,
     each_of,
     nearest,
     raise_all,
@@ -20,11 +21,26 @@ from helios.errors import (
 from helios.plugins import declarations
 from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
 from helios.plugins.call_record import record_call
-from helios.plugins.discovery import EntryPointRecord, canonical
+from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.loading import (
+    attempt,
+    build,
+    check_installed,
+    contain_exit,
+    is_factory,
+    reason_not_to_build,
+)
 from helios.plugins.manager import PluginManager
+from helios.plugins.metadata import canonical
 from helios.plugins.plan import Inactive
-from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin, create_plugin
-from helios.plugins.selection import Allowed, PluginRequest, Selection
+from helios.plugins.plugin import PLUGIN_REGISTRY, create_plugin
+from helios.plugins.selection import (
+    BLOCK_ARGUMENT,
+    BLOCK_VARIABLE,
+    Allowed,
+    PluginRequest,
+    Selection,
+)
 from helios.plugins.table import Registration
 
 _logger = logging.getLogger(__name__)
@@ -46,9 +62,9 @@ def activate(selection: Selection, trainer: Any, manager: PluginManager) -> None
         activation.collect_explicit()
         activation.collect_autoloaded()
         activation.check_configuration()
-        activation.finish()
     finally:  # a misspelt name may be the reason for a failure
-        activation.warn_of_unknown_blocks()
+        activation.check_blocks()
+    activation.finish()
 
 
 class _Activation:
@@ -64,7 +80,7 @@ class _Activation:
         self._selection = selection
         self._trainer = trainer
         self._manager = manager
-        self._records = PLUGIN_REGISTRY.refresh()
+        self._blocks = manager.blocks = selection.blocks
         self._rows: list[Registration] = []
         self._inactive: list[Inactive] = []
         self._taken: list[EntryPointRecord] = []
@@ -80,9 +96,15 @@ class _Activation:
                 self._problems.append(problem)
 
     def collect_autoloaded(self) -> None:
-        """Build the installed plug-ins that may be autoloaded."""
+        """Build the installed plug-ins that may be autoloaded.
+
+        If none may, a list of them is made only when a plan shows it.
+        """
+        if self._selection.autoload is False:
+            self._manager.unselected = self._not_autoloaded
+            return
         allowed = self._allowed()
-        for record in self._records:
+        for record in PLUGIN_REGISTRY.records():
             if record not in self._taken:
                 try:
                     reason = self._reason_not_to_import(record, allowed) or self._autoload(record)
@@ -90,7 +112,15 @@ class _Activation:
                     self._problems.append(problem)
                 else:
                     if reason is not None:
-                        self._skip(record, reason)
+                        self._inactive.append(_skipped(record, reason))
+
+    def _not_autoloaded(self) -> list[Inactive]:
+        """Return the installed plug-ins that nobody has named, while autoloading is off."""
+        return [
+            _skipped(record, self._reason_not_to_import(record, ()) or "")
+            for record in PLUGIN_REGISTRY.records()
+            if record not in self._taken
+        ]
 
     def check_configuration(self) -> None:
         """Refuse keyword arguments in the project file for unknown plug-ins."""
@@ -113,16 +143,20 @@ class _Activation:
         self._manager.enter(*resolved)
         self._manager.inactive.extend(self._inactive)
 
-    def warn_of_unknown_blocks(self) -> None:
-        """Warn about blocked names that no plug-in has."""
-        known = {canonical(plug_id) for plug_id in self._ids}
-        for name, source in self._selection.blocked.items():
-            if not PLUGIN_REGISTRY.means_something(name) and canonical(name) not in known:
-                warnings.warn(
-                    f"{source} blocks {name!r}, but no plug-in with this name is installed."
-                    f"{nearest(name, PLUGIN_REGISTRY.keys())}",
-                    stacklevel=4,
+    def check_blocks(self) -> None:
+        """Refuse a blocked name that no plug-in has; outside of Python code, warn."""
+        for name, source in self._blocks.unmatched():
+            near = nearest(name, PLUGIN_REGISTRY.keys())
+            message = f"{source} blocks {name!r}, but no plug-in with this name is installed.{near}"
+            if source == BLOCK_ARGUMENT:
+                self._problems.append(
+                    UnknownNameError(
+                        f"{message} Correct the name, or remove it. To block a plug-in that comes"
+                        f" later, write {BLOCK_VARIABLE}={name}."
+                    )
                 )
+            else:
+                warnings.warn(message, stacklevel=4)
 
     # Requested plug-ins.
 
@@ -146,7 +180,10 @@ class _Activation:
                 "%s has no effect, because %r was passed as an instance", place, plug_id
             )
         is_new = not any(row.plugin is plugin for row in self._rows)
-        if self._is_free(plug_id, self._selection.block_of(plug_id), source) and is_new:
+        requested = f"requested in {source}"
+        if self._blocks.leave_out(plugin, plug_id, requested, self._inactive):
+            return
+        if is_new:
             row = self._manager.candidate(plugin, None, f"passed in {source}", explicit=True)
             self._rows.append(row)
 
@@ -158,24 +195,19 @@ class _Activation:
         except AmbiguousPluginError:
             self._taken += PLUGIN_REGISTRY.records(name)  # one error is enough
             raise
-        selection = self._selection
-        block = selection.blocked_record(record) if record else selection.block_of(name)
-        if not self._is_free(name, block, source):
+        if record is not None:
+            blocked_by = self._blocks.of_record(record)
+        else:
+            blocked_by = self._blocks.of_name(name)
+        if blocked_by is not None:
+            _logger.warning(
+                "plug-in %r, requested in %s, is blocked by %s", name, source, blocked_by
+            )
             return
         if record is not None:
             self._taken.append(record)
         try:
-            factory = PLUGIN_REGISTRY.get(name)
-            if callable(factory):
-                check_arguments(factory, kwargs, lambda key: f"{key} of {name!r} in {source}")
-            kwargs = {**self._configured(factory, name, record), **kwargs}
-            if callable(factory) and (needed := missing_arguments(factory, kwargs)):
-                raise ConfigurationError(
-                    f"the plug-in {name!r}, named in {source}, requires arguments"
-                    f" ({', '.join(needed)}): pass an instance, or a pair of its name and a"
-                    " dictionary, in Trainer(plugins=[...])."
-                )
-            plugin = create_plugin(name, **kwargs)
+            plugin, given = self._built(name, kwargs, source, record)
         except Exception as error:
             origin = f" ({record.distribution} {record.version})" if record else ""
             error.add_note(f"while creating the plug-in {name!r}{origin}, named in {source}")
@@ -183,31 +215,50 @@ class _Activation:
                 error.add_note(f"it requires {', '.join(record.missing)}, which is not installed")
             raise
         own_name = record.name if record else name
-        plug_id = declarations.identify(plugin, own_name)
-        self._ids.add(plug_id)
-        block = self._selection.block_of(plug_id)
-        if self._is_free(plug_id, block, source):
-            why = f"named in {source}"
-            given = record_call(factory, (), kwargs) if callable(factory) else kwargs
-            row = self._manager.candidate(plugin, own_name, why, True, record, given)
-            self._rows.append(row)
-        elif record is not None:
-            self._skip(record, f"blocked by {block}")
 
-    def _is_free(self, name: str, blocked_by: str | None, source: str) -> bool:
-        """Return whether a requested plug-in is not blocked; log a warning if it is blocked."""
-        if blocked_by is not None:
-            _logger.warning(
-                "plug-in %r, requested in %s, is blocked by %s", name, source, blocked_by
+        def add() -> None:
+            plug_id = declarations.identify(plugin, own_name)
+            self._ids.add(plug_id)
+            requested, why = f"requested in {source}", f"named in {source}"
+            if not self._blocks.leave_out(plugin, plug_id, requested, self._inactive):
+                row = self._manager.candidate(plugin, own_name, why, True, record, given)
+                self._rows.append(row)
+
+        if record is not None:
+            attempt(record, "is not valid", add)
+        else:
+            add()
+
+    def _built(
+        self, name: str, kwargs: dict[str, Any], source: str, record: EntryPointRecord | None
+    ) -> tuple[object, dict[str, Any]]:
+        """Return a named plug-in, and the arguments with which it was built, for the plan."""
+        factory = PLUGIN_REGISTRY.get(name)
+        is_called = check_installed(record, factory) if record else is_factory(factory)
+        if not is_called:
+            if kwargs:
+                raise InvalidPluginError(
+                    f"the plug-in {name!r} is an object, so it takes no arguments: remove them"
+                    f" ({', '.join(kwargs)})."
+                )
+            return factory, kwargs
+        check_arguments(factory, kwargs, lambda key: f"{key} of {name!r} in {source}")
+        kwargs = {**self._configured(factory, name, record), **kwargs}
+        if needed := missing_arguments(factory, kwargs):
+            raise ConfigurationError(
+                f"the plug-in {name!r}, named in {source}, requires arguments"
+                f" ({', '.join(needed)}): pass an instance, or a pair of its name and a"
+                " dictionary, in Trainer(plugins=[...])."
             )
-        return blocked_by is None
+        plugin = contain_exit(record, name, source, lambda: create_plugin(name, **kwargs))
+        return plugin, record_call(factory, (), kwargs)
 
     # Installed plug-ins.
 
     def _allowed(self) -> set[EntryPointRecord]:
         """Return the records of the plug-ins that may be autoloaded."""
         if isinstance(self._selection.autoload, bool):
-            return set(self._records) if self._selection.autoload else set()
+            return set(PLUGIN_REGISTRY.records()) if self._selection.autoload else set()
         allowed: set[EntryPointRecord] = set()
         for text in self._selection.autoload:
             try:
@@ -223,7 +274,7 @@ class _Activation:
         self, record: EntryPointRecord, allowed: Iterable[EntryPointRecord]
     ) -> str | None:
         """Return the reason not to import an installed plug-in, or ``None``."""
-        blocked_by = self._selection.blocked_record(record)
+        blocked_by = self._blocks.of_record(record)
         if blocked_by is not None:
             return f"blocked by {blocked_by}"
         if record not in allowed:
@@ -236,30 +287,33 @@ class _Activation:
         """Build an installed plug-in and add it, or return the reason not to."""
         try:
             loaded = record.load()
+            check_installed(record, loaded)
             arguments = self._configured(loaded, record.name, record)
-            reason = _reason_not_to_build(loaded, record, self._trainer, arguments)
+            reason = reason_not_to_build(loaded, record, self._trainer, arguments)
             if reason is not None:
                 return reason
-            plugin = _build(loaded, record, arguments)
-            try:
-                plug_id = declarations.identify(plugin, record.name)
-                self._ids.add(plug_id)
-                blocked_by = self._selection.block_of(plug_id)
-                if blocked_by is not None:
-                    return f"blocked by {blocked_by}"
-                why = "installed" if self._selection.autoload is True else "in the allow-list"
-                given = record_call(loaded, (), arguments) if callable(loaded) else arguments
-                row = self._manager.candidate(plugin, record.name, why, False, record, given)
-                self._rows.append(row)
-            except InvalidPluginError as error:
-                what = "is not valid"
-                raise record.load_error(what, error, InvalidPluginError) from error
+            plugin = build(loaded, record, arguments)
+            given = record_call(loaded, (), arguments) if callable(loaded) else arguments
+            return attempt(record, "is not valid", lambda: self._add(plugin, record, given))
         except (PluginLoadError, InvalidPluginError) as error:
             if self._selection.on_load_error == "raise":
                 raise
             _logger.error("%s", error, exc_info=error.__cause__)
-            cause = str(error.__cause__).partition("\n")[0]
-            return f"FAILED TO LOAD: {type(error.__cause__).__name__}: {cause}"
+            cause_text = describe(error.__cause__ or error).partition("\n")[0]
+            return f"FAILED TO LOAD: {cause_text}"
+
+    def _add(
+        self, plugin: object, record: EntryPointRecord, arguments: dict[str, Any]
+    ) -> str | None:
+        """Add an autoloaded plug-in, or return the reason not to."""
+        plug_id = declarations.identify(plugin, record.name)
+        self._ids.add(plug_id)
+        blocked_by = self._blocks.of_plugin(plugin, plug_id)
+        if blocked_by is not None:
+            return f"blocked by {blocked_by}"
+        why = "installed" if self._selection.autoload is True else "in the allow-list"
+        row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
+        self._rows.append(row)
         return None
 
     # Shared by both.
@@ -274,9 +328,9 @@ class _Activation:
         key = self._selection.configured.key
         return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
 
-    def _skip(self, record: EntryPointRecord, reason: str) -> None:
-        inactive = Inactive(record.name, record.distribution, record.version, reason)
-        self._inactive.append(inactive)
+
+def _skipped(record: EntryPointRecord, reason: str) -> Inactive:
+    return Inactive(record.name, record.distribution, record.version, reason)
 
 
 def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
@@ -292,27 +346,3 @@ def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
             ' dictionary of keyword arguments, ("ema", {"decay": 0.99}).'
         )
     return None, {}
-
-
-def _reason_not_to_build(
-    loaded: Any, record: EntryPointRecord, trainer: Any, arguments: Mapping[str, Any]
-) -> str | None:
-    if inspect.isclass(loaded) and issubclass(loaded, Plugin):
-        if not loaded.autoload:
-            return "not autoloaded: name it in Trainer(plugins=[...])"
-        try:
-            applies = bool(loaded.applies_to(trainer))
-        except Exception as error:
-            raise record.load_error("failed in applies_to", error) from error
-        if not applies:
-            return "does not apply to this trainer"
-    if callable(loaded) and (needed := missing_arguments(loaded, arguments)):
-        return f"requires arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...])"
-    return None
-
-
-def _build(loaded: Any, record: EntryPointRecord, arguments: Mapping[str, Any]) -> object:
-    try:
-        return loaded(**arguments) if callable(loaded) else loaded
-    except Exception as error:
-        raise record.load_error("could not be built", error) from error

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helios.errors import ConfigurationError, nearest
+from helios.errors import ConfigurationError, InvalidPluginError, nearest
 
 
 def check_arguments(
@@ -49,11 +49,26 @@ def read_arguments(
     }
 
 
+def signature_of(factory: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a class or function that builds a plug-in.
+
+    Raises:
+        InvalidPluginError: it has none, as some functions that are written in C.
+    """
+    try:
+        return inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise InvalidPluginError(
+            f"Python does not know the arguments of {_label(factory)}, so it cannot build a"
+            " plug-in: write a function in Python that calls it."
+        ) from error
+
+
 def missing_arguments(factory: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
     """Return the names of required arguments that are missing."""
     return [
         parameter.name
-        for parameter in inspect.signature(factory).parameters.values()
+        for parameter in signature_of(factory).parameters.values()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name not in given
@@ -64,7 +79,7 @@ def _expected(
     factory: Callable[..., Any], arguments: Mapping[str, Any], place: Callable[[str], str]
 ) -> dict[str, Any]:
     """Return the annotation of each argument, or ``Any`` if it has none."""
-    parameters = inspect.signature(factory).parameters
+    parameters = signature_of(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [
         p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)

@@ -16,9 +16,10 @@ from helios.errors import (
 )
 from helios.plugins import declarations
 from helios.plugins.declarations import source_of
-from helios.plugins.discovery import canonical
 from helios.plugins.hookspecs import HOOKS
-from helios.plugins.plan import Inactive, origin_of
+from helios.plugins.metadata import canonical
+from helios.plugins.plan import Inactive
+from helios.plugins.provenance import origin_of
 from helios.plugins.table import Registration
 
 _SAME_ID = ":id"

@@ -266,7 +266,7 @@ def changes_results(plugin: object) -> bool:
 
 
 def _where(plugin: object, plug_id: str) -> str:
-    from helios.plugins.plan import origin_of  # which imports this module
+    from helios.plugins.provenance import origin_of  # which imports this module
 
     origin = origin_of(plugin, None)
     distribution = f"{origin}, " if origin.distribution else ""

@@ -5,27 +5,24 @@ This module imports no plug-in. It reads names, versions and entry points from f
 
 import dataclasses
 import logging
-import pathlib
-import re
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helios.errors import PluginError, PluginLoadError
+from helios.errors import InvalidPluginError, PluginError, PluginLoadError, describe
+from helios.plugins.metadata import (
+    GROUP,
+    canonical,
+    entries_of,
+    place_of,
+    unmet_requirements,
+    verified_identity,
+)
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
-GROUP = "helios.plugins"
 OURSELVES = "helios-trainer"
 
-_SEPARATORS = re.compile(r"[-_.]+")  # packaging has the same, but its import takes 15 ms
-
 _logger = logging.getLogger(__name__)
-
-
-def canonical(name: str) -> str:
-    """Return a name in lower case, with each run of ``-``, ``_`` and ``.`` as one ``-``."""
-    return _SEPARATORS.sub("-", name).lower()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +61,43 @@ class EntryPointRecord:
         """Return whether a name means this record or its distribution."""
         return self.answers_to(name) or canonical(name) == canonical(self.distribution)
 
+    @property
+    def module(self) -> str:
+        """The dotted name of the module that the entry point names."""
+        return self.value.partition("[")[0].partition(":")[0].strip()
+
+    @property
+    def attribute(self) -> str:
+        """The dotted name of the object in that module; may be empty."""
+        return self.value.partition("[")[0].partition(":")[2].strip()
+
     def load(self) -> Any:
         """Import the object that the entry point names, and return it.
 
         Raises:
             PluginLoadError: the import failed; the original error is the cause.
+            InvalidPluginError: the entry point names a module that is not a plug-in's.
         """
         from importlib_metadata import EntryPoint
 
+        if (reason := self._reason_not_to_import()) is not None:
+            error = InvalidPluginError(reason)
+            raise self.load_error("is not valid", error, InvalidPluginError) from error
         try:
             return EntryPoint(self.name, self.value.partition("[")[0].strip(), GROUP).load()
-        except (Exception, SystemExit) as error:  # a module must not end the process
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module must not end the process
             raise self.load_error("could not be imported", error) from error
+
+    def _reason_not_to_import(self) -> str | None:
+        """Return the reason why the module cannot be the home of a plug-in, or ``None``."""
+        top = self.module.partition(".")[0]
+        if top in sys.stdlib_module_names or top == "__main__":
+            return f"{self.module} is a module of Python, and no plug-in"
+        if top == "helios" and canonical(self.distribution) != OURSELVES:
+            return f"{self.module} is a module of Helios, and not of {self.distribution}"
+        return None
 
     def load_error(
         self, what: str, error: BaseException, kind: type[PluginError] = PluginLoadError
@@ -90,15 +112,24 @@ class EntryPointRecord:
         else:
             remedy = ""
         return kind(
-            f"the installed plug-in {self.name!r} {what}: {type(error).__name__}: {error}\n"
+            f"the installed plug-in {self.name!r} {what}: {describe(error)}\n"
             f"  distribution: {self.distribution} {self.version}, in {self.location}\n"
             f"  entry point:  {self.name} = {self.value}\n"
             f"{remedy}Switch it off with one of:\n"
             f"  Trainer(block=[{self.name!r}])\n"
             f"  HELIOS_BLOCK_PLUGINS={self.name}\n"
-            + (f"  pip uninstall {self.distribution}\n" if self.distribution != OURSELVES else "")
-            + 'or skip every plug-in that fails to load: Trainer(on_load_error="skip").'
+            f"{self._removal}"
+            'or skip every plug-in that fails to load: Trainer(on_load_error="skip").'
         )
+
+    @property
+    def _removal(self) -> str:
+        """The line that tells how to remove the distribution; empty for Helios itself."""
+        if canonical(self.distribution) == OURSELVES:
+            return ""
+        if os.path.isfile(self.location):  # a wheel or another archive on the path
+            return f"  remove {self.location} from sys.path or PYTHONPATH\n"
+        return f"  pip uninstall {self.distribution}\n"
 
     @property
     def _with_extras(self) -> str:
@@ -134,50 +165,77 @@ def discover() -> list[EntryPointRecord]:
 
 
 def survey() -> tuple[list[EntryPointRecord], list[Damage]]:
-    """Return the records as :func:`discover` does, and the distributions that it skips."""
-    from importlib_metadata import distributions
+    """Return the records as :func:`discover` does, and the distributions that it skips.
 
+    Of a distribution without plug-ins, the function reads only ``entry_points.txt``.
+    """
     records: dict[str, list[EntryPointRecord]] = {}
-    damages = []
-    for distribution in distributions():
+    damages: list[Damage] = []
+    for distribution in _distributions(damages):
         try:
-            # Most distributions offer no plug-in, and parsing takes longer than this check.
-            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            entries = entries_of(distribution)
+            if not entries:
                 continue
-            if not _is_shadowed(distribution):
-                records.setdefault(canonical(distribution.name), _records(distribution))
+            name, version = verified_identity(distribution)
+            if not _is_shadowed(distribution, name):
+                found = _records(distribution, name, version, entries)
+                records.setdefault(canonical(name), found)
         except Exception as error:
             damages.append(Damage(place_of(distribution), error))
     found = [record for per_distribution in records.values() for record in per_distribution]
     return sorted(found, key=lambda record: (record.name, record.qualified_name)), damages
 
 
-def place_of(distribution: Any) -> str:
-    """Return the folder of a distribution's metadata."""
-    # importlib_metadata has no public name for it.
-    return str(getattr(distribution, "_path", distribution))
+def _distributions(damages: list[Damage]) -> Iterator[Any]:
+    """Yield every distribution; a finder of a stranger that fails is a damage."""
+    from importlib_metadata import distributions
+
+    found = iter(distributions())
+    while True:
+        try:
+            yield next(found)
+        except StopIteration:
+            return
+        except Exception as error:
+            damages.append(Damage("what a finder in sys.meta_path looks after", error))
+            return
 
 
-def _is_shadowed(candidate: Any) -> bool:
-    """Return whether another copy of a distribution comes first on ``sys.path``."""
+def _is_shadowed(candidate: Any, name: str) -> bool:
+    """Return whether another copy of a distribution comes first on ``sys.path``.
+
+    Raises:
+        ValueError: the other copy is in the same folder, so they cannot be told apart.
+    """
     from importlib_metadata import distribution
 
-    first = distribution(candidate.name)
-    return str(first.locate_file("")) != str(candidate.locate_file(""))
+    first = distribution(name)
+    if place_of(first) == place_of(candidate):
+        return False
+    if str(first.locate_file("")) == str(candidate.locate_file("")):
+        raise ValueError(f"{place_of(first)} is the metadata of {name}, too, in the same folder")
+    return True
 
 
-def _records(distribution: Any) -> list[EntryPointRecord]:
-    return [
-        EntryPointRecord(
-            name=canonical(entry_point.name),
-            value=entry_point.value,
-            distribution=distribution.name,
-            version=distribution.version,
-            location=str(pathlib.Path(distribution.locate_file(""))),
-            missing=_missing_requirements(distribution, entry_point.extras),
+def _records(
+    distribution: Any, name: str, version: str, entries: Sequence[tuple[str, str]]
+) -> list[EntryPointRecord]:
+    from importlib_metadata import EntryPoint
+
+    records = []
+    for plain, value in entries:
+        extras = EntryPoint(plain, value, GROUP).extras  # an error if the value is malformed
+        records.append(
+            EntryPointRecord(
+                name=canonical(plain),
+                value=value,
+                distribution=name,
+                version=version,
+                location=str(distribution.locate_file("")).rstrip("/"),
+                missing=_missing_requirements(distribution, extras),
+            )
         )
-        for entry_point in distribution.entry_points.select(group=GROUP)
-    ]
+    return records
 
 
 def _missing_requirements(distribution: Any, extras: list[str]) -> tuple[str, ...]:
@@ -186,37 +244,3 @@ def _missing_requirements(distribution: Any, extras: list[str]) -> tuple[str, ..
         return ()
     unmet = unmet_requirements(distribution, extras)
     return tuple(f"{requirement.name}{requirement.specifier}" for requirement, _ in unmet)
-
-
-def unmet_requirements(
-    distribution: Any, extras: Sequence[str] = ()
-) -> Iterator[tuple["Requirement", str | None]]:
-    """Yield each unmet requirement with the installed version, or with ``None``.
-
-    Args:
-        distribution: the distribution that has the requirements.
-        extras: the extras of the distribution. If any are given, the function checks only the
-            requirements that the extras add; otherwise only those of the distribution itself.
-
-    Raises:
-        InvalidRequirement: a requirement cannot be parsed.
-    """
-    from importlib_metadata import PackageNotFoundError, version
-    from packaging.requirements import Requirement
-
-    for text in distribution.requires or ():
-        requirement = Requirement(text)
-        is_needed = _applies(requirement, "")
-        if extras:
-            is_needed = not is_needed and any(_applies(requirement, extra) for extra in extras)
-        if is_needed:
-            try:
-                installed = version(requirement.name)
-            except PackageNotFoundError:
-                installed = None
-            if installed is None or not requirement.specifier.contains(installed, True):
-                yield requirement, installed
-
-
-def _applies(requirement: "Requirement", extra: str) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})

@@ -1,9 +1,12 @@
 """An index of the plug-in table, so that a registration need not compare with every row."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from helios.plugins.conflicts import claim_keys, compares
-from helios.plugins.discovery import canonical
+from helios.errors import PluginOrderError, raise_all
+from helios.plugins.conflicts import claim_keys, compares, resolve
+from helios.plugins.metadata import canonical
+from helios.plugins.order import in_order, insert
+from helios.plugins.plan import Inactive
 from helios.plugins.table import Registration
 
 
@@ -34,7 +37,25 @@ class Index:
             self._naming_in_after.setdefault(canonical(name), []).append(row)
         self._may_equal = self._may_equal or compares(row.plugin)
 
-    def is_free_for(self, row: Registration) -> bool:
+    def insert(
+        self, row: Registration, rows: Mapping[str, Registration]
+    ) -> dict[str, Registration] | None:
+        """Add a new row, and return the table with it; ``None`` if it needs a whole comparison.
+
+        Args:
+            row: the row.
+            rows: the table, in order.
+        """
+        followers = self._followers(row) if self._is_free_for(row) else None
+        if followers is None:
+            return None
+        self.add(row)
+        if not followers:
+            return {**rows, row.id: row}
+        order = insert(list(rows.values()), row, followers)
+        return {other.id: other for other in order}
+
+    def _is_free_for(self, row: Registration) -> bool:
         """Return whether a new row has no conflict; if unsure, ``False``."""
         return (
             row.id not in self._ids
@@ -44,7 +65,7 @@ class Index:
             and not compares(row.plugin)
         )
 
-    def followers(self, row: Registration) -> set[Registration] | None:
+    def _followers(self, row: Registration) -> set[Registration] | None:
         """Return all rows that must come after a new row, or ``None`` for a cycle."""
         found: set[Registration] = set()
         waiting = [row]
@@ -68,3 +89,14 @@ class Index:
             if named == canonical(newcomer.id):
                 following.append(newcomer)
         return following
+
+
+def resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
+    """Return the ordered rows and the inactive plug-ins, or raise all problems."""
+    kept, inactive, problems = resolve(rows)
+    try:
+        order = in_order(kept)
+    except PluginOrderError as problem:
+        problems.append(problem)
+    raise_all(problems)
+    return order, inactive

@@ -12,25 +12,24 @@ import pluggy
 
 from helios.errors import (
     FrozenPlanError,
-    PluginOrderError,
     UnknownNameError,
     nearest,
-    raise_all,
 )
 from helios.plugins import bodies, declarations, once
+from helios.plugins.blocks import Blocks
 from helios.plugins.callers import HookCallers, Quarantine
-from helios.plugins.conflicts import resolve
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, contain_context, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
-from helios.plugins.index import Index
+from helios.plugins.index import Index, resolved
 from helios.plugins.markers import PROJECT
-from helios.plugins.order import constraints, in_order, insert
-from helios.plugins.plan import Inactive, PluginPlan, origin_of
+from helios.plugins.order import constraints
+from helios.plugins.plan import Inactive, PluginPlan
 from helios.plugins.profile import PluginProfile
+from helios.plugins.provenance import origin_of
 from helios.plugins.results import BuiltIn, check_results, complete
 from helios.plugins.states import PluginStates
-from helios.plugins.table import Registration, check_key
+from helios.plugins.table import ASSIGNED, Registration, check_key, check_mapping
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +47,10 @@ class PluginManager(pluggy.PluginManager):
         self._rows: dict[str, Registration] = {}
         self._index = Index()
         self._numbers = itertools.count()
-        self.inactive: list[Inactive] = []
+        self.blocks = Blocks({})
+        self._inactive: list[Inactive] = []
+        self.unselected: Callable[[], Iterable[Inactive]] = tuple
+        """Returns more inactive plug-ins, when somebody first asks for them."""
         self.quarantined: dict[str, Quarantine] = {}
         self.built_in = BuiltIn()
         self.callers = HookCallers(self.hook)
@@ -81,7 +83,8 @@ class PluginManager(pluggy.PluginManager):
     ) -> str:
         """Validate a plug-in and add it to the table; an error leaves the table unchanged.
 
-        An explicit plug-in takes precedence over the autoloaded ones that conflict with it.
+        An explicit plug-in takes precedence over the autoloaded ones that conflict with it. A
+        blocked plug-in is not added; the method logs a warning instead.
 
         Args:
             plugin: an instance of a ``Plugin`` subclass, or a module or object with hookimpls.
@@ -104,21 +107,17 @@ class PluginManager(pluggy.PluginManager):
         present = self._rows.get(plug_id)
         if present is None or present.plugin is not plugin:
             self._refuse_while_frozen(f"register {plug_id!r}")
-            self._add(self.candidate(plugin, name, reason, explicit, record))
+            if not self.blocks.leave_out(plugin, plug_id, reason, self._inactive):
+                self._add(self.candidate(plugin, name, reason, explicit, record))
         return plug_id
 
     def _add(self, row: Registration) -> None:
         """Add a row, without a look at all others if it is in nobody's way."""
-        followers = self._index.followers(row) if self._index.is_free_for(row) else None
-        if followers is None:
+        if (order := self._index.insert(row, self._rows)) is None:
             self.enter(*self.resolve([row]))
-            return
-        super().register(row.plugin, row.id)
-        self._index.add(row)
-        self._rows[row.id] = row
-        if followers:
-            order = insert(list(self._rows.values())[:-1], row, followers)
-            self._rows = {other.id: other for other in order}
+        else:
+            super().register(row.plugin, row.id)
+            self._rows = order
 
     def candidate(
         self,
@@ -168,7 +167,7 @@ class PluginManager(pluggy.PluginManager):
             PluginError: the same errors as in :meth:`register`; several problems are raised as one
                 :class:`~helios.errors.PluginProblems`.
         """
-        return _resolved([*self._rows.values(), *newcomers])
+        return resolved([*self._rows.values(), *newcomers])
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
         """Remove a plug-in from the table, given the plug-in or its id.
@@ -189,14 +188,22 @@ class PluginManager(pluggy.PluginManager):
         """The table: the rows by id, in the order of their hook calls."""
         return self._rows
 
-    def replace_all(self, plugins: Iterable[tuple[str, object]]) -> None:
+    @property
+    def inactive(self) -> list[Inactive]:
+        """The plug-ins that are not active, although they are installed or were requested."""
+        unselected, self.unselected = self.unselected, tuple
+        self._inactive.extend(unselected())
+        return self._inactive
+
+    def replace_all(self, plugins: Mapping[str, object]) -> None:
         """Replace the whole table, or change nothing if one of the plug-ins is refused."""
         self._refuse_while_frozen("assign trainer.plugins")
         rows: list[Registration] = []
-        for name, plugin in plugins:
+        for name, plugin in check_mapping(plugins).items():
             check_key(name, plugin)
-            rows.append(self.candidate(plugin, name, "assigned to trainer.plugins", True))
-        self.enter(*_resolved(rows))
+            if not self.blocks.leave_out(plugin, name, ASSIGNED, self._inactive):
+                rows.append(self.candidate(plugin, name, ASSIGNED, True))
+        self.enter(*resolved(rows))
 
     def recheck(self) -> None:
         """Check the table again, since flags and methods may have changed since registration.
@@ -208,7 +215,7 @@ class PluginManager(pluggy.PluginManager):
             dataclasses.replace(row, **declarations.declared(row.plugin, row.id))
             for row in self._rows.values()
         ]
-        self.enter(*_resolved(rows))
+        self.enter(*resolved(rows))
 
     def freeze(
         self,
@@ -364,7 +371,7 @@ class PluginManager(pluggy.PluginManager):
                 super().register(row.plugin, row.id)
         self._rows = {row.id: row for row in rows}
         self._index = Index(rows)
-        self.inactive.extend(inactive)
+        self._inactive.extend(inactive)
 
     def _refuse_while_frozen(self, action: str) -> None:
         if self.frozen:
@@ -383,14 +390,3 @@ def _rebuild(
     if frozen:
         manager.freeze(*frozen_with)
     return manager
-
-
-def _resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
-    """Return the ordered rows and the inactive plug-ins, or raise all problems."""
-    kept, inactive, problems = resolve(rows)
-    try:
-        order = in_order(kept)
-    except PluginOrderError as problem:
-        problems.append(problem)
-    raise_all(problems)
-    return order, inactive

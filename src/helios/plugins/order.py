@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from helios.errors import PluginOrderError
-from helios.plugins.discovery import canonical
-from helios.plugins.plan import origin_of
+from helios.plugins.metadata import canonical
+from helios.plugins.provenance import origin_of
 from helios.plugins.table import Registration
 
 
@@ -53,8 +53,6 @@ def insert(
         row: the newest row.
         followers: the rows that must come after it, directly or through others.
     """
-    if not followers:
-        return [*order, row]
     first = [other for other in order if other not in followers]
     return [*first, row, *in_order(followers)]
 

@@ -1,79 +1,19 @@
 """The plan: the active plug-ins of a run, with their sources, their order, and the reasons."""
 
 import dataclasses
-import functools
 import hashlib
-import inspect
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import helios.plugins.declarations as declarations
 from helios.errors import printable
 from helios.plugins.call_record import as_json, plain
-from helios.plugins.discovery import EntryPointRecord, discover
 
 FORMAT = 2
 """The version of plans in checkpoints. Those of version 1 do not name it, and lack arguments."""
 
 _LONGEST_SUMMARY = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The origin of the code of a plug-in.
-
-    Attributes:
-        distribution: the name of its distribution; empty if the code is not installed.
-        version: the version of the distribution.
-        source: ``file:line`` of the definition.
-        implementation: ``module:name`` of the definition.
-    """
-
-    distribution: str
-    version: str
-    source: str
-    implementation: str
-
-    def __str__(self) -> str:
-        if not self.distribution:
-            return "not installed"
-        return printable(f"{self.distribution} {self.version}")
-
-
-@functools.cache
-def _distribution_of_package(package: str) -> tuple[str, str]:
-    from importlib_metadata import packages_distributions, version
-
-    names = packages_distributions().get(package, [])
-    if names:
-        return names[0], version(names[0])
-    # An editable installation lists no files, but its package may have an entry point.
-    for record in discover():
-        if record.value.partition(".")[0].partition(":")[0] == package:
-            return record.distribution, record.version
-    return "", ""
-
-
-def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
-    """Return the origin of a plug-in.
-
-    Args:
-        plugin: the plug-in, or its class.
-        record: the entry point of an installed plug-in; otherwise ``None``.
-    """
-    if inspect.ismodule(plugin):
-        module, implementation = plugin.__name__, plugin.__name__
-    else:
-        definition: Any = plugin if inspect.isclass(plugin) else type(plugin)
-        module = definition.__module__
-        implementation = f"{module}:{definition.__qualname__}"
-    if record is not None:
-        distribution, version = record.distribution, record.version
-    else:
-        distribution, version = _distribution_of_package(module.partition(".")[0])
-    return Origin(distribution, version, declarations.source_of(plugin), implementation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,11 @@ from typing import Any
 from helios.core import Registry
 from helios.errors import AmbiguousPluginError, PluginFacts, UnknownNameError, nearest
 from helios.plugins.discovery import EntryPointRecord, discover
+from helios.plugins.metadata import canonical
+from helios.plugins.search_path import state_of_path
+
+RESERVED = "helios-"
+"""A name that begins like this is a distribution's, unless a plug-in is named in full."""
 
 
 class PluginRegistry(Registry):
@@ -18,42 +23,62 @@ class PluginRegistry(Registry):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._records: list[EntryPointRecord] | None = None
+        self._records: list[EntryPointRecord] = []
+        self._state: tuple[Any, ...] | None = None
 
     def refresh(self) -> list[EntryPointRecord]:
         """Read the metadata of the installed distributions again, and return all records."""
+        self._state = state_of_path()
         self._records = discover()
         return self._records
 
     def records(self, name: str | None = None) -> list[EntryPointRecord]:
         """Return the installed plug-ins.
 
+        The registry reads their metadata once, and again if something was installed or
+        ``sys.path`` has changed.
+
         Args:
             name: the plain or qualified name of the plug-ins; ``None`` for all.
         """
-        records = self.refresh() if self._records is None else self._records
+        records = self._records if self._state == state_of_path() else self.refresh()
         return [record for record in records if name is None or record.answers_to(name)]
 
     def record(self, name: str) -> EntryPointRecord | None:
         """Return the installed plug-in with this name, or ``None``.
 
         Raises:
-            AmbiguousPluginError: several distributions offer the name.
+            AmbiguousPluginError: several distributions offer the name, or it is also the name of
+                another distribution.
         """
         found = self.records(name)
+        if self._names_a_distribution(name):
+            for record in found:
+                if canonical(record.distribution) != canonical(name):
+                    raise AmbiguousPluginError(
+                        f"{name!r} is the name of a distribution, but {record.distribution}"
+                        f" {record.version} offers a plug-in of this name. Write"
+                        f" {record.qualified_name!r} for that plug-in."
+                    )
         if len(found) > 1:
-            offers = "\n".join(
-                f"  {r.qualified_name}  ({r.distribution} {r.version}, {r.value})" for r in found
-            )
-            raise AmbiguousPluginError(
-                f"several distributions offer a plug-in called {name!r}:\n{offers}\n"
-                f"Write the full name, for example {found[0].qualified_name!r}, or uninstall the"
-                " others."
-            ).about(PluginFacts(r.name, r.distribution, r.version, r.value) for r in found)
+            facts = [PluginFacts(r.name, r.distribution, r.version, r.value) for r in found]
+            raise _ambiguous(name, [_offer(record) for record in found], found[0]).about(facts)
         return found[0] if found else None
 
+    def _names_a_distribution(self, name: str) -> bool:
+        """Return whether a name without ``:`` is, or by convention would be, a distribution's."""
+        plain = canonical(name)
+        if ":" in name:
+            return False
+        return plain.startswith(RESERVED) or any(
+            canonical(record.distribution) == plain for record in self.records()
+        )
+
     def offered(self, name: str, source: str) -> list[EntryPointRecord]:
-        """Return the installed plug-in with this name, or all of the distribution with this name.
+        """Return the plug-ins that an allow-list means by a name.
+
+        The plug-ins of the distribution with this name come first. Only if there is none, the name
+        may be that of a plug-in.
 
         Args:
             name: the name of a plug-in, ``distribution:name``, or the name of a distribution.
@@ -63,21 +88,39 @@ class PluginRegistry(Registry):
             AmbiguousPluginError: several distributions offer the name.
             UnknownNameError: the name is unknown; the message suggests the nearest names.
         """
+        plain = canonical(name)
+        records = [r for r in self.records() if canonical(r.distribution) == plain]
+        if records:
+            return [record for record in records if record.name == plain] or records
         record = self.record(name)
-        if record is not None:
-            return [record]
-        records = [record for record in self.records() if record.is_covered_by(name)]
-        if not records:
+        if record is None:
             raise self.unknown(name, source)
-        return records
+        return [record]
 
     def means_something(self, name: str) -> bool:
         """Return whether a plug-in, or a distribution with plug-ins, has this name."""
         return name in self or any(record.is_covered_by(name) for record in self.records())
 
     def is_decorated(self, name: str) -> bool:
-        """Return whether code has registered a class with this name; it takes precedence."""
-        return name in self._objects
+        """Return whether a name means a class that code has registered.
+
+        Raises:
+            AmbiguousPluginError: an installed plug-in of another distribution has the name, too.
+        """
+        if name not in self._objects or ":" in name:
+            return False
+        rivals = self.records(name)
+        if not rivals:
+            return True
+        from helios.plugins.declarations import source_of
+        from helios.plugins.provenance import owner_of
+
+        owner, version = owner_of(self._objects[name])
+        if all(canonical(record.distribution) == canonical(owner) for record in rivals):
+            return False
+        decorated = f"  {name}  ({owner or 'not installed'} {version}".rstrip()
+        decorated += f", registered in {source_of(self._objects[name])})"
+        raise _ambiguous(name, [decorated, *map(_offer, rivals)], rivals[0])
 
     def get(self, name: str, suffix: str | None = None) -> Any:
         """Return the class, factory or module with this name; import it if it is installed.
@@ -91,12 +134,21 @@ class PluginRegistry(Registry):
             AmbiguousPluginError: several distributions offer the name.
             PluginLoadError: the import failed.
         """
-        if name in self._objects or f"{name}_{suffix}" in self._objects:
+        if not isinstance(name, str):
+            raise UnknownNameError(
+                f"no plug-in is called {name!r}, which is a {type(name).__name__}: write the name"
+                ' as a string, "ema".'
+            )
+        if self.is_decorated(name) or (suffix and f"{name}_{suffix}" in self._objects):
             return super().get(name, suffix)
         if not self.records(name):
             self.refresh()  # somebody may have installed it a moment ago
         record = self.record(name)
         return record.load() if record else super().get(name, suffix)
+
+    def names_of(self, obj: object) -> list[str]:
+        """Return the names under which code has registered a class, or the class of an object."""
+        return [name for name, kind in self._objects.items() if kind in (obj, type(obj))]
 
     def unknown(self, name: str, source: str) -> UnknownNameError:
         """Return the error for a name that no plug-in has.
@@ -113,7 +165,9 @@ class PluginRegistry(Registry):
         )
 
     def _origin(self, obj: Any) -> str:
-        from helios.plugins.plan import origin_of  # it knows plug-ins, which know this registry
+        from helios.plugins.provenance import (
+            origin_of,  # it knows plug-ins, which know this registry
+        )
 
         origin = origin_of(obj, None)
         return f"{super()._origin(obj)} ({origin}, {origin.source})"
@@ -128,3 +182,16 @@ class PluginRegistry(Registry):
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Iterate over pairs of name and object; each step imports an installed plug-in."""
         return ((name, self.get(name)) for name in self.keys())
+
+
+def _offer(record: EntryPointRecord) -> str:
+    return f"  {record.qualified_name}  ({record.distribution} {record.version}, {record.value})"
+
+
+def _ambiguous(name: str, offers: list[str], example: EntryPointRecord) -> AmbiguousPluginError:
+    several = "\n".join(offers)
+    return AmbiguousPluginError(
+        f"several distributions offer a plug-in called {name!r}:\n{several}\n"
+        f"Write the full name, for example {example.qualified_name!r}, or uninstall the"
+        " others."
+    )

@@ -1,18 +1,22 @@
 """The requested plug-ins, and their source: an argument, the environment, or the project file."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from helios.errors import ConfigurationError, UnmetRequirementError
+from helios.plugins.blocks import Blocks
 from helios.plugins.configuration import Configuration
-from helios.plugins.discovery import EntryPointRecord, canonical
+from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.metadata import canonical
 
 DISABLE_VARIABLE = "HELIOS_DISABLE_PLUGIN_AUTOLOAD"
 PLUGINS_VARIABLE = "HELIOS_PLUGINS"
 BLOCK_VARIABLE = "HELIOS_BLOCK_PLUGINS"
+BLOCK_ARGUMENT = "Trainer(block=...)"
 
 PluginRequest = object
 """A plug-in as an instance, as a name, or as a pair of a name and keyword arguments."""
@@ -114,10 +118,10 @@ class Selection:
         explicit = [(request, "Trainer(plugins=...)") for request in plugins]
         explicit += [(name, PLUGINS_VARIABLE) for name in _names(environ, PLUGINS_VARIABLE)]
         explicit += [(name, configured.key("enable")) for name in configured.enable]
-        blocked = dict.fromkeys(block, "Trainer(block=...)")
+        blocked = dict.fromkeys(map(str.strip, block), BLOCK_ARGUMENT)
         for name in _names(environ, BLOCK_VARIABLE):
             blocked.setdefault(name, BLOCK_VARIABLE)
-        for name in configured.block:
+        for name in map(str.strip, configured.block):
             blocked.setdefault(name, configured.key("block"))
         source = "Trainer(autoload=[...])"
         if autoload_off(environ) is not None:
@@ -133,19 +137,10 @@ class Selection:
             autoload_source=source,
         )
 
-    def block_of(self, *names: str) -> str | None:
-        """Return the source that blocks one of these names, or ``None``."""
-        for blocked, source in self.blocked.items():
-            if any(canonical(blocked) == canonical(name) for name in names):
-                return source
-        return None
-
-    def blocked_record(self, record: EntryPointRecord) -> str | None:
-        """Return the source that blocks an installed plug-in, or ``None``."""
-        for blocked, source in self.blocked.items():
-            if record.is_covered_by(blocked):
-                return source
-        return None
+    @functools.cached_property
+    def blocks(self) -> Blocks:
+        """The blocked names, as an object that knows which plug-ins they mean."""
+        return Blocks(self.blocked)
 
     def arguments_for(
         self, name: str, record: EntryPointRecord | None
@@ -190,6 +185,12 @@ def _check_kinds(plugins: object, autoload: object, block: object, on_load_error
                 f"Trainer({argument}={value!r}) is a {type(value).__name__}: write {choices}"
                 " of names."
             )
+        for item in value if isinstance(value, list | tuple | set | frozenset) else ():
+            if argument != "plugins" and not isinstance(item, str):
+                raise ConfigurationError(
+                    f"Trainer({argument}=[...]) contains {item!r}, which is a"
+                    f" {type(item).__name__}: write the name of a plug-in or of a distribution."
+                )
     if on_load_error not in ("raise", "skip"):
         raise ConfigurationError(
             f"Trainer(on_load_error={on_load_error!r}): write 'raise' or 'skip'."

@@ -1,17 +1,22 @@
 """The plug-in table: a row for each active plug-in, and the mapping for users."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from helios.errors import InvalidPluginError, PluginFacts
 from helios.plugins import declarations
 from helios.plugins.call_record import recorded
 from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.plan import PlanEntry, origin_of
+from helios.plugins.plan import PlanEntry
+from helios.plugins.provenance import origin_of
 
 if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
+
+
+ASSIGNED = "assigned to trainer.plugins"
+"""The reason of a plug-in that users assign."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +106,7 @@ class PluginTable(MutableMapping[str, Any]):
 
     def __setitem__(self, plug_id: str, plugin: object) -> None:
         check_key(plug_id, plugin)
-        self._manager.register(plugin, plug_id, reason="assigned to trainer.plugins")
+        self._manager.register(plugin, plug_id, reason=ASSIGNED)
 
     def __delitem__(self, plug_id: str) -> None:
         self._manager.unregister(name=plug_id)
@@ -119,8 +124,23 @@ class PluginTable(MutableMapping[str, Any]):
         return f"PluginTable({', '.join(self._manager.rows)})"
 
 
+def check_mapping(plugins: object) -> Mapping[str, object]:
+    """Return a value for ``trainer.plugins``, or refuse one that is no mapping."""
+    if not isinstance(plugins, Mapping):
+        raise InvalidPluginError(
+            f"trainer.plugins = ... received a {type(plugins).__name__}: assign a dictionary from"
+            " ids to plug-ins, or call trainer.register_plugin(...) for each."
+        )
+    return plugins
+
+
 def check_key(plug_id: str, plugin: object) -> None:
     """Refuse a key of ``trainer.plugins`` that differs from the id of the plug-in."""
+    if not isinstance(plug_id, str):
+        raise InvalidPluginError(
+            f"trainer.plugins[{plug_id!r}] = ...: the id of a plug-in is a string, not a"
+            f" {type(plug_id).__name__}."
+        )
     own = declarations.identify(plugin, plug_id)
     if own != plug_id:
         raise InvalidPluginError(

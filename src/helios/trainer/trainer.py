@@ -248,7 +248,7 @@ class Trainer:
 
     @plugins.setter
     def plugins(self, plugins: Mapping[str, object]) -> None:
-        self.plugin_manager.replace_all(plugins.items())
+        self.plugin_manager.replace_all(plugins)
 
     def register_plugin(self, plugin: object, name: str | None = None) -> str:
         """Validate a plug-in and make it active; change nothing if an error is raised.

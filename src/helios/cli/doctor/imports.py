@@ -39,7 +39,7 @@ def check_imports(local: LocalSelection, known: Sequence[Problem]) -> list[Probl
     rows: list[Registration] = []
     manager = PluginManager()
     for record in PLUGIN_REGISTRY.records():
-        if local.selection.blocked_record(record) or record.missing:
+        if local.selection.blocks.of_record(record) or record.missing:
             continue
         try:
             plugin = load_plugin(record, local.selection, manager, build=False)

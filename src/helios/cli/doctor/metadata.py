@@ -14,15 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helios.cli.doctor.problem import Problem, Severity, reinstall_command, ways_to_disable
-from helios.plugins.discovery import (
-    GROUP,
-    OURSELVES,
-    EntryPointRecord,
-    canonical,
-    place_of,
-    survey,
-    unmet_requirements,
-)
+from helios.plugins.discovery import OURSELVES, EntryPointRecord, survey
+from helios.plugins.metadata import GROUP, canonical, place_of, unmet_requirements
 
 
 @dataclasses.dataclass(frozen=True)
