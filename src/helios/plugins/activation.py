@@ -34,6 +34,7 @@ from helios.plugins.manager import PluginManager
 from helios.plugins.metadata import canonical
 from helios.plugins.plan import Inactive
 from helios.plugins.plugin import PLUGIN_REGISTRY, create_plugin
+from helios.plugins.provenance import owner_of
 from helios.plugins.selection import (
     BLOCK_ARGUMENT,
     BLOCK_VARIABLE,
@@ -219,7 +220,8 @@ class _Activation:
         def add() -> None:
             plug_id = declarations.identify(plugin, own_name)
             self._ids.add(plug_id)
-            requested, why = f"requested in {source}", f"named in {source}"
+            requested = f"requested in {source}"
+            why = _reason(f"named in {source}", plugin, record)
             if not self._blocks.leave_out(plugin, plug_id, requested, self._inactive):
                 row = self._manager.candidate(plugin, own_name, why, True, record, given)
                 self._rows.append(row)
@@ -312,6 +314,7 @@ class _Activation:
         if blocked_by is not None:
             return f"blocked by {blocked_by}"
         why = "installed" if self._selection.autoload is True else "in the allow-list"
+        why = _reason(why, plugin, record)
         row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
         self._rows.append(row)
         return None
@@ -327,6 +330,14 @@ class _Activation:
             return arguments
         key = self._selection.configured.key
         return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
+
+
+def _reason(why: str, plugin: object, record: EntryPointRecord | None) -> str:
+    """Return the reason why a plug-in is active, with the owner of its code if it is another."""
+    owner, version = owner_of(plugin)
+    if record is None or not owner or canonical(owner) == canonical(record.distribution):
+        return why
+    return f"{why}; its code is from {owner} {version}"
 
 
 def _skipped(record: EntryPointRecord, reason: str) -> Inactive:
