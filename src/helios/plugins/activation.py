@@ -137,12 +137,11 @@ class _Activation:
     def finish(self) -> None:
         """Register all plug-ins, or raise all problems."""
         try:
-            resolved = self._manager.resolve(self._rows)
+            rows, inactive = self._manager.resolve(self._rows)
         except PluginError as problem:
             self._problems.extend(each_of(problem))
         raise_all(self._problems)
-        self._manager.enter(*resolved)
-        self._manager.inactive.extend(self._inactive)
+        self._manager.enter(rows, [*inactive, *self._inactive])
 
     def check_blocks(self) -> None:
         """Refuse a blocked name that no plug-in has; outside of Python code, warn."""
