@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import helios
-from helios.errors import HeliosError, each_of
+from helios.errors import HeliosError, describe, each_of
 from helios.plugins import Plugin, PluginManager
 from helios.plugins.arguments import missing_arguments, read_arguments
 from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.loading import check_installed
 from helios.plugins.selection import Selection
 from helios.plugins.table import Registration
 
@@ -50,7 +51,7 @@ def load_plugin(
         ConfigurationError: the keyword arguments in the project's file do not fit.
     """
     loaded = record.load()
-    if not callable(loaded):
+    if not check_installed(record, loaded):
         return LoadedPlugin(loaded, manager.candidate(loaded, record.name, "", False, record))
     table, given = selection.arguments_for(record.name, record)
     key = selection.configured.key
@@ -72,8 +73,10 @@ def _build(loaded: Any, arguments: dict[str, Any]) -> tuple[Any, str]:
         return None, f"it needs arguments: {', '.join(missing)}"
     try:
         return loaded(**arguments), ""
-    except (Exception, SystemExit) as error:
-        return None, f"it could not be built: {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return None, f"it could not be built: {describe(error)}"
 
 
 def construct_trainer(

@@ -9,6 +9,7 @@ from helios.cli.doctor import find_problems, print_json_report, print_report
 from helios.cli.plugins_list import print_list
 from helios.cli.plugins_plan import print_plan_with_imports, print_plan_without_imports
 from helios.cli.plugins_show import print_plugin
+from helios.cli.script_path import script_path
 
 app = typer.Typer(
     help="Look at plug-ins. Only show, and commands with --import, import plug-ins."
@@ -27,8 +28,9 @@ Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors
 
 
 @app.callback()
-def plugins() -> None:
-    """Group the subcommands."""
+def plugins(context: typer.Context) -> None:
+    """Group the subcommands, which see what a script in the current folder sees."""
+    context.with_resource(script_path())
 
 
 @app.command("list")

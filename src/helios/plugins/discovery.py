@@ -80,7 +80,7 @@ class EntryPointRecord:
         """
         from importlib_metadata import EntryPoint
 
-        if (reason := self._reason_not_to_import()) is not None:
+        if (reason := refusal(self.module, self.distribution)) is not None:
             error = InvalidPluginError(reason)
             raise self.load_error("is not valid", error, InvalidPluginError) from error
         try:
@@ -89,15 +89,6 @@ class EntryPointRecord:
             raise
         except BaseException as error:  # a module must not end the process
             raise self.load_error("could not be imported", error) from error
-
-    def _reason_not_to_import(self) -> str | None:
-        """Return the reason why the module cannot be the home of a plug-in, or ``None``."""
-        top = self.module.partition(".")[0]
-        if top in sys.stdlib_module_names or top == "__main__":
-            return f"{self.module} is a module of Python, and no plug-in"
-        if top == "helios" and canonical(self.distribution) != OURSELVES:
-            return f"{self.module} is a module of Helios, and not of {self.distribution}"
-        return None
 
     def load_error(
         self, what: str, error: BaseException, kind: type[PluginError] = PluginLoadError
@@ -135,6 +126,21 @@ class EntryPointRecord:
     def _with_extras(self) -> str:
         """The argument of pip that installs the distribution with the entry point's extras."""
         return self.distribution + self.value.partition(":")[2].partition(" ")[2].strip()
+
+
+def refusal(module: str, distribution: str) -> str | None:
+    """Return the reason why a module cannot be the home of a plug-in, or ``None``.
+
+    Args:
+        module: the dotted name of the module that an entry point names.
+        distribution: the name of the distribution that has the entry point.
+    """
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "__main__":
+        return f"{module} is a module of Python, and no plug-in"
+    if top == "helios" and canonical(distribution) != OURSELVES:
+        return f"{module} is a module of Helios, and not of {distribution}"
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from helios.cli.doctor.metadata import check_metadata
 from helios.cli.doctor.names import LocalSelection
 from helios.cli.doctor.problem import Problem, Severity
 from helios.cli.output import print_json, protect_stdout
+from helios.errors import printable
 
 
 def find_problems(*, imports: bool) -> list[Problem]:
@@ -51,11 +52,11 @@ def print_problems(problems: Sequence[Problem]) -> None:
     colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW}
     for problem in problems:
         title = typer.style(f"{problem.severity}: {problem.code}", fg=colours[problem.severity])
-        typer.echo(f"{title}: {problem.subject}")
+        typer.echo(f"{title}: {printable(problem.subject)}")
         for line in [problem.what, *problem.where.splitlines()]:
-            typer.echo(f"    {line}")
+            typer.echo(f"    {printable(line)}")
         for remedy in problem.remedies:
-            typer.echo(f"  > {remedy}")
+            typer.echo(f"  > {printable(remedy)}")
         typer.echo()
 
 

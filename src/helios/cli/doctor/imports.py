@@ -15,6 +15,7 @@ from helios.errors import (
     PluginLoadError,
     UnknownNameError,
     UnmetRequirementError,
+    describe,
 )
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
 from helios.plugins.declarations import deprecations
@@ -67,7 +68,7 @@ def _load_problem(record: EntryPointRecord, error: Exception) -> Problem:
         return Problem("invalid-plugin", "error", subject, what, rest, remedies)
     cause = error.__cause__
     assert cause is not None, "load() gives the original error as the cause"
-    what = f"{record.value} cannot be imported: {type(cause).__name__}: {cause}"
+    what = f"{record.value} cannot be imported: {describe(cause)}"
     if isinstance(cause, AttributeError) and record.value.partition(":")[0] in sys.modules:
         where = f"{record.name} = {record.value}, in {record.location}"
         return Problem("missing-attribute", "error", subject, what, where, remedies)

@@ -4,8 +4,6 @@ import base64
 import csv
 import dataclasses
 import hashlib
-import importlib.machinery
-import importlib.util
 import pathlib
 import platform
 import re
@@ -14,8 +12,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helios.cli.doctor.problem import Problem, Severity, reinstall_command, ways_to_disable
-from helios.plugins.discovery import OURSELVES, EntryPointRecord, survey
-from helios.plugins.metadata import GROUP, canonical, place_of, unmet_requirements
+from helios.plugins.discovery import OURSELVES, EntryPointRecord, refusal, survey
+from helios.plugins.metadata import (
+    GROUP,
+    canonical,
+    entries_of,
+    place_of,
+    unmet_requirements,
+    verified_identity,
+)
+from helios.plugins.provenance import missing_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +74,28 @@ def _copies() -> Iterator[Copy | Problem]:
 
     for distribution in distributions():
         place = pathlib.Path(place_of(distribution))
-        offers = GROUP.encode() in _bytes(place / "entry_points.txt")
+        offers = _mentions_us(distribution)
         if place.is_dir() and (leftover := _leftover(place, offers)) is not None:
             yield leftover
             continue
         try:
-            copy = Copy(distribution, place, distribution.name, distribution.version, offers)
-            if not isinstance(copy.name, str) or not isinstance(copy.version, str):
-                raise ValueError("METADATA has no Name or no Version")
+            copy = Copy(distribution, place, *verified_identity(distribution), offers)
         except Exception as error:  # parsers of damaged files raise errors of any type
             if offers:
                 yield _unreadable(place, error)
         else:
             yield copy
+
+
+def _mentions_us(distribution: Any) -> bool:
+    """Return whether a line of the entry points is, or nearly is, the header of our group."""
+    try:
+        text = distribution.read_text("entry_points.txt") or ""
+    except UnicodeDecodeError as error:
+        return GROUP.encode() in error.object
+    except Exception:  # a stranger's file
+        return False
+    return any(line.strip("[] \t") == GROUP for line in text.splitlines())
 
 
 def _bytes(path: pathlib.Path) -> bytes:
@@ -117,7 +132,6 @@ def _check_duplicates(same: Sequence[Copy]) -> Iterator[Problem]:
     """Yield a problem for each copy that the first one hides."""
     first, *others = same
     for other in others:
-        folder = other.place.parent
         yield Problem(
             "duplicate-distribution",
             "error" if other.version != first.version else "warning",
@@ -125,12 +139,34 @@ def _check_duplicates(same: Sequence[Copy]) -> Iterator[Problem]:
             f"it is installed twice: Python uses {first.version}, which comes first on sys.path"
             f" and hides {other.version}",
             f"  {first.place}\n  {other.place}",
-            (
-                f"pip uninstall {shlex.quote(first.name)}    # removes {first.place}",
-                f"rm -r {shlex.quote(str(other.place))}",
-                f"remove {folder} from PYTHONPATH, if it is listed there",
-            ),
+            _ways_to_one_copy(first, other),
         )
+
+
+def _ways_to_one_copy(first: Copy, other: Copy) -> tuple[str, ...]:
+    """Return the remedies; only a copy without its files is one that may be removed."""
+    if _is_whole(first) == _is_whole(other):
+        folders = dict.fromkeys([first.place.parent, other.place.parent])
+        return (
+            f"decide which version you want, and take the folder of the other off sys.path"
+            f" (PYTHONPATH, or a .pth file): {' or '.join(map(str, folders))}",
+        )
+    rest = other if _is_whole(first) else first
+    return (
+        f"rm -r {shlex.quote(str(rest.place))}    # its files are missing",
+        f"remove {rest.place.parent} from PYTHONPATH, if it is listed there",
+    )
+
+
+def _is_whole(copy: Copy) -> bool:
+    """Return whether a copy has files beside its metadata, and all of them exist."""
+    try:
+        rows = csv.reader((copy.distribution.read_text("RECORD") or "").splitlines())
+        inside = f"{copy.place.name}/"
+        paths = [row[0] for row in rows if row and not row[0].startswith(inside)]
+        return bool(paths) and all(copy.distribution.locate_file(p).exists() for p in paths)
+    except Exception:  # parsers of damaged files raise errors of any type
+        return False
 
 
 def _needs_us(copy: Copy) -> bool:
@@ -169,13 +205,15 @@ def _is_changed(copy: Copy) -> bool:
 
 
 def _entry_points(copy: Copy) -> list[Any] | Problem:
+    from importlib_metadata import EntryPoint
+
     try:
-        entry_points = list(copy.distribution.entry_points.select(group=GROUP))
+        entries = entries_of(copy.distribution)
     except Exception as error:  # the parser raises errors of any type
         return _damaged(copy, f"cannot be parsed: {error}")
-    if copy.offers and not entry_points:
+    if copy.offers and not entries:
         return _damaged(copy, f"mentions {GROUP}, but names no plug-in")
-    return entry_points
+    return [EntryPoint(name, value, GROUP) for name, value in entries]
 
 
 def _damaged(copy: Copy, what: str) -> Problem:
@@ -202,7 +240,11 @@ def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Problem]:
         what = "its entry point cannot be used: it does not have the form module:attribute"
         yield Problem("malformed-entry-point", "error", subject, what, where, (remove,))
         return
-    missing = _missing_module(module)
+    if (reason := refusal(module, copy.name)) is not None:
+        what = f"its entry point cannot be used: {reason}"
+        yield Problem("malformed-entry-point", "error", subject, what, where, (remove,))
+        return
+    missing = missing_part(module)
     if missing is not None:
         what = f"its entry point names the module {missing!r}, which does not exist"
         ways = (reinstall_command(copy.name, copy.version), remove)
@@ -214,26 +256,6 @@ def _check_entry_point(copy: Copy, entry_point: Any) -> Iterator[Problem]:
         what = f"Helios skips it: it needs {wanted}, but {_installed(requirement.name, installed)}"
         install = "pip install " + shlex.quote(f"{copy.name}[{','.join(extras)}]")
         yield Problem("missing-extra", "warning", subject, what, where, (install,))
-
-
-def _missing_module(module: str) -> str | None:
-    """Return the first part of a dotted name that does not exist; import none of them.
-
-    ``importlib.util.find_spec`` of a dotted name would import the parents.
-    """
-    top, *below = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except ValueError:  # a module that was created by hand has no spec
-        return None
-    name = top
-    for part in below:
-        if spec is None:
-            break
-        name = f"{name}.{part}"
-        folders = spec.submodule_search_locations
-        spec = importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
-    return name if spec is None else None
 
 
 def _check_requirements(copy: Copy) -> Iterator[Problem]:

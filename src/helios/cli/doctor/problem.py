@@ -19,6 +19,7 @@ from helios.errors import (
     PluginOrderError,
     UnknownNameError,
     UnmetRequirementError,
+    describe,
 )
 from helios.plugins.discovery import EntryPointRecord
 
@@ -78,7 +79,7 @@ class Problem:
             remedies: further remedies, beside those in the message.
         """
         if not isinstance(error, HeliosError):
-            what = f"{type(error).__name__}: {error}"
+            what = describe(error)
             notes = "\n".join(getattr(error, "__notes__", ()))
             return cls("start-failed", "error", subject, what, notes, _GENERAL_REMEDIES)
         code = next(code for kind, code in CODES.items() if isinstance(error, kind))
