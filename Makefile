@@ -34,6 +34,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/seeding.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/start.py
 
 .venv/installed: constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv

@@ -84,3 +84,17 @@ def test_the_list_says_what_is_blocked(listing: tuple[Any, pathlib.Path]) -> Non
     rows, _ = listing
     assert "HELIOS_BLOCK_PLUGINS" in rows["sample-recorder", "recorder"]["note"]
     assert "HELIOS_BLOCK_PLUGINS" not in rows["sample-mixup", "mix-up"]["note"]
+
+
+def test_files_of_the_current_folder_take_no_module_s_place(peaceful: Any) -> None:
+    """The commands put the folder first on the path, to see what a script there would see."""
+    hidden = ("rich", "packaging", "importlib_metadata", "tomllib", "csv", "email", "typer")
+    files = [peaceful.work / f"{name}.py" for name in hidden]
+    try:
+        for file in files:
+            file.write_text("raise SystemExit(f'{__name__} of the current folder runs')")
+        assert "recorder" in peaceful.helios("plugins", "list")
+        peaceful.helios("plugins", "doctor")
+    finally:
+        for file in files:
+            file.unlink()

@@ -1,0 +1,111 @@
+"""Discovery, registration and freezing of plug-ins: the cost of a start, beside importlib_metadata.
+
+Discovery is measured in folders of strangers, in which no distribution offers a plug-in; the ratio
+is taken within a round. Each figure is the median of the rounds, with minimum and maximum.
+
+    python benchmarks/start.py [--rounds 5] [--distributions 50,500,5000] [--plugins 1,100,1000]
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import importlib_metadata
+
+import helios
+from helios.plugins import PluginManager
+from helios.plugins.discovery import GROUP, discover
+
+
+class Idle(helios.Plugin):
+    """Implements two hooks."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"idle-{number}")
+
+    def setup(self) -> None:
+        """Do nothing."""
+
+    def on_training_start(self) -> None:
+        """Do nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--distributions", type=numbers, default=[50, 500, 5000])
+    parser.add_argument("--plugins", type=numbers, default=[1, 100, 1000])
+    given = parser.parse_args()
+    installed = sum(1 for _ in importlib_metadata.distributions())
+    print(f"{installed} distributions around; median (minimum to maximum) of {given.rounds} rounds")
+    show("Trainer(autoload=False), ms", [trainer() for _ in range(given.rounds + 1)][1:])
+    for count in given.plugins:
+        rounds = [registration(count) for _ in range(given.rounds)]
+        show(f"register {count} plug-ins, ms each", [each for each, _ in rounds])
+        show(f"freeze {count} plug-ins, ms", [freezing for _, freezing in rounds])
+    for count in given.distributions:
+        print_discovery(count, given.rounds)
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def milliseconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return (time.perf_counter() - started) * 1e3
+
+
+def show(what: str, values: Sequence[float]) -> None:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    print(f"{what:42} {middle:8.2f}  ({low:.2f} to {high:.2f})")
+
+
+def trainer() -> float:
+    return milliseconds(
+        lambda: helios.Trainer(total_steps=1, use_cpu=True, print_banner=False, autoload=False)
+    )
+
+
+def registration(count: int) -> tuple[float, float]:
+    """Return the time of each registration, and that of freezing all of them."""
+    manager, plugins = PluginManager(), [Idle(number) for number in range(count)]
+    each = milliseconds(lambda: [manager.register(plugin) for plugin in plugins]) / count
+    return each, milliseconds(manager.freeze)
+
+
+def print_discovery(count: int, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(count):
+            write_stranger(pathlib.Path(folder), number)
+        sys.path.insert(0, folder)
+        try:
+            theirs, ours = [], []
+            for _ in range(rounds + 1):
+                theirs.append(milliseconds(lambda: importlib_metadata.entry_points(group=GROUP)))
+                ours.append(milliseconds(discover))
+        finally:
+            sys.path.remove(folder)
+    show(f"entry_points(), {count} more distributions, ms", theirs[1:])
+    show(f"discover(), {count} more distributions, ms", ours[1:])
+    ratios = [own / other for own, other in zip(ours[1:], theirs[1:], strict=True)]
+    show("  ratio", ratios)
+
+
+def write_stranger(folder: pathlib.Path, number: int) -> None:
+    """Write the metadata of a distribution that offers a command."""
+    info = folder / f"stranger_{number}-1.0.dist-info"
+    info.mkdir()
+    text = f"Metadata-Version: 2.1\nName: stranger-{number}\nVersion: 1.0\n"
+    (info / "METADATA").write_text(text)
+    (info / "RECORD").write_text("".join(f"stranger_{number}/{i}.py,,\n" for i in range(20)))
+    (info / "entry_points.txt").write_text("[console_scripts]\nstranger = stranger:main\n")
+
+
+if __name__ == "__main__":
+    main()
