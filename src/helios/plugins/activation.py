@@ -221,7 +221,7 @@ class _Activation:
             self._ids.add(plug_id)
             requested = f"requested in {source}"
             why = _reason(f"named in {source}", plugin, record)
-            if not self._blocks.leave_out(plugin, plug_id, requested, self._inactive):
+            if not self._blocks.leave_out(plugin, plug_id, requested, self._inactive, record):
                 row = self._manager.candidate(plugin, own_name, why, True, record, given)
                 self._rows.append(row)
 

@@ -62,7 +62,12 @@ class Blocks:
         return None
 
     def leave_out(
-        self, plugin: object, plug_id: str, requested: str, inactive: list[Inactive]
+        self,
+        plugin: object,
+        plug_id: str,
+        requested: str,
+        inactive: list[Inactive],
+        record: EntryPointRecord | None = None,
     ) -> bool:
         """Return whether a plug-in is blocked; if so, log a warning and list it as inactive.
 
@@ -71,12 +76,15 @@ class Blocks:
             plug_id: its id.
             requested: the words that say how it was requested.
             inactive: the list of inactive plug-ins.
+            record: the entry point of an installed plug-in.
         """
         source = self.of_plugin(plugin, plug_id)
         if source is None:
             return False
         _logger.warning("plug-in %r, %s, is blocked by %s", plug_id, requested, source)
-        line = Inactive(plug_id, *owner_of(plugin), f"blocked by {source}")
+        name = record.name if record else plug_id
+        owner = (record.distribution, record.version) if record else owner_of(plugin)
+        line = Inactive(name, *owner, f"blocked by {source}")
         if line not in inactive:
             inactive.append(line)
         return True
