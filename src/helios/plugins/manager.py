@@ -192,7 +192,7 @@ class PluginManager(pluggy.PluginManager):
     def inactive(self) -> list[Inactive]:
         """The plug-ins that are not active, although they are installed or were requested."""
         unselected, self.unselected = self.unselected, tuple
-        self._inactive.extend(unselected())
+        self._inactive[:0] = unselected()
         return self._inactive
 
     def replace_all(self, plugins: Mapping[str, object]) -> None:
