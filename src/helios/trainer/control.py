@@ -19,12 +19,14 @@ class StopRequest:
         urgent: ``True`` to stop before a validation is complete.
         is_decided: ``True`` if ``should_training_stop`` returned ``True``. A resumed run then
             stops, too.
+        is_shown: ``True`` if the terminal has shown it already.
     """
 
     reason: str
     author: str
     urgent: bool = False
     is_decided: bool = dataclasses.field(default=False, compare=False)
+    is_shown: bool = dataclasses.field(default=False, compare=False)
 
 
 class Control:

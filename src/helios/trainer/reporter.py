@@ -80,7 +80,11 @@ class Reporter:
     def show_stops(self, requests: list[StopRequest]) -> None:
         """Show the reasons of an early stop, if any."""
         for request in requests:
-            self._tell(f"stopped: {request.reason} (requested by {request.author})", logging.INFO)
+            story = f"stopped: {request.reason} (requested by {request.author})"
+            if request.is_shown:
+                _logger.info("%s", story)
+            else:
+                self._tell(story, logging.INFO)
 
     @contextlib.contextmanager
     def busy(self, doing: str) -> Iterator[None]:

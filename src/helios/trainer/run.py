@@ -20,6 +20,7 @@ from helios.trainer import loops, parts
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
+from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
 from helios.trainer.teardown import Teardown
@@ -154,6 +155,9 @@ class Run:
     def fit(self, teardown: Teardown) -> Trained | None:
         """Train, and return the states of model and plug-ins if no checkpoint holds them."""
         report, model = self.job.reporter, self.model
+        interrupts = Interrupts(self.control)
+        if self.trainer.chkpt_root is not None:
+            teardown.enter(interrupts)
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
@@ -181,7 +185,9 @@ class Run:
         check_late(self.manager.rows.values())
         report.doing = "training"
         self.timer.start()
+        interrupts.loses_nothing = True
         loops.train(self)
+        interrupts.loses_nothing = False
         self.checkpoints.finish()
         report.doing = "ending the training of"
         report.show_stops(self.control.requests)
