@@ -8,6 +8,7 @@ from typing import Any
 from helios.core import Group, Place, TrainingState
 from helios.data import DataModule, StreamPosition
 from helios.data.datamodule import LoaderAndPosition, require_pair
+from helios.data.epochs import WholeEpoch, is_counted
 from helios.data.loader import set_position
 from helios.data.samplers import describe_order
 from helios.data.seeds import SeededBatches
@@ -197,10 +198,12 @@ def _counted(loader: Any, position: Any, start: int = 0) -> tuple[Iterable[Any],
     """Return the batches of a loader, and the function that returns their numbers of samples."""
     size = known_size(loader)
     if size is not None:
-        return loader, size
+        return WholeEpoch(loader, loader, len(loader) - start), size
     is_stream = isinstance(position, StreamPosition)
     batches = CountedBatches(loader, position.counted if is_stream else None, start)
-    return batches, batches.size
+    if is_stream or not is_counted(loader):
+        return batches, batches.size
+    return WholeEpoch(batches, loader, len(loader) - start), batches.size
 
 
 _TERMS = {
