@@ -1,7 +1,7 @@
 # From a fresh clone, with Python 3.11 or newer, make and pip:
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
-#   make soak   kills random runs at random moments, for SECONDS (600)
+#   make soak   kills random runs at random moments, for SECONDS (600), and tries odd arguments
 #   make bench  what Helios costs beside a bare PyTorch loop, and what a checkpoint holds up
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ lint: .venv/installed
 SECONDS ?= 600
 soak: .venv/installed
 	$(BIN)/python tests/exactness/soak.py --seconds $(SECONDS)
+	$(BIN)/python tests/fuzz_arguments.py --examples 100000
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py

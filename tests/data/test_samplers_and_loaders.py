@@ -132,9 +132,11 @@ class Stream(IterableDataset[int]):
         return iter(range(3))
 
 
-@pytest.mark.parametrize("name", ["shuffle", "sampler"])
-def test_order_of_a_stream(name: str) -> None:
-    params = DataLoaderParams(**{name: ResumableSequentialSampler(range(3))})
+@pytest.mark.parametrize(
+    ("name", "value"), [("shuffle", True), ("sampler", ResumableSequentialSampler(range(3)))]
+)
+def test_order_of_a_stream(name: str, value: Any) -> None:
+    params = DataLoaderParams(**{name: value})
     message = f"Stream is an iterable-style dataset.*remove {name}, and shuffle in its __iter__"
     with pytest.raises(ConfigurationError, match=message):
         create_dataloader(Stream(), params)

@@ -72,11 +72,9 @@ class Data(DataModule):
 def run(make_trainer: Make, data: Data, **arguments: Any) -> str:
     """Train, validate or test on the odd data, and return the message of the error."""
     trainer = make_trainer(**{"valid_frequency": 1, **arguments})
+    start = trainer.test if data._odd[0] == "testing" else trainer.fit
     with pytest.raises(ConfigurationError) as caught:
-        if data._odd[0] == "testing":
-            trainer.test(TinyModel(), data)
-        else:
-            trainer.fit(TinyModel(), data)
+        start(TinyModel(), data)
     return str(caught.value)
 
 

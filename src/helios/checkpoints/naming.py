@@ -1,15 +1,15 @@
 """The names of checkpoints, which contain the position of the run."""
 
-import os
 import pathlib
 import re
 from typing import NamedTuple
+
+from helios.core import rules
 
 SUFFIX = ".pth"
 TEMPORARY = ".tmp"
 """The suffix of a file that is being written, after :data:`SUFFIX`."""
 
-_LONGEST_NAME = 255  # bytes, on all common file systems
 _NAME = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: finds the last match in the name
 
 
@@ -38,6 +38,4 @@ def parse_name(name: str) -> Position | None:
 
 def is_file_name(name: str) -> bool:
     """Return whether a folder, and the checkpoint files in it, can have this name."""
-    longest = os.fsencode(name + SUFFIX + TEMPORARY)
-    is_one_part = pathlib.PurePath(name).name == name and name != ".."
-    return is_one_part and len(longest) <= _LONGEST_NAME
+    return rules.is_file_name(name + SUFFIX + TEMPORARY) and pathlib.PurePath(name).name == name

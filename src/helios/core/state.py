@@ -5,6 +5,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Self
 
+from helios.core.rules import shown
 from helios.errors import ConfigurationError
 
 
@@ -25,7 +26,7 @@ class TrainingUnit(enum.Enum):
             return cls(label.lower())
         except ValueError:
             raise ConfigurationError(
-                f"train_unit={label!r} is not a training unit: write 'epoch' or 'iteration'."
+                f"train_unit={shown(label)} is not a training unit: write 'epoch' or 'iteration'."
             ) from None
 
 

@@ -7,8 +7,9 @@ from typing import Any, Self, cast, get_args
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from helios.core import Registry
-from helios.core.rng import DEFAULT_SEED, LARGEST_SEED, seed_of_epoch
+from helios.core import Registry, rules
+from helios.core.rng import DEFAULT_SEED, seed_of_epoch
+from helios.data.parameter_rules import RULES, SEED_RULE
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -80,19 +81,16 @@ class DataLoaderParams:
     replay: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check the seed.
+        """Check the kind of each parameter.
 
         Raises:
-            ConfigurationError: it is no whole number, or does not fit into 64 bits.
+            ConfigurationError: a parameter is wrong; the message says what to write.
+            TypeError: the sampler is not resumable.
         """
-        seed = self.random_seed
-        if seed is None:
-            return
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
-            raise ConfigurationError(
-                f"random_seed={seed!r} of DataLoaderParams: write a whole number from 0 to"
-                " 2**64 - 1, or leave it out."
-            )
+        rules.check(self.to_dict(), RULES)
+        rules.check(self.to_dict(), SEED_RULE, of="DataLoaderParams")  # a trainer has one, too
+        if self.sampler is not None:
+            _check_resumable(self.sampler)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name."""
@@ -143,11 +141,7 @@ def create_dataloader(
             f"the dataset {type(dataset).__name__} is empty: give it at least one sample."
         )
     sampler = params.sampler or _default_sampler(dataset, params)
-    if not isinstance(sampler, ResumableSamplerType):
-        raise TypeError(
-            f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
-            " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
-        )
+    _check_resumable(sampler)
     sampler.batch_size = params.batch_size  # its start_iter counts batches of this size
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
@@ -186,6 +180,14 @@ def _check(params: DataLoaderParams) -> None:
                 f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
                 " num_workers, too, or remove prefetch_factor."
             )
+
+
+def _check_resumable(sampler: Any) -> None:
+    if not isinstance(sampler, ResumableSamplerType):
+        raise TypeError(
+            f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
+            " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
+        )
 
 
 def _check_replay(dataset: Dataset[Any], replay: bool | None) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 from helios.trainer.control import Control, StopRequest
 
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-_USUAL: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_USUAL: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 """The handlers that this module replaces. Those of users, and of plug-ins, stay."""
 _MARK = "helios_has_shown_it"
 

@@ -5,22 +5,26 @@ import math
 import os
 import pathlib
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
-from helios.core import TrainingUnit
+from helios.core import TrainingUnit, rules
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
+from helios.core.rules import shown
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 from helios.trainer import foreign
+from helios.trainer.argument_rules import RULES as RULES
 from helios.trainer.best import BestMetric
 from helios.trainer.checkpointer import Wanted
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
 
+_LONGEST_TIME = 1e12  # seconds: 30,000 years
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")  # Slurm's notation
 
 REPLACED = {
@@ -55,13 +59,19 @@ def refuse_unknown(unknown: Mapping[str, Any], known: list[str]) -> None:
 
 def check_unit(unit: TrainingUnit | str) -> TrainingUnit:
     """Return a training unit, given as such or by its name."""
-    return unit if isinstance(unit, TrainingUnit) else TrainingUnit.from_str(str(unit))
+    if isinstance(unit, TrainingUnit):
+        return unit
+    return TrainingUnit.from_str(unit if isinstance(unit, str) else shown(unit))
 
 
 def check_total_steps(steps: float, early_stop_cycles: int | None) -> float:
     """Return the number of steps; it may be infinite if something else can end the run."""
     if isinstance(steps, bool) or not isinstance(steps, int | float):
-        raise ConfigurationError(f"total_steps={steps!r}: write a whole number, or math.inf.")
+        raise ConfigurationError(f"total_steps={shown(steps)}: write a whole number, or math.inf.")
+    if isinstance(steps, int) and steps > sys.maxsize:
+        raise ConfigurationError(
+            f"total_steps={shown(steps)} is too large: write a smaller number, or math.inf."
+        )
     if isinstance(steps, float) and not (math.isinf(steps) and steps > 0):
         raise ConfigurationError(
             f"total_steps={steps!r} is a fraction: write a whole number, or math.inf."
@@ -77,21 +87,19 @@ def check_total_steps(steps: float, early_stop_cycles: int | None) -> float:
     return steps
 
 
-def check_count(name: str, value: int | None, smallest: int = 1) -> int | None:
+def check_count(
+    name: str, value: int | None, smallest: int = 1, largest: float = sys.maxsize
+) -> int | None:
     """Return an optional count; refuse it if it is too small or not a whole number."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ConfigurationError(
-            f"{name}={value!r}: write a whole number of at least {smallest}, or remove it."
-        )
+    remedy = f"write a whole number of at least {smallest}, or remove it."
+    rules.check({name: value}, {name: rules.optional(rules.whole(remedy, smallest, largest))})
     return value
 
 
 def check_switch(name: str, value: bool) -> bool:
     """Return an argument that must be ``True`` or ``False``."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r}: write True or False.")
+        raise ConfigurationError(f"{name}={shown(value)}: write True or False.")
     return value
 
 
@@ -100,7 +108,7 @@ def check_policy(value: ResumePolicy) -> ResumePolicy:
     choices = typing.get_args(ResumePolicy)
     if value not in choices:
         raise ConfigurationError(
-            f"resume_plugins={value!r}: write {', '.join(map(repr, choices))}."
+            f"resume_plugins={shown(value)}: write {', '.join(map(repr, choices))}."
             f"{nearest(str(value), choices)}"
         )
     return value
@@ -124,16 +132,17 @@ def check_best(value: Sequence[Any] | None) -> BestMetric | None:
     name, mode, *rest = value if is_pair else (None, None)
     change = rest[0] if rest else 0.0
     is_number = isinstance(change, int | float) and not isinstance(change, bool)
-    if not isinstance(name, str) or not name or mode not in ("min", "max") or not is_number:
-        hint = "" if mode is None else nearest(str(mode), ("min", "max"))
+    is_mode = isinstance(mode, str) and mode in ("min", "max")  # an array cannot be compared
+    if not isinstance(name, str) or not name or not is_mode or not is_number:
+        hint = nearest(mode, ("min", "max")) if isinstance(mode, str) else ""
         raise ConfigurationError(
-            f"best={value!r}: write the name of a metric and its better direction, such as"
+            f"best={shown(value)}: write the name of a metric and its better direction, such as"
             ' ("accuracy", "max") or ("valid/loss", "min"), and, if you like, the smallest change'
             f" that counts as an improvement.{hint}"
         )
-    if not 0 <= change < math.inf:
-        raise ConfigurationError(f"best={value!r}: the smallest change must not be negative.")
-    return BestMetric(name, mode, float(change))
+    if not 0 <= change <= sys.float_info.max:
+        raise ConfigurationError(f"best={shown(value)}: the smallest change must not be negative.")
+    return BestMetric(name, mode, float(change))  # type: ignore[arg-type]  # is_mode
 
 
 def check_wanted(value: str | os.PathLike[str] | None) -> Wanted:
@@ -153,15 +162,15 @@ def check_duration(name: str, value: float | str | datetime.timedelta | None) ->
     if isinstance(value, datetime.timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+        days, hours, minutes, rest = (float(part or 0) for part in match.groups())
         seconds = ((24 * days + hours) * 60 + minutes) * 60 + rest
     elif value is None:
         return None
     else:
         seconds = math.nan if isinstance(value, str | bool) else value
-    if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+    if not (isinstance(seconds, int | float) and 0 < seconds <= _LONGEST_TIME):
         raise ConfigurationError(
-            f"{name}={value!r}: write a positive number of seconds, a datetime.timedelta, or"
+            f"{name}={shown(value)}: write a positive number of seconds, a datetime.timedelta, or"
             ' "HH:MM:SS" or "D-HH:MM:SS".'
         )
     return seconds
@@ -171,10 +180,8 @@ def check_folder(name: str, value: str | pathlib.Path | None) -> pathlib.Path | 
     """Return the absolute path of a folder, which need not exist yet."""
     if value is None:
         return None
-    path = pathlib.Path(value).absolute()
-    if path.exists() and not path.is_dir():
-        raise ConfigurationError(f"{name}={str(value)!r} is a file: write the path of a folder.")
-    return path
+    rules.check({name: value}, {name: rules.folder})
+    return pathlib.Path(value).absolute()
 
 
 def check_chkpt_root(
@@ -194,10 +201,10 @@ def check_chkpt_root(
 
 def check_seed(value: int | None) -> int:
     """Return the seed of all random numbers."""
-    seed = check_count("random_seed", value, 0)
+    seed = check_count("random_seed", value, 0, math.inf)
     if seed is not None and seed > LARGEST_SEED:
         raise ConfigurationError(
-            f"random_seed={seed} does not fit into 64 bits: write a whole number from 0 to"
+            f"random_seed={shown(seed)} does not fit into 64 bits: write a whole number from 0 to"
             " 2**64 - 1, or leave it out."
         )
     return DEFAULT_SEED if seed is None else seed
@@ -228,7 +235,7 @@ def check_precision(name: str) -> str:
         meant = foreign.precision_meant(name)
         hint = nearest(str(name), PRECISIONS) if meant is None else f" Did you mean {meant!r}?"
         raise ConfigurationError(
-            f"precision={name!r} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
+            f"precision={shown(name)} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
             f"{hint}"
         )
     return name

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from helios.core import Place, TrainingState, TrainingUnit
+from helios.core import Place, TrainingState, TrainingUnit, rules
 from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
@@ -36,7 +36,7 @@ class Trainer:
     """Trains and tests models, with the installed and passed plug-ins.
 
     Args:
-        run_name: the name of the log file; ``"helios"`` by default.
+        run_name: the name of the log file in ``run_root``; ``"helios"`` by default.
         train_unit: the unit of ``total_steps`` and the frequencies: ``"epoch"``, or
             ``"iteration"`` for optimizer steps.
         total_steps: the number of units to train for; ``math.inf`` for no limit.
@@ -83,6 +83,7 @@ class Trainer:
 
     Raises:
         ConfigurationError: an argument is invalid; the message says what to write.
+        RuntimeError: ``use_cpu=False``, but PyTorch finds no GPU.
         PluginError: a plug-in is invalid, in conflict with another one, or cannot be loaded.
     """
 
@@ -123,6 +124,7 @@ class Trainer:
         **unknown: Any,
     ) -> None:
         settings.refuse_unknown(unknown, list(inspect.signature(Trainer).parameters)[:-1])
+        rules.check(locals(), settings.RULES)
         self.run_name = run_name
         self.train_unit = settings.check_unit(train_unit)
         self.early_stop_cycles = settings.check_count("early_stop_cycles", early_stop_cycles, 0)
@@ -130,9 +132,8 @@ class Trainer:
         self.valid_frequency = settings.check_count("valid_frequency", valid_frequency)
         self.chkpt_frequency = settings.check_count("chkpt_frequency", chkpt_frequency)
         self.print_frequency = settings.check_count("print_frequency", print_frequency)
-        self.accumulation_steps = (
-            settings.check_count("accumulation_steps", accumulation_steps) or 1
-        )
+        settings.check_count("accumulation_steps", accumulation_steps)
+        self.accumulation_steps = accumulation_steps or 1
         settings.check_algorithms(enable_deterministic, enable_cudnn_benchmark)
         self.enable_cudnn_benchmark = enable_cudnn_benchmark
         self.enable_deterministic = enable_deterministic
