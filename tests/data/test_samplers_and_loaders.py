@@ -180,3 +180,16 @@ def test_collate_functions() -> None:
             return len(samples)
 
     assert create_collate_fn("Counting")([1, 2]) == 2
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(3, 1), (3, 2), (7, 1), (2**64 - 1, 1)])
+def test_order_is_that_of_the_sum_of_seed_and_epoch(seed: int, epoch: int) -> None:
+    """Released orders must not change: PyTorch draws them from ``seed + epoch``."""
+    generator = torch.Generator().manual_seed((seed + epoch) % 2**64)
+    expected = torch.randperm(10, generator=generator).tolist()
+    sampler = ResumableRandomSampler(range(10), seed=seed)
+    sampler.set_epoch(epoch)
+    assert list(sampler) == expected
+    spread = ResumableDistributedSampler(numbers(10), num_replicas=1, rank=0, seed=seed)
+    spread.set_epoch(epoch)
+    assert list(spread) == expected

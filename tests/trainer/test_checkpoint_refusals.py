@@ -42,11 +42,12 @@ class Untouched(TinyModel):
         raise AssertionError("nothing is set up where nothing can be saved")
 
 
-def test_folder_that_cannot_be_created(fit: Any, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_folder_that_cannot_be_created(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    trainer = make_trainer(chkpt_root=tmp_path / "file/x")
+    (tmp_path / "file").write_text("in the way")  # later, or the trainer would refuse its argument
     message = rf"cannot be saved in {tmp_path}/file/x/tiny: Not a directory.* as chkpt_root"
     with pytest.raises(ConfigurationError, match=message):
-        fit(Untouched(), chkpt_root=tmp_path / "file/x")
+        trainer.fit(Untouched(), TinyDataModule())
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users, which this system has not")

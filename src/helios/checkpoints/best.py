@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from helios.checkpoints import folder, storage
+from helios.checkpoints.migrations import migrate
 from helios.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
@@ -46,11 +47,11 @@ def load_best_checkpoint(root: pathlib.Path | None) -> tuple[pathlib.Path, dict[
             f'checkpoint="best": {_where(root)} has no checkpoint. Train with'
             " Trainer(valid_frequency=..., keep_best=1) and a folder for checkpoints first."
         )
-    recorded = (newest[1].get("validated") or {}).get("best")
+    recorded = (migrate(newest[1], newest[0]).get("validated") or {}).get("best")
     for path in folder.candidates(newest[0].parent):
         try:
             moment = best_moment(storage.peek(path))
-        except (CheckpointError, KeyError, TypeError, OSError) as error:
+        except (CheckpointError, KeyError, TypeError, AttributeError, OSError) as error:
             _logger.warning("%s cannot be read, so it may be the best: %s", path, error)
             continue
         if moment is not None and (recorded is None or recorded["batches"] == moment):

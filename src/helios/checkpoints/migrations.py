@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from helios.core.rules import shown
 from helios.errors import CheckpointError
 
 FORMAT = 2
@@ -29,6 +30,16 @@ _ADDED: dict[str, Any] = {"validated": None, "run": None, "optimizers": {}}
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("training_state", "epoch", "scalers", "metrics", "plan", "optimizers"), dict),
+    **dict.fromkeys(("stops", "rng", "plugins", "changes"), list),
+    "validation_due": bool,
+    "name": str,
+    "validated": (dict, type(None)),
+    "run": (str, type(None)),
+}
+
+
 def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
@@ -40,6 +51,8 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
         CheckpointError: the format is newer, or Helios did not write the file.
     """
     number = payload.get("format")
+    if not isinstance(number, int):
+        number = None
     if isinstance(number, int) and number > FORMAT:
         raise CheckpointError(
             f"{path} was written by Helios {payload.get('version')} in format {number};"
@@ -53,7 +66,19 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a Helios checkpoint of format {FORMAT}: it holds nothing under"
             f" {', '.join(sorted(missing))}. Remove it, or pass another folder as chkpt_root."
         )
+    for name, kind in _KINDS.items():
+        if name in payload and not isinstance(payload[name], kind):
+            raise _wrong_kind(path, name, payload[name])
+    if not isinstance(payload["plan"].get("active"), list):
+        raise _wrong_kind(path, "plan", payload["plan"])
     return payload
+
+
+def _wrong_kind(path: pathlib.Path, name: str, value: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a Helios checkpoint: its part {name!r} is {shown(value)}, which Helios does"
+        " not write. Remove the file, or pass another folder as chkpt_root."
+    )
 
 
 def complete(payload: dict[str, Any]) -> dict[str, Any]:

@@ -38,4 +38,5 @@ def parse_name(name: str) -> Position | None:
 
 def is_file_name(name: str) -> bool:
     """Return whether a folder, and the checkpoint files in it, can have this name."""
-    return rules.is_file_name(name + SUFFIX + TEMPORARY) and pathlib.PurePath(name).name == name
+    is_one_part = pathlib.PurePath(name).name == name and name != ".."
+    return is_one_part and rules.is_file_name(name + SUFFIX + TEMPORARY)

@@ -11,6 +11,8 @@ from helios.errors import CheckpointError
 _LARGEST_INT = 255 * 8 - 1  # bits: PyTorch's safe unpickler reads integers of up to 255 bytes
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter)
 _PLAIN_TORCH = (torch.device, torch.dtype, torch.Size)
+_DEEPEST = 100  # levels of containers; PyTorch writes them by recursion
+_LONGEST_PLACE = 200
 CONTAINERS = (list, tuple, dict, set, collections.OrderedDict)
 """The types that may contain other plain values."""
 
@@ -27,6 +29,11 @@ def check(value: Any, where: str = "") -> None:
     Raises:
         CheckpointError: the value, or one inside it, is not plain; the message names its location.
     """
+    _check(value, where, set())
+
+
+def _check(value: Any, where: str, around: set[int]) -> None:
+    """Do the work of :func:`check`; the ids of the containers around the value are known."""
     is_odd = value == b"" if type(value) is bytes else _is_huge(value)
     if (not is_odd and type(value) in _PLAIN) or isinstance(value, _PLAIN_TORCH):
         return
@@ -36,10 +43,20 @@ def check(value: Any, where: str = "") -> None:
             f"{type(value).__qualname__}, which could not be loaded again safely. State must be"
             " plain: numbers, strings, tensors, and lists, tuples and dictionaries of them."
         )
+    if id(value) in around or len(around) >= _DEEPEST:
+        reason = (
+            "contains itself" if id(value) in around else f"is more than {_DEEPEST} levels deep"
+        )
+        raise CheckpointError(
+            f"cannot save checkpoint entry {where[:_LONGEST_PLACE]}: it {reason}. State must be"
+            " plain: save a flat list or dictionary, with numbers in place of references."
+        )
+    around.add(id(value))
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(value, dict):
-            check(key, f"{where}, key {key!r}")
-        check(item, f"{where}[{key!r}]")
+            _check(key, f"{where}, key {key!r}", around)
+        _check(item, f"{where}[{key!r}]", around)
+    around.discard(id(value))
 
 
 def _is_huge(value: Any) -> bool:

@@ -60,7 +60,7 @@ class Retention:
         if path not in self._known:
             try:
                 self._known[path] = self._read(path)
-            except (CheckpointError, KeyError, OSError):
+            except (CheckpointError, KeyError, TypeError, AttributeError, OSError):
                 return None  # damaged, written by another program, or deleted meanwhile
         return self._known[path]
 

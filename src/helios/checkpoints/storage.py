@@ -221,7 +221,9 @@ def _verify_archive(path: pathlib.Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             end = 22 + len(archive.comment)  # the size of an archive's last record
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError) as error:
+    except Exception as error:  # of zipfile and of each kind of compression
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file cannot be read at all
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged: {error}.") from error
     if damaged is not None:
         raise DamagedCheckpointError(f"the checkpoint {path} is damaged in its part {damaged}.")

@@ -66,6 +66,8 @@ class MetricBuffer:
                     f"log({name!r}) got a tensor of shape {tuple(value.shape)}: log one number,"
                     " for example value.mean()."
                 )
+            if value.is_complex():
+                raise _complex(name, "value", value)
             total = _add(total, value, weight)
         elif not isinstance(value, numbers.Real):
             raise TypeError(
@@ -78,6 +80,8 @@ class MetricBuffer:
             total += float(value) * weight
         weights = self._weights.get(name, 0)
         if isinstance(weight, torch.Tensor):
+            if weight.is_complex():
+                raise _complex(name, "weight", weight)
             self._weights[name] = _add(weights, weight, 1)
         else:
             self._weights[name] = weights + weight
@@ -175,7 +179,7 @@ def _values(name: str, value: Any) -> Iterator[tuple[str, Number]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _values(f"{name}/{key}", item)
-    elif isinstance(value, torch.Tensor) and value.numel() == 1:
+    elif isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         yield name, value.detach().reshape(())
     elif isinstance(value, numbers.Real):
         yield name, float(value)
@@ -192,6 +196,13 @@ def _copies(numbers_by_name: dict[str, Number]) -> dict[str, Number]:
         name: number.clone() if isinstance(number, torch.Tensor) else number
         for name, number in numbers_by_name.items()
     }
+
+
+def _complex(name: str, what: str, value: torch.Tensor) -> TypeError:
+    return TypeError(
+        f"log({name!r}) got a {what} of type {value.dtype}: log a real number, for example"
+        " value.abs()."
+    )
 
 
 def _both(name: str) -> ValueError:

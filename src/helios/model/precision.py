@@ -46,6 +46,7 @@ class Precision:
         self._scalers: dict[tuple[Optimizer, ...], GradScaler] = {}
         self._together: dict[tuple[Optimizer, ...], Any] = {}
         self._restored: dict[str, Any] = {}
+        self._reported: set[tuple[Optimizer, ...]] = set()
 
     def scale(self, loss: torch.Tensor, optimizers: tuple[Optimizer, ...]) -> torch.Tensor:
         """Return a loss times the scale of the optimizers that it is for, if they need one.
@@ -87,17 +88,23 @@ class Precision:
 
     def _scaled_step(self, scaler: GradScaler, optimizers: tuple[Optimizer, ...]) -> bool:
         before = scaler.get_scale()
+        if before == 0 and optimizers not in self._reported:  # so restored from a checkpoint
+            self._report_end(optimizers)
         scaler.step(self._together[optimizers])
         scaler.update()
         # An overflow halves the scale; a scale of 0 turns each loss into 0, and back into NaN.
         is_taken = before > 0 and scaler.get_scale() >= before
         if before > 0 and scaler.get_scale() == 0:
-            _logger.warning(
-                "every step of %s in fp16 has overflowed until its loss scale became 0, so it no"
-                " longer trains: look for NaN or infinite losses, or use precision='bf16'.",
-                self._name(optimizers) or "an optimizer",
-            )
+            self._report_end(optimizers)
         return is_taken
+
+    def _report_end(self, optimizers: tuple[Optimizer, ...]) -> None:
+        self._reported.add(optimizers)
+        _logger.warning(
+            "every step of %s in fp16 has overflowed until its loss scale became 0, so it no"
+            " longer trains: look for NaN or infinite losses, or use precision='bf16'.",
+            self._name(optimizers) or "an optimizer",
+        )
 
     def _name(self, optimizers: tuple[Optimizer, ...]) -> str:
         return "+".join(map(self._name_of, optimizers))

@@ -10,6 +10,8 @@ from torch import nn
 from helios.errors import CheckpointError, nearest
 from helios.model.optimizer_state import require_same_groups
 
+_DEEPEST = 100  # levels of lists and dictionaries
+
 
 @runtime_checkable
 class Stateful(Protocol):
@@ -97,10 +99,10 @@ def stateful_attributes(owner: object) -> Iterator[tuple[str, Stateful]]:
     """
     for name, value in vars(owner).items():
         if not name.startswith("_"):
-            yield from _stateful_in(name, value)
+            yield from _stateful_in(name, value, ())
 
 
-def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
+def _stateful_in(name: str, value: Any, around: tuple[Any, ...]) -> Iterator[tuple[str, Stateful]]:
     if isinstance(value, nn.Module):
         yield name, unwrap(value)
     elif isinstance(value, torch.Tensor):
@@ -112,14 +114,21 @@ def _stateful_in(name: str, value: Any) -> Iterator[tuple[str, Stateful]]:
         return
     elif isinstance(value, Stateful):
         yield name, value
+    elif any(value is each for each in around):
+        return  # a list that contains itself: its items have been found
+    elif len(around) > _DEEPEST:
+        raise CheckpointError(
+            f"the attribute {name[:100]}... is more than {_DEEPEST} levels deep, so its state"
+            " cannot be found: use a flat list or dictionary."
+        )
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _stateful_in(f"{name}.{index}", item)
+            yield from _stateful_in(f"{name}.{index}", item, (*around, value))
     elif isinstance(value, dict):
         labels = Counter(map(str, value))
         for key, item in value.items():
             label = str(key) if labels[str(key)] == 1 else repr(key)  # 1 and "1" are two keys
-            yield from _stateful_in(f"{name}.{label}", item)
+            yield from _stateful_in(f"{name}.{label}", item, (*around, value))
 
 
 def held_by(part: Stateful) -> Any:

@@ -198,7 +198,9 @@ class Checkpointer:
         """Keep a copy of the current state in memory. The next save writes it."""
         if self._settings.folder is not None:
             with self._generators.held():
-                self._kept = self._kept_snapshots.take(self._payload())
+                payload = self._payload()
+                plain.check(payload)
+                self._kept = self._kept_snapshots.take(payload)
 
     def discard(self) -> None:
         """Drop the copy that :meth:`keep` made."""

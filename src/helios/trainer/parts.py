@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from helios.core import Group, Place, TrainingState, rng
 from helios.data import DataModule
+from helios.errors import CheckpointError, HeliosError
 from helios.model import Model
 from helios.model.optimizer_record import OptimizerRecord
 from helios.model.session import Session
@@ -129,7 +130,25 @@ def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None
     """Restore what :func:`save` returned, in the order of the table."""
     for part in parts:
         state = states[part.name]
-        part.load(state[place.rank] if part.per_rank else state)
+        if part.per_rank and place.rank >= len(state):
+            raise _unusable(part, f"it holds {len(state)} states, and none of rank {place.rank}")
+        try:
+            part.load(state[place.rank] if part.per_rank else state)
+        except Exception as error:
+            if part.name in _OF_USERS or isinstance(error, HeliosError):
+                raise
+            raise _unusable(part, f"{type(error).__name__}: {error}") from error
+
+
+_OF_USERS = ("model", "plugins", "datamodule")
+"""The parts that code of users restores, whose errors stay as they are."""
+
+
+def _unusable(part: Part, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the part {part.name!r} of the checkpoint cannot be restored: {reason}. Helios writes it"
+        " differently, so another program has changed the file: use another checkpoint."
+    )
 
 
 class Generators:

@@ -14,6 +14,8 @@ from helios.errors import ConfigurationError
 _logger = logging.getLogger("helios")
 
 
+_open_files: list[logging.FileHandler] = []  # of runs, one of which may be inside the other
+_levels: list[int] = []  # the level of the logger before the first of them
 _runs = threading.Lock()
 _running: list[int] = []  # the thread of each run, the outer ones first
 
@@ -46,8 +48,14 @@ def only_run() -> Iterator[None]:
 @contextlib.contextmanager
 def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
     """Write the log of Helios to a file in the run's folder; a resumed run appends to it."""
-    run_root.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
+    try:
+        run_root.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(run_root / f"{run_name or 'helios'}.log", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the files of a run cannot be written in {run_root}: {error.strerror}. Make it"
+            " writable, or pass another folder as run_root."
+        ) from error
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers: list[logging.Handler] = [file]
     if not _logger.hasHandlers():
@@ -57,14 +65,18 @@ def log_file(run_root: pathlib.Path, run_name: str) -> Iterator[None]:
         terminal.setLevel(logging.WARNING)
         terminal.addFilter(lambda record: record.exc_info is None)
         handlers.append(terminal)
-    level = _logger.level
+    if not _levels:
+        _levels.append(_logger.level)  # to restore when the last file is closed
+    _open_files.append(file)
     for handler in handlers:
         _logger.addHandler(handler)
-    _logger.setLevel(min(level or logging.INFO, logging.INFO))
+    _logger.setLevel(min(_logger.level or logging.INFO, logging.INFO))
     try:
         yield
     finally:
-        _logger.setLevel(level)
+        _open_files.remove(file)
+        if not _open_files:
+            _logger.setLevel(_levels.pop())
         for handler in handlers:
             _logger.removeHandler(handler)
             handler.close()
