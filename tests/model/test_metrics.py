@@ -148,3 +148,16 @@ def test_what_is_no_value(value: Any) -> None:
     # refused where it is logged, not where it is read, many steps later
     with pytest.raises((TypeError, ValueError), match=r"log\('x'\)"):
         MetricBuffer().add("x", value)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_values_are_refused(dtype: torch.dtype) -> None:
+    buffer, number = MetricBuffer(), torch.tensor(1 + 2j, dtype=dtype)
+    with pytest.raises(TypeError, match=rf"log\('loss'\) got a value of type {dtype}: log a real"):
+        buffer.add("loss", number)
+    with pytest.raises(TypeError, match=r"log\('loss'\) got a complex: log a number"):
+        buffer.add("loss", 1 + 2j)  # type: ignore[arg-type]  # on purpose
+    assert buffer.read() == {}
+    with pytest.raises(TypeError, match=rf"log\('loss'\) got a weight of type {dtype}: log a real"):
+        buffer.add("loss", 1.0, weight=number)
+    assert buffer.read() == {}

@@ -23,9 +23,11 @@ from helpers import (
 )
 
 from helios import Plugin
+from helios.errors import ConfigurationError
 from helios.plugins.builtin.preemption import PreemptionPlugin
 from helios.plugins.builtin.progress import ProgressPlugin
 from helios.testing import TinyDataModule, TinyModel
+from helios.trainer.process import log_file
 
 
 def process_state() -> dict[str, Any]:
@@ -122,3 +124,26 @@ def test_chosen_workspace_is_kept(make_trainer: Make, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_trainer(total_steps=1, enable_deterministic=True).fit(TinyModel(), TinyDataModule())
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_overlapping_runs_leave_the_logger_as_it_was(
+    tmp_path: pathlib.Path, first_to_end: int
+) -> None:
+    logger, before = logging.getLogger("helios"), process_state()
+    runs = [log_file(tmp_path / name, "") for name in "ab"]
+    for run in runs:
+        run.__enter__()
+    runs.pop(first_to_end).__exit__(None, None, None)
+    logger.info("to the other one")
+    runs.pop().__exit__(None, None, None)
+    assert process_state() == before
+    (kept,) = [p for p in tmp_path.glob("*/helios.log") if "to the other one" in p.read_text()]
+    assert kept.parent.name == "ba"[first_to_end]
+
+
+def test_run_root_that_cannot_be_written(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    trainer = make_trainer(run_root=tmp_path / "file/run")
+    (tmp_path / "file").touch()  # later, or the trainer would refuse its argument
+    with pytest.raises(ConfigurationError, match=r"cannot be written in .*: Not a directory\. Ma"):
+        trainer.test(TinyModel(), TinyDataModule())

@@ -40,6 +40,16 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+_COUNTERS = (
+    "current_iteration",
+    "global_iteration",
+    "global_epoch",
+    "validation_cycles",
+    "dataset_iter",
+    "early_stop_count",
+)
+
+
 def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a checkpoint in the newest format.
 
@@ -69,8 +79,12 @@ def migrate(payload: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if name in payload and not isinstance(payload[name], kind):
             raise _wrong_kind(path, name, payload[name])
+    if payload["format"] != FORMAT:
+        raise _wrong_kind(path, "format", payload["format"])
     if not isinstance(payload["plan"].get("active"), list):
         raise _wrong_kind(path, "plan", payload["plan"])
+    if any(type(payload["training_state"].get(name)) is not int for name in _COUNTERS):
+        raise _wrong_kind(path, "training_state", payload["training_state"])
     return payload
 
 

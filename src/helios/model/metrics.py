@@ -59,6 +59,8 @@ class MetricBuffer:
             if name in self._metrics:
                 raise _both(name)
             total = 0.0
+        if isinstance(weight, torch.Tensor) and weight.is_complex():
+            raise _complex(name, "weight", weight)
         # Summed in float64, because the sum of many values overflows smaller types.
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
@@ -80,8 +82,6 @@ class MetricBuffer:
             total += float(value) * weight
         weights = self._weights.get(name, 0)
         if isinstance(weight, torch.Tensor):
-            if weight.is_complex():
-                raise _complex(name, "weight", weight)
             self._weights[name] = _add(weights, weight, 1)
         else:
             self._weights[name] = weights + weight

@@ -131,22 +131,24 @@ def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None
     for part in parts:
         state = states[part.name]
         if part.per_rank and place.rank >= len(state):
-            raise _unusable(part, f"it holds {len(state)} states, and none of rank {place.rank}")
+            raise _unusable(
+                part.name, f"it holds {len(state)} states, and none of rank {place.rank}"
+            )
         try:
             part.load(state[place.rank] if part.per_rank else state)
         except Exception as error:
             if part.name in _OF_USERS or isinstance(error, HeliosError):
                 raise
-            raise _unusable(part, f"{type(error).__name__}: {error}") from error
+            raise _unusable(part.name, f"{type(error).__name__}: {error}") from error
 
 
 _OF_USERS = ("model", "plugins", "datamodule")
 """The parts that code of users restores, whose errors stay as they are."""
 
 
-def _unusable(part: Part, reason: str) -> CheckpointError:
+def _unusable(part: str, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"the part {part.name!r} of the checkpoint cannot be restored: {reason}. Helios writes it"
+        f"the part {part!r} of the checkpoint cannot be restored: {reason}. Helios writes it"
         " differently, so another program has changed the file: use another checkpoint."
     )
 
@@ -182,7 +184,10 @@ class Generators:
     def restore(self) -> None:
         """Restore the generators, if a checkpoint was loaded."""
         if self._loaded is not None:
-            rng.load_rng_state_dict(self._loaded)
+            try:
+                rng.load_rng_state_dict(self._loaded)
+            except Exception as error:
+                raise _unusable("rng", f"{type(error).__name__}: {error}") from error
 
 
 class PluginStates:
