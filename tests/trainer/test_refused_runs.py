@@ -82,11 +82,15 @@ def test_near_name_of_the_training_step_is_offered(make_trainer: Make) -> None:
 
 
 @pytest.mark.parametrize("run", ["fit", "test"])
-def test_setup_without_fast_init(make_trainer: Make, run: str) -> None:
-    with pytest.raises(
-        TypeError, match=r"setup\(\) takes no fast_init: write def setup\(self, fas"
-    ):
-        getattr(make_trainer(), run)(TrainingStep("net"), TinyDataModule())
+def test_setup_with_other_arguments(make_trainer: Make, run: str) -> None:
+    class Other(TinyModel):
+        def setup(self, stage: str) -> None:  # type: ignore[override]  # on purpose
+            """Nothing."""
+
+    with pytest.raises(TypeError) as caught:
+        getattr(make_trainer(), run)(Other(), TinyDataModule())
+    assert "Other.setup() has other arguments than Helios passes: write" in str(caught.value)
+    assert "def setup(self, fast_init: bool = False), or def setup(self)" in str(caught.value)
 
 
 def test_nothing_to_train(make_trainer: Make) -> None:

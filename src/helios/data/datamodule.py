@@ -4,6 +4,7 @@ import abc
 import copy
 import dataclasses
 import enum
+import logging
 from typing import TYPE_CHECKING, Any, Self
 
 from torch.utils.data import DataLoader, Dataset
@@ -16,6 +17,9 @@ from helios.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
+
+_logger = logging.getLogger(__name__)
+_KINDS = ("train", "valid", "test")
 
 LoaderAndPosition = tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]
 """A loader and the object that knows its position: a sampler, or a stream's position."""
@@ -140,6 +144,7 @@ class DataModule(abc.ABC):
             self.setup()
         finally:
             self._is_in_setup = False
+        self._check_datasets()
 
     def teardown(self) -> None:  # noqa: B027 - optional
         """Release what :meth:`setup` created. Called at the end of a run, even if the run fails."""
@@ -257,15 +262,38 @@ class DataModule(abc.ABC):
         """Set the test set."""
         self._test_dataset = self._create_dataset(dataset, params)
 
-    def _create_dataloader(self, data: DatasetParams | None) -> LoaderAndPosition | None:
-        if data is None:
-            return None
+    def _check_datasets(self) -> None:
+        """Refuse datasets without parameters, and warn about those in attributes of other names."""
+        used = [*self._train_phases, self._valid_dataset, self._test_dataset]
+        for data in used:
+            if data is not None:
+                self._require_params(data)
+        loaders = [getattr(type(self), f"{kind}_dataloader") for kind in _KINDS]
+        if any(loader not in vars(DataModule).values() for loader in loaders):
+            return  # a loader of the subclass may use them
+        for name, value in vars(self).items():
+            if isinstance(value, DatasetParams) and not any(value is each for each in used):
+                known = [f"_{kind}_dataset" for kind in _KINDS]
+                _logger.warning(
+                    "%s.%s holds a dataset that no run uses.%s Assign it to %s.",
+                    type(self).__name__,
+                    name,
+                    nearest(name, known),
+                    " or ".join(f"self.{each}" for each in known),
+                )
+
+    def _require_params(self, data: object) -> None:
         if not isinstance(data, DatasetParams):
             raise TypeError(
                 f"{type(self).__name__} has assigned a {type(data).__name__} as one of its"
                 " datasets: wrap the dataset and its loader parameters, as in"
                 " self._create_dataset(dataset, {'batch_size': 32})."
             )
+
+    def _create_dataloader(self, data: DatasetParams | None) -> LoaderAndPosition | None:
+        if data is None:
+            return None
+        self._require_params(data)
         params = dataclasses.replace(data.params)
         if params.is_distributed is None:
             params.is_distributed = self._is_distributed

@@ -120,7 +120,7 @@ class Model(Placed, abc.ABC):
             )
         ended, self._session = self._session, session
         if ended is not None:
-            self._origin.end(self, ended.changes, is_training=ended.is_training)
+            self._origin.end(self, ended.changes, ended.modes, is_training=ended.is_training)
         if session is not None:
             self._origin.begin(self, is_training=session.is_training)
             self._loss_items = {}
@@ -278,12 +278,22 @@ class Model(Placed, abc.ABC):
         return banner
 
     def train(self) -> None:
-        """Switch to training mode; calls ``train()`` of all networks by default."""
+        """Switch to training mode; by default, each module gets the mode that it had in training.
+
+        A module that ``setup()`` has switched to evaluation mode, such as a frozen backbone, stays
+        in evaluation mode.
+        """
+        if self._session is not None:
+            self._session.modes.train()
+            return
         for _, network in self.networks():
             network.train()
 
     def eval(self) -> None:
         """Switch to evaluation mode; calls ``eval()`` of all networks by default."""
+        if self._session is not None:
+            self._session.modes.eval()
+            return
         for _, network in self.networks():
             network.eval()
 

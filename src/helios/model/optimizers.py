@@ -207,6 +207,11 @@ class Optimizers:
         self._has_withheld = False
         self._watches: list[RemovableHandle] = []
 
+    @property
+    def are_used(self) -> bool:
+        """``True`` if the model has given a loss for one of them."""
+        return bool(self._given)
+
     def name_of(self, optimizer: Optimizer) -> str:
         """Return the name of an optimizer in checkpoints; ``""`` if no attribute holds it."""
         name = stateful.name_of(self._model, optimizer)

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from helios.model import digests, stateful
 if TYPE_CHECKING:
     from helios.model.changes import Changes
     from helios.model.model import Model
+    from helios.model.modes import Modes
 
 _logger = logging.getLogger(__name__)
 
@@ -53,12 +55,18 @@ class Origin:
         self._first: dict[str, _First] = {}
         self._made: list[Any] = []  # by setup() of an earlier run
         self._changes: Changes | None = None
+        self._modes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_changes": None}  # it knows the objects of this process
+        # They know the objects of this process.
+        return {**vars(self), "_changes": None, "_modes": {}}
 
     def begin(self, model: "Model", *, is_training: bool) -> None:
         """Remember objects that are new, and reset the others if nobody has changed them since."""
+        for module, mode in self._modes.items():
+            if not module.training:  # a test has left it so
+                module.training = mode
+        self._modes = WeakKeyDictionary()
         if is_training and self._changes is not None:
             self._changes.undo()
             self._changes = None
@@ -76,8 +84,9 @@ class Origin:
                 if is_training and not is_known and is_network:
                     _warn(model, name)
 
-    def end(self, model: "Model", changes: "Changes", *, is_training: bool) -> None:
+    def end(self, model: "Model", changes: "Changes", modes: "Modes", *, is_training: bool) -> None:
         """Remember how the run has left everything."""
+        self._modes = modes.of_training()
         parts = dict(stateful.stateful_attributes(model))
         with contextlib.suppress(Exception):  # a device may have failed, as the run then says
             for name, first in self._first.items():

@@ -15,6 +15,7 @@ from helios.errors import ConfigurationError
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer, Number, is_metric
+from helios.model.modes import Modes
 from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
 from helios.model.window import Window
@@ -49,6 +50,7 @@ class Session:
         precision: the number types and the loss scalers of the run.
         optimizers: the optimizers of the model.
         changes: what the run changes in the model and no ``state_dict`` holds.
+        modes: the modes of the model's modules.
         metric_objects: the metrics of torchmetrics that the model holds.
         batch_size: returns the number of samples in a training batch, by its number in the epoch.
         is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
@@ -58,6 +60,7 @@ class Session:
         place: the place of this process.
         precision: the number types and the loss scalers of the run.
         changes: what the run changes in the model and no ``state_dict`` holds.
+        modes: the modes of the model's modules.
         is_training: ``True`` if the run trains the model.
         batch: the number of the current batch in its epoch or evaluation; ``None`` outside of a
             batch. The weights of logged values depend on it.
@@ -77,6 +80,7 @@ class Session:
         precision: Precision,
         optimizers: Optimizers,
         changes: Changes,
+        modes: Modes,
         metric_objects: MetricObjects,
         batch_size: Callable[[int], int],
         *,
@@ -86,6 +90,7 @@ class Session:
         self.place = place
         self.precision = precision
         self.changes = changes
+        self.modes = modes
         self.is_training = is_training
         self.batch: int | None = None
         self.training_log = MetricBuffer()
@@ -248,6 +253,11 @@ class Session:
             for optimizer in optimizers:
                 hooks.on_after_optimizer_step(optimizer=optimizer, state=self._state)
         return is_taken
+
+    @property
+    def has_optimized(self) -> bool:
+        """``True`` if the model has given a loss to :meth:`optimize`."""
+        return self._optimizers.are_used
 
     def begin_window(self) -> None:
         """Remove gradients that remain from earlier steps. Called before a window begins.

@@ -1,10 +1,11 @@
 """Checks of what ``fit`` and ``test`` are given, before anything runs."""
 
-import inspect
-
 from helios.data import DataModule
 from helios.errors import ConfigurationError, nearest
 from helios.model import Model
+from helios.model.releases import accepts_flag
+from helios.plugins.bodies import problem_of
+from helios.trainer.methods import find_uncallable, overridden
 
 
 def check_kinds(model: object, datamodule: object) -> None:
@@ -19,11 +20,23 @@ def check_kinds(model: object, datamodule: object) -> None:
             raise TypeError(
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )
-    taken = inspect.signature(type(model).setup).parameters  # type: ignore[attr-defined]  # a Model by now
-    if "fast_init" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        for name, method in overridden(value):
+            if problem := problem_of(method, name, is_wrapper=False):
+                raise TypeError(f"{type(value).__name__}.{name}() {problem}")
+        for name, signature in find_uncallable(value):
+            raise TypeError(
+                f"{type(value).__name__}.{name}() has other arguments than Helios passes: write"
+                f" {signature}."
+            )
+    if not accepts_flag(model.setup, 0):  # type: ignore[attr-defined]  # a Model by now
         raise TypeError(
-            f"{type(model).__name__}.setup() takes no fast_init: write"
-            " def setup(self, fast_init: bool = False)."
+            f"{type(model).__name__}.setup() has other arguments than Helios passes: write"
+            " def setup(self, fast_init: bool = False), or def setup(self)."
+        )
+    if not accepts_flag(model.load_state_dict, 1):  # type: ignore[attr-defined]  # a Model by now
+        raise TypeError(
+            f"{type(model).__name__}.load_state_dict() has other arguments than Helios passes:"
+            " write def load_state_dict(self, state_dict, fast_init: bool = False)."
         )
 
 

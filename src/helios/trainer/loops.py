@@ -72,7 +72,7 @@ def train_epoch(run: "Run") -> bool:
     model, hooks, state = run.model, run.hooks, run.state
     session, window, control, batches = run.session, run.window, run.control, run.batches
     in_iterations = run.trainer.train_unit is TrainingUnit.ITERATION
-    print_frequency = run.trainer.print_frequency
+    print_frequency, is_first_window = run.trainer.print_frequency, run.is_first_window
     for batch in batches.training():
         if window.is_complete:  # the previous batch completed it: this one begins another
             session.begin_window()
@@ -103,6 +103,9 @@ def train_epoch(run: "Run") -> bool:
         if run.may_stop_itself:
             run.should_stop()
         if window.is_complete:
+            if is_first_window:
+                run.check_first_steps(outputs)
+                is_first_window = False
             if in_iterations:
                 complete_step(run)
                 if control.is_finished():

@@ -12,6 +12,7 @@ from helios.data import DataModule
 from helios.errors import CheckpointError, HeliosError
 from helios.model import Model
 from helios.model.optimizer_record import OptimizerRecord
+from helios.model.releases import call_with_flag
 from helios.model.session import Session
 from helios.plugins import PluginManager
 from helios.trainer.batches import Batches
@@ -106,7 +107,11 @@ def parts_of_test(
     return [
         Part("training_state", state.dict, state.load_dict),
         Part("changes", changes.state_dict, changes.load_for_test, per_rank=True),
-        Part("model", model.state_dict, lambda saved: model.load_state_dict(saved, fast_init=True)),
+        Part(
+            "model",
+            model.state_dict,
+            lambda saved: call_with_flag(model.load_state_dict, saved, fast_init=True),
+        ),
         Part("metrics", metrics.save, metrics.load_newest),
         Part("plugins", plugins.save, plugins.load, per_rank=True),
         Part("validated", validations.state_dict, validations.load_state_dict),

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,6 +85,11 @@ class Reporter:
                 _logger.info("%s", story)
             else:
                 self._tell(story, logging.INFO)
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Warn about what the user wrote and the run will not use."""
+        for text in texts:
+            _logger.warning("%s", text)
 
     @contextlib.contextmanager
     def busy(self, doing: str) -> Iterator[None]:

@@ -11,12 +11,14 @@ from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer
 from helios.model.model import overrides
+from helios.model.modes import Modes
 from helios.model.optimizer_record import OptimizerRecord
 from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
+from helios.model.releases import call_with_flag
 from helios.model.session import Session
 from helios.plugins.conflicts import check_late
-from helios.trainer import loops, parts
+from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
@@ -80,6 +82,7 @@ class Run:
             Precision(trainer.precision, self.place.device.type, optimizers.name_of),
             optimizers,
             Changes(self.model),
+            Modes(self.model),
             MetricObjects(self.model),
             self.batches.training_size,
             is_training=job.purpose == "fit",
@@ -89,6 +92,8 @@ class Run:
         is_strict = not overrides(self.model, "load_state_dict")
         self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
         self._entered: dict[str, float] = {}
+        self._first_steps: unused.FirstSteps | None = None
+        self.is_first_window = True
         self.generators = parts.Generators()
         self.validations = Validations(trainer.best, self.model, self.state, trainer.train_unit)
         self.plugin_states = parts.PluginStates(self.manager)
@@ -162,6 +167,8 @@ class Run:
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
         self.optimizers.note()
+        datamodule = self.job.datamodule
+        report.warn(unused.unused_in_training(self.trainer, model, datamodule, self.hooks))
         teardown.push(self.checkpoints.flush)  # before the plug-ins are torn down
         path = self.checkpoints.restore(compare_plans=True)
         if path is not None:
@@ -179,15 +186,19 @@ class Run:
         with self.session.logging_to(None if path else self.session.training_log):
             self.manager.hook.on_training_start()
             model.on_training_start()
+        self.session.modes.remember()
         model.train()
         self.session.changes.start()
+        self.session.modes.remember()  # a checkpoint may have changed them
         self.generators.restore()  # last, because every process draws while it starts
         check_late(self.manager.rows.values())
         report.doing = "training"
         self.timer.start()
+        self._first_steps = unused.FirstSteps(model)
         interrupts.loses_nothing = True
         loops.train(self)
         interrupts.loses_nothing = False
+        self.check_first_steps(is_over=True)
         self.checkpoints.finish()
         report.doing = "ending the training of"
         report.show_stops(self.control.requests)
@@ -208,6 +219,7 @@ class Run:
         """Test the newest checkpoint, the trained states, or the weights that the model loads."""
         report, trained = self.job.reporter, self.job.trained
         self._set_up(teardown, fast_init=True)
+        report.warn(unused.unused_in_test(self.model, self.job.datamodule, self.hooks))
         path = self.checkpoints.restore(self.job.wanted, compare_plans=False)
         if path is not None:
             report.show_restored(path, self.validations.story_of_weights())
@@ -216,7 +228,7 @@ class Run:
             self.model.load_for_testing()
         else:
             self.session.changes.load_for_test(trained.changes)
-            self.model.load_state_dict(trained.model, fast_init=True)
+            call_with_flag(self.model.load_state_dict, trained.model, fast_init=True)
             self.manager.load_state_dict(trained.plugins)
         self._find_files(path)
         report.doing = "testing"
@@ -236,6 +248,7 @@ class Run:
         if trainer.run_root is not None:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
         job.reporter.show_header(self.place, job.plan)
+        job.reporter.warn(unused.unused_names(self.model, job.datamodule))
         if trainer.src_root is not None:
             update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
         for row in self.manager.rows.values():
@@ -246,7 +259,7 @@ class Run:
         check_late(self.manager.rows.values())
         job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
-        self.model.setup(fast_init=fast_init)
+        call_with_flag(self.model.setup, fast_init=fast_init)
         self.session.changes.set_up()
 
     def _owner(self, plug_id: str) -> str:
@@ -265,6 +278,22 @@ class Run:
             self.job.reporter.show_used_folder(folder.path("plan.json"))
 
     # Methods for the loops.
+
+    def check_first_steps(self, outputs: Any = None, *, is_over: bool = False) -> None:
+        """Warn if training has changed no weights; called after the first window and epoch.
+
+        Args:
+            outputs: the value that the model's ``train_step`` has returned.
+            is_over: ``True`` if an epoch or training is over.
+        """
+        if self._first_steps is None or (is_over and self.is_first_window):
+            return  # nothing was trained yet
+        self.is_first_window = False
+        has_optimized = self.session.has_optimized
+        problem = self._first_steps.problem(outputs, has_optimized=has_optimized, is_over=is_over)
+        if problem or is_over:
+            self._first_steps = None
+        self.job.reporter.warn([problem] if problem else [])
 
     def must_keep_best(self) -> bool:
         """Return whether to save the weights of this moment, because they are the best so far."""
@@ -306,6 +335,7 @@ class Run:
 
     def log_epoch(self) -> None:
         """Read the values logged at the end of an epoch, and send them to loggers."""
+        self.check_first_steps(is_over=True)
         self._hand_out(self.epoch_log)
 
     def log_evaluation(self) -> None:
