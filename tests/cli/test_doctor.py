@@ -12,6 +12,7 @@ import pytest
 
 from helios.cli.doctor.problem import CODES
 from helios.plugins import PLUGIN_REGISTRY
+from helios.plugins.builtin.progress import ProgressPlugin
 from helios.plugins.hookspecs import HOOKS
 from helios.plugins.markers import Deprecation
 
@@ -83,6 +84,27 @@ def test_deprecated_hooks_are_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -
     findings = ask("doctor", "--import", "--json")["findings"]
     messages = [f["what"] for f in findings if f["code"] == "deprecated-hook"]
     assert any("deprecated since Helios 0.9: write setup instead" in text for text in messages)
+
+
+def test_names_in_before_and_after_that_nobody_has(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProgressPlugin, "before", ("metric-file", "Metrics_File"))
+    monkeypatch.setattr(ProgressPlugin, "after", ("emma", "preemption"))
+    findings = [f for f in found(ask, "--import").values() if f["code"] == "unknown-name"]
+    assert len(findings) == 1  # by subject
+    findings = ask("doctor", "--import", "--json")["findings"]
+    before, after = sorted(
+        (f for f in findings if f["code"] == "unknown-name"), key=lambda f: f["what"], reverse=True
+    )
+    assert before["what"].startswith("before names 'metric-file', but no installed plug-in has")
+    assert "Did you mean 'metrics-file'" in before["what"]
+    assert after["what"].startswith("after names 'emma'")
+    assert {before["severity"], after["severity"]} == {"warning"}
+    assert "progress.py:" in before["where"]
+    assert before["remedies"] == [
+        "correct before, or ignore this warning if 'metric-file' need not be installed"
+    ]
 
 
 @pytest.mark.parametrize(

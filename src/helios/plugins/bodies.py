@@ -11,17 +11,21 @@ import pluggy
 
 from helios.errors import InvalidPluginError
 from helios.plugins.guards import is_wrapper, replace
+from helios.plugins.hookspecs import HOOKS
 
 _YIELDS_BATCHES = "wrap_batches"  # its generator runs as the loop reads from it
 
 
-def problem_of(function: Callable[..., Any], hook: str, *, is_wrapper: bool) -> str | None:
+def problem_of(
+    function: Callable[..., Any], hook: str, *, is_wrapper: bool = False, is_hook: bool = True
+) -> str | None:
     """Return why a call of a function would not run its body, and what to write instead.
 
     Args:
         function: the implementation of a hook, or another method that Helios calls.
         hook: the name of the hook or method.
         is_wrapper: ``True`` if the function is marked as a wrapper.
+        is_hook: ``False`` for a method of a model or a data module.
     """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return (
@@ -30,6 +34,8 @@ def problem_of(function: Callable[..., Any], hook: str, *, is_wrapper: bool) -> 
         )
     if is_wrapper or not inspect.isgeneratorfunction(function) or hook == _YIELDS_BATCHES:
         return None
+    if hook not in HOOKS or not is_hook:
+        return "has a yield, so its body would never run; remove the yield."
     if hook == "step_context":
         return (
             "has a yield, but returns no context manager, so its body would never run; write"

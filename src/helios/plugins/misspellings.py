@@ -155,7 +155,7 @@ def _wrong_protocol(plugin: object) -> Iterator[str]:
             yield f"{name} is a {type(static).__name__}: define it as a function or method."
             continue
         function = getattr(plugin, name)
-        if problem := bodies.problem_of(function, name, is_wrapper=False):
+        if problem := bodies.problem_of(function, name):
             yield f"{name} {problem}"
         elif not _accepts(function, count):
             arguments = "state_dict" if count else ""

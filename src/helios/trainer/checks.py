@@ -21,7 +21,7 @@ def check_kinds(model: object, datamodule: object) -> None:
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )
         for name, method in overridden(value):
-            if problem := problem_of(method, name, is_wrapper=False):
+            if problem := problem_of(method, name, is_hook=False):
                 raise TypeError(f"{type(value).__name__}.{name}() {problem}")
         for name, signature in find_uncallable(value):
             raise TypeError(

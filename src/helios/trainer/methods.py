@@ -92,7 +92,9 @@ def find_uncallable(target: Model | DataModule) -> Iterator[tuple[str, str]]:
     """
     base = Model if isinstance(target, Model) else DataModule
     for name, default in vars(base).items():
-        if not _is_called(name, default) or not _overrides(target, base, name):
+        is_checked_elsewhere = isinstance(target, Model) and name == "setup"
+        is_own = _is_called(name, default) and _overrides(target, base, name)
+        if is_checked_elsewhere or not is_own:
             continue
         expected = inspect.signature(default)
         arguments = [each for each in expected.parameters if each not in ("self", "should_log")]
@@ -109,12 +111,13 @@ def overridden(target: Model | DataModule) -> Iterator[tuple[str, Any]]:
     """Iterate over the names and functions of the methods that Helios calls."""
     base = Model if isinstance(target, Model) else DataModule
     for name, default in vars(base).items():
-        if inspect.isfunction(default) and _overrides(target, base, name):
+        is_function = inspect.isfunction(default) and not inspect.isgeneratorfunction(default)
+        if is_function and _overrides(target, base, name):
             yield name, getattr(target, name)
 
 
 _BY_USERS = (
-    *("setup", "load_state_dict", "trained_state_dict", "prepare", "log", "optimize", "rename"),
+    *("load_state_dict", "trained_state_dict", "prepare", "log", "optimize", "rename"),
     *("networks", "run_setup", "get_train_steps_per_epoch"),
 )
 """The methods that have a check of their own, or that only users call."""
@@ -134,7 +137,7 @@ def _instead_of(name: str, base: type) -> str:
     if name in _BOTH:
         return _BOTH[name]
     known = [each for each, default in vars(base).items() if _is_called(each, default)]
-    known += ["setup", "load_state_dict"]
+    known.append("load_state_dict")
     if name in HOOKS:
         return "it is a hook of plug-ins, so write it in a Plugin"
     cutoff = 0.75 if name.startswith("on_") else 0.8
@@ -149,7 +152,7 @@ def _hidden(target: object, base: type) -> Iterator[str]:
     """Find methods of mixins that the defaults of the base class hide."""
     known = {name for name, default in vars(base).items() if _is_called(name, default)}
     for owner in _own_classes(target, base):
-        for name in vars(owner).keys() & (known | {"setup", "load_state_dict"}):
+        for name in vars(owner).keys() & (known | {"load_state_dict"}):
             definer = next(each for each in type(target).__mro__ if name in vars(each))
             if definer in base.__mro__ and name not in vars(target):
                 yield (

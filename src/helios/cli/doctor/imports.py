@@ -16,10 +16,12 @@ from helios.errors import (
     UnknownNameError,
     UnmetRequirementError,
     describe,
+    nearest,
 )
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
-from helios.plugins.declarations import deprecations
+from helios.plugins.declarations import deprecations, source_of
 from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.metadata import canonical
 from helios.plugins.order import in_order
 from helios.plugins.table import Registration
 
@@ -38,6 +40,7 @@ def check_imports(local: LocalSelection, known: Sequence[Problem]) -> list[Probl
     problems: list[Problem] = []
     unusable: list[str] = []
     rows: list[Registration] = []
+    usable: list[tuple[EntryPointRecord, Registration]] = []
     manager = PluginManager()
     for record in PLUGIN_REGISTRY.records():
         if local.selection.blocks.of_record(record) or record.missing:
@@ -50,8 +53,10 @@ def check_imports(local: LocalSelection, known: Sequence[Problem]) -> list[Probl
                 problems.append(_load_problem(record, error))
         else:
             problems += _check_deprecations(record, plugin.row)
+            usable += [(record, plugin.row)] if plugin.row else []
             if plugin.row and record in local.allowed and _may_autoload(plugin.loaded):
                 rows.append(plugin.row)
+    problems += _check_order_names(usable)
     described = {problem.what for problem in [*problems, *known]}
     together = _check_trainer(local, unusable, rows)
     return problems + [problem for problem in together if problem.what not in described]
@@ -87,6 +92,30 @@ def _check_deprecations(record: EntryPointRecord, row: Registration | None) -> I
         yield Problem(
             "deprecated-hook", "warning", _subject(record), message, record.location, remedies
         )
+
+
+def _check_order_names(
+    usable: Sequence[tuple[EntryPointRecord, Registration]],
+) -> Iterator[Problem]:
+    """Yield a problem for each id in ``before`` and ``after`` that no installed plug-in has."""
+    ids = {row.id for _, row in usable} | {record.name for record in PLUGIN_REGISTRY.records()}
+    known = set(map(canonical, ids))
+    for record, row in usable:
+        for attribute, names in (("before", row.before), ("after", row.after)):
+            for name in names:
+                if canonical(name) not in known:
+                    yield Problem(
+                        "unknown-name",
+                        "warning",
+                        _subject(record),
+                        f"{attribute} names {name!r}, but no installed plug-in has this id."
+                        f"{nearest(name, ids)}",
+                        source_of(row.plugin),
+                        (
+                            f"correct {attribute}, or ignore this warning if {name!r} need not be"
+                            " installed",
+                        ),
+                    )
 
 
 def _may_autoload(loaded: object) -> bool:
