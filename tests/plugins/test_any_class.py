@@ -96,7 +96,8 @@ def is_refused(member: Member, *, is_marked: bool | None = None) -> bool:
             return member.place == "mixin after" or not (is_function and runs)
         return name in MISSPELT and is_function
     if not is_function or not is_marked:
-        return is_function and (is_hook or name in MISSPELT)
+        # An object may have a method on_dance() for somebody else.
+        return is_function and (is_hook or name in MISSPELT) and name != "on_dance"
     return not is_hook or not runs
 
 

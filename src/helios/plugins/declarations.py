@@ -91,10 +91,12 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
 
 def _marker(attribute: object) -> object:
     """Return what :func:`hookimpl` has set, without touching lazy objects, which may load."""
-    while isinstance(attribute, classmethod | staticmethod | types.MethodType):
-        attribute = attribute.__func__
     if isinstance(attribute, types.FunctionType):
         return attribute.__dict__.get(_OPTIONS)
+    if isinstance(attribute, classmethod | staticmethod):  # the marker may be inside or outside
+        return attribute.__dict__.get(_OPTIONS) or _marker(attribute.__func__)
+    if isinstance(attribute, types.MethodType):
+        return _marker(attribute.__func__)
     return inspect.getattr_static(attribute, _OPTIONS, None) if callable(attribute) else None
 
 
