@@ -53,14 +53,20 @@ def made(member: Member, count: Count, *, takes_self: bool) -> Any:
     def alone() -> None:
         count(name)
 
+    async def coroutine_alone() -> None:
+        count(name)
+
+    def generator_alone() -> Any:
+        count(name)
+        yield
+
     kinds: dict[str, Any] = {
         "plain": plain if takes_self else alone,
         "static": staticmethod(alone) if takes_self else alone,
         "class": classmethod(plain) if takes_self else alone,
-        "async": coroutine,
-        "generator": generator,
+        "async": coroutine if takes_self else coroutine_alone,
+        "generator": generator if takes_self else generator_alone,
         "decorated": _wraps(plain) if takes_self else _wraps(alone),
-        "hidden": _wraps(coroutine) if takes_self else _wraps(lambda: coroutine(None)),
         "value": False,
         "property": property(plain) if takes_self else 3,
     }
