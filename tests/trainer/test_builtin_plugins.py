@@ -451,7 +451,8 @@ def test_all_plugins_and_the_model_end_their_training_before_the_exit(make_train
 
 
 def test_exit_is_no_fault(make_trainer: Make, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = make_trainer(plugins=[PreemptionPlugin(), Signalling(signal.SIGTERM, 2)])
+    plugins = [PreemptionPlugin(), Signalling(signal.SIGTERM, 2)]
+    trainer = make_trainer(plugins=plugins, valid_frequency=1)
     with pytest.raises(SystemExit):
         trainer.fit(TinyModel(), TinyDataModule())
     assert [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
