@@ -1,5 +1,6 @@
 """Datasets, and data loaders that can resume at any batch."""
 
+from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.datamodule import (
     DATASET_REGISTRY,
     TRANSFORM_REGISTRY,
@@ -22,6 +23,7 @@ from helios.data.samplers import (
     ResumableSampler,
     ResumableSamplerType,
     ResumableSequentialSampler,
+    ResumableWeightedSampler,
     create_sampler,
 )
 from helios.data.streams import StreamPosition
@@ -35,11 +37,13 @@ __all__ = [
     "DataModule",
     "DatasetParams",
     "DatasetSplit",
+    "ResumableBatchSampler",
     "ResumableDistributedSampler",
     "ResumableRandomSampler",
     "ResumableSampler",
     "ResumableSamplerType",
     "ResumableSequentialSampler",
+    "ResumableWeightedSampler",
     "StreamPosition",
     "create_collate_fn",
     "create_dataloader",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch.utils.data import DataLoader, Dataset
 
 from helios.core import Registry
+from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.samplers import ResumableSamplerType
 from helios.data.streams import StreamPosition
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _KINDS = ("train", "valid", "test")
 
-LoaderAndPosition = tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]
+LoaderAndPosition = tuple[
+    DataLoader[Any], ResumableSamplerType | ResumableBatchSampler | StreamPosition
+]
 """A loader and the object that knows its position: a sampler, or a stream's position."""
 
 DATASET_REGISTRY = Registry("dataset")
@@ -345,7 +348,8 @@ def _check_keys(params: dict[str, Any]) -> None:
                 f" {_FOREIGN[key]}."
             )
         if key not in known:
+            alike = [name for name in known if name.replace("_", "") == key.lower()]
             raise ConfigurationError(
-                f"DataLoaderParams has no parameter {key!r}.{nearest(key, known)} It has:"
+                f"DataLoaderParams has no parameter {key!r}.{nearest(key, alike or known)} It has:"
                 f" {', '.join(known)}."
             )

@@ -2,22 +2,32 @@
 
 import dataclasses
 from collections.abc import Callable, Sized
+from multiprocessing.context import BaseContext
 from typing import Any, Self, cast, get_args
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    default_collate,
+    default_convert,
+)
 
 from helios.core import Registry, rules
 from helios.core.rng import DEFAULT_SEED, seed_of_epoch
+from helios.data.batch_samplers import ResumableBatchSampler
+from helios.data.epochs import EpochSampler
+from helios.data.options import check_batches, check_workers
 from helios.data.parameter_rules import RULES, SEED_RULE
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
-    ResumableSampler,
     ResumableSamplerType,
     ResumableSequentialSampler,
 )
-from helios.data.seeds import SeededBatches, Seeding, as_it_is, leave_signals_to_the_trainer
+from helios.data.seeds import SeededBatches, Seeding, WorkerStart, as_it_is
 from helios.data.streams import StreamBatches, StreamPosition, create_stream_loader
 from helios.errors import ConfigurationError
 
@@ -47,7 +57,8 @@ class DataLoaderParams:
     Attributes:
         random_seed: the seed for the order of the samples, from 0 to 2**64 - 1; the trainer's by
             default.
-        batch_size: the number of samples per batch and process.
+        batch_size: the number of samples per batch and process; ``None`` if each sample of the
+            dataset is a batch already, as for PyTorch's ``DataLoader``.
         shuffle: ``True`` to draw a new order for each epoch.
         num_workers: the number of processes that load samples; with 0, the training process loads
             them.
@@ -55,6 +66,8 @@ class DataLoaderParams:
         drop_last: ``True`` to skip a last batch that is not full.
         is_distributed: ``True`` to share the samples among processes; the trainer sets it.
         sampler: a resumable sampler that replaces the one that ``shuffle`` chooses.
+        batch_sampler: a :class:`~helios.data.ResumableBatchSampler`, which chooses whole batches;
+            it replaces ``batch_size``, ``shuffle``, ``sampler`` and ``drop_last``.
         collate_fn: the function that makes a batch of a list of samples; PyTorch's by default.
         seeding: the moment when Python's, NumPy's and PyTorch's generators are seeded, by seed,
             epoch and index. ``"sample"`` seeds them before each sample. ``"batch"`` seeds them
@@ -65,10 +78,17 @@ class DataLoaderParams:
         replay: for a stream: ``True`` if a resumed run reads the consumed samples of its epoch
             again, although the dataset has a ``state_dict``; ``False`` if it trusts that state.
             By default, it trusts each state but those that are known to be incomplete.
+        persistent_workers: ``True`` to keep the workers from one epoch to the next.
+        timeout: the number of seconds to wait for a batch of a worker; 0 to wait for ever.
+        multiprocessing_context: the way to start workers: ``"fork"``, ``"spawn"``,
+            ``"forkserver"``, or a context of :mod:`multiprocessing`.
+        worker_init_fn: a function to call at the start of each worker, with its number.
+        in_order: ``False`` to take each batch as soon as a worker has loaded it. A resumed run
+            may then repeat some batches of its epoch and skip others.
     """
 
     random_seed: int | None = None
-    batch_size: int = 1
+    batch_size: int | None = 1
     shuffle: bool = False
     num_workers: int = 0
     pin_memory: bool = True
@@ -79,6 +99,12 @@ class DataLoaderParams:
     seeding: Seeding = "sample"
     prefetch_factor: int | None = None
     replay: bool | None = None
+    batch_sampler: ResumableBatchSampler | None = None
+    persistent_workers: bool = False
+    timeout: float = 0
+    multiprocessing_context: str | BaseContext | None = None
+    worker_init_fn: Callable[[int], Any] | None = None
+    in_order: bool = True
 
     def __post_init__(self) -> None:
         """Check the kind of each parameter.
@@ -91,6 +117,8 @@ class DataLoaderParams:
         rules.check(self.to_dict(), SEED_RULE, of="DataLoaderParams")  # a trainer has one, too
         if self.sampler is not None:
             _check_resumable(self.sampler)
+        if self.batch_sampler is not None:
+            _check_resumable_batches(self.batch_sampler)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name."""
@@ -98,14 +126,14 @@ class DataLoaderParams:
 
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> Self:
-        """Create parameters from a dictionary; unknown keys and ``sampler`` are ignored."""
-        known = {field.name for field in dataclasses.fields(cls)} - {"sampler"}
+        """Create parameters from a dictionary; unknown keys and samplers are ignored."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"sampler", "batch_sampler"}
         return cls(**{key: value for key, value in params.items() if key in known})
 
 
 def create_dataloader(
     dataset: Dataset[Any], params: DataLoaderParams
-) -> tuple[DataLoader[Any], ResumableSamplerType | StreamPosition]:
+) -> tuple[DataLoader[Any], ResumableSamplerType | ResumableBatchSampler | StreamPosition]:
     """Create a data loader that can start in the middle of an epoch.
 
     Args:
@@ -118,12 +146,22 @@ def create_dataloader(
     Raises:
         ConfigurationError: the dataset is empty, a parameter is invalid, or the dataset is a
             stream and torchdata is not installed.
-        TypeError: ``params.sampler`` is not resumable.
+        TypeError: ``params.sampler`` or ``params.batch_sampler`` is not resumable.
     """
     _check(params)
     _check_replay(dataset, params.replay)
-    collate_fn = params.collate_fn or default_collate
-    pin_memory = params.pin_memory and torch.cuda.is_available()
+    collate_fn = params.collate_fn
+    if collate_fn is None:
+        collate_fn = default_convert if params.batch_size is None else default_collate
+    # What both kinds of loaders take as PyTorch's do.
+    options: dict[str, Any] = {
+        "num_workers": params.num_workers,
+        "pin_memory": params.pin_memory and torch.cuda.is_available(),
+        "prefetch_factor": params.prefetch_factor,
+        "timeout": params.timeout,
+        "multiprocessing_context": params.multiprocessing_context,
+        "worker_init_fn": WorkerStart(params.worker_init_fn),
+    }
     if isinstance(dataset, IterableDataset):
         _check_stream(dataset, params)
         stream = StreamBatches(
@@ -135,31 +173,49 @@ def create_dataloader(
             _seed(params),
             params.replay,
         )
-        return create_stream_loader(stream, params.num_workers, params.prefetch_factor, pin_memory)
+        return create_stream_loader(stream, options)
     if len(cast(Sized, dataset)) == 0:
         raise ConfigurationError(
             f"the dataset {type(dataset).__name__} is empty: give it at least one sample."
         )
-    sampler = params.sampler or _default_sampler(dataset, params)
-    _check_resumable(sampler)
-    sampler.batch_size = params.batch_size  # its start_iter counts batches of this size
+    sampler: ResumableSamplerType | ResumableBatchSampler
+    if params.batch_sampler is not None:
+        sampler = params.batch_sampler
+        _check_resumable_batches(sampler)
+    else:
+        sampler = params.sampler or _default_sampler(dataset, params)
+        _check_resumable(sampler)
+        sampler.batch_size = params.batch_size or 1  # its start_iter counts batches of this size
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
         collate_fn = as_it_is
     loader = DataLoader(
         dataset,
-        batch_size=params.batch_size,
-        sampler=sampler,
-        num_workers=params.num_workers,
-        pin_memory=pin_memory,
-        drop_last=params.drop_last,
+        **_order(sampler, params),
+        **options,
         collate_fn=collate_fn,
-        prefetch_factor=params.prefetch_factor,
-        worker_init_fn=leave_signals_to_the_trainer,
         # Its own generator, because the loader's iterators must not draw from training's.
         generator=torch.Generator().manual_seed(_seed(params)),
+        persistent_workers=params.persistent_workers,
+        in_order=params.in_order,
     )
     return loader, sampler
+
+
+def _order(
+    sampler: ResumableSamplerType | ResumableBatchSampler, params: DataLoaderParams
+) -> dict[str, Any]:
+    """Return the arguments of a ``DataLoader`` that choose the samples of each batch."""
+    travels = params.persistent_workers and params.seeding != "none"  # the epoch does
+    if isinstance(sampler, ResumableBatchSampler):
+        return {"batch_sampler": EpochSampler(sampler, is_batched=True) if travels else sampler}
+    if not travels:
+        names = ("batch_size", "drop_last")
+        return {"sampler": sampler, **{name: getattr(params, name) for name in names}}
+    if params.batch_size is None:
+        return {"batch_size": None, "sampler": EpochSampler(sampler, is_batched=False)}
+    batches = BatchSampler(sampler, params.batch_size, params.drop_last)
+    return {"batch_sampler": EpochSampler(batches, is_batched=True)}
 
 
 def _check(params: DataLoaderParams) -> None:
@@ -171,7 +227,8 @@ def _check(params: DataLoaderParams) -> None:
             f"shuffle=True contradicts sampler={type(params.sampler).__name__}(...), which chooses"
             " the order itself: remove one of them."
         )
-    _check_count("batch_size", params.batch_size, "samples", 1)
+    if params.batch_size is not None:
+        _check_count("batch_size", params.batch_size, "samples", 1)
     _check_count("num_workers", params.num_workers, "processes", 0)
     if params.prefetch_factor is not None:
         _check_count("prefetch_factor", params.prefetch_factor, "batches", 1)
@@ -180,6 +237,8 @@ def _check(params: DataLoaderParams) -> None:
                 f"prefetch_factor={params.prefetch_factor} without workers to read ahead: pass"
                 " num_workers, too, or remove prefetch_factor."
             )
+    check_batches(params)
+    check_workers(params)
 
 
 def _check_resumable(sampler: Any) -> None:
@@ -187,6 +246,15 @@ def _check_resumable(sampler: Any) -> None:
         raise TypeError(
             f"the sampler {type(sampler).__name__} cannot start in the middle of an epoch: derive"
             " it from helios.data.ResumableSampler or helios.data.ResumableDistributedSampler."
+        )
+
+
+def _check_resumable_batches(sampler: Any) -> None:
+    if not isinstance(sampler, ResumableBatchSampler):
+        raise TypeError(
+            f"the batch sampler {type(sampler).__name__} cannot start in the middle of an epoch:"
+            " derive it from helios.data.ResumableBatchSampler; or, if it makes batches of the"
+            " samples of a sampler, pass sampler and batch_size instead."
         )
 
 
@@ -203,11 +271,22 @@ def _check_replay(dataset: Dataset[Any], replay: bool | None) -> None:
 
 
 def _check_stream(dataset: IterableDataset[Any], params: DataLoaderParams) -> None:
-    for name, is_given in (("shuffle", params.shuffle), ("sampler", params.sampler is not None)):
+    given = {
+        "shuffle": params.shuffle,
+        "sampler": params.sampler is not None,
+        "batch_sampler": params.batch_sampler is not None,
+    }
+    for name, is_given in given.items():
         if is_given:
             raise ConfigurationError(
                 f"{type(dataset).__name__} is an iterable-style dataset, which chooses the order of"
                 f" its samples itself: remove {name}, and shuffle in its __iter__."
+            )
+    for name, value in (("persistent_workers", True), ("in_order", False)):
+        if getattr(params, name) is value:
+            raise ConfigurationError(
+                f"{name}={value} is for map-style datasets, but {type(dataset).__name__} is an"
+                f" iterable-style one, whose workers know its position: remove {name}."
             )
 
 
@@ -225,15 +304,12 @@ def _default_sampler(dataset: Dataset[Any], params: DataLoaderParams) -> Resumab
             shuffle=params.shuffle,
             seed=_seed(params),
             drop_last=params.drop_last,
-            batch_size=params.batch_size,
+            batch_size=params.batch_size or 1,
         )
     data = cast(Sized, dataset)
-    sampler: ResumableSampler
     if params.shuffle:
-        sampler = ResumableRandomSampler(data, _seed(params), params.batch_size)
-    else:
-        sampler = ResumableSequentialSampler(data, params.batch_size)
-    return sampler
+        return ResumableRandomSampler(data, _seed(params))
+    return ResumableSequentialSampler(data)
 
 
 def _seed(params: DataLoaderParams) -> int:
@@ -241,7 +317,11 @@ def _seed(params: DataLoaderParams) -> int:
 
 
 def set_position(
-    loader: DataLoader[Any], sampler: ResumableSamplerType, seed: int, epoch: int, start_iter: int
+    loader: DataLoader[Any],
+    sampler: ResumableSamplerType | ResumableBatchSampler,
+    seed: int,
+    epoch: int,
+    start_iter: int,
 ) -> None:
     """Set the batch of an epoch at which the next iteration of a loader begins.
 
@@ -256,8 +336,17 @@ def set_position(
     """
     sampler.set_epoch(epoch)
     sampler.start_iter = start_iter
-    if isinstance(loader.dataset, SeededBatches):
-        loader.dataset.epoch = epoch
+    for part in (loader.dataset, loader.batch_sampler, loader.sampler):
+        if isinstance(part, SeededBatches | EpochSampler):
+            part.epoch = epoch
     if loader.generator is None:  # a user's own loader would draw from training's
         loader.generator = torch.Generator()
     loader.generator.manual_seed(seed_of_epoch(seed, epoch))
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int | None:
+    """Return the batch size that a loader was created with; ``None`` without one."""
+    batches: Any = loader.batch_sampler
+    if isinstance(batches, EpochSampler):
+        return getattr(batches.source, "batch_size", None)
+    return loader.batch_size

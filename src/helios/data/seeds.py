@@ -8,13 +8,14 @@ draws from do not change.
 import contextlib
 import operator
 import signal
-from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 from typing import Any, Literal, cast
 
 from torch.utils.data import Dataset, get_worker_info
 
 from helios.core import rng
 from helios.core.generators import CPU_GENERATORS, STATE_READS, CPUGenerator, KeptStates
+from helios.data.epochs import IndicesOfEpoch
 from helios.errors import ConfigurationError
 
 _SIGNALS = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGUSR1", "SIGINT"))
@@ -36,19 +37,25 @@ def leave_signals_to_the_trainer(worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+class WorkerStart:
+    """The start of a worker: :func:`leave_signals_to_the_trainer`, then the user's function.
+
+    Args:
+        worker_init_fn: the user's function.
+    """
+
+    def __init__(self, worker_init_fn: Callable[[int], Any] | None) -> None:
+        self.worker_init_fn = worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        """Start the worker of this number."""
+        leave_signals_to_the_trainer(worker)
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker)
+
+
 Seeding = Literal["sample", "batch", "none"]
 """The moment when generators are seeded: before each sample, once per batch, or never."""
-
-
-class IndicesOfEpoch(list[Any]):
-    """Indices that bring the number of their epoch to workers that outlive an epoch."""
-
-    def __init__(self, indices: Iterable[Any], epoch: int) -> None:
-        super().__init__(indices)
-        self.epoch = epoch
-
-    def __reduce__(self) -> Any:
-        return IndicesOfEpoch, (list(self), self.epoch)
 
 
 class _Draws:

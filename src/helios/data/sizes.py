@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
+from helios.data.epochs import EpochSampler
+
 BatchSize = Callable[[int], int]
 """A function that returns the number of samples in a batch, by the number of the batch."""
 
@@ -51,10 +53,14 @@ class CountedBatches:
 def known_size(loader: Any) -> BatchSize | None:
     """Return the function that knows the sizes of a loader's batches without reading them.
 
-    ``None`` if only the batches show it: the loader iterates over a stream, or has a batch sampler
-    of its own kind.
+    ``None`` if only the batches show it: the loader iterates over a stream, takes batches out of
+    order, or has no batch sampler of PyTorch's.
     """
-    batches = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    if not isinstance(loader, DataLoader) or not loader.in_order:
+        return None
+    batches: Any = loader.batch_sampler
+    if isinstance(batches, EpochSampler):
+        batches = batches.source
     if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
         return None
     try:

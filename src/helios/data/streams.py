@@ -20,12 +20,8 @@ from helios.core import TrainingState, rng
 from helios.core.distributed import get_global_rank
 from helios.core.generators import KeptStates
 from helios.data.replay import has_incomplete_state
-from helios.data.seeds import (
-    Seeding,
-    as_it_is,
-    leave_signals_to_the_trainer,
-    own_streams,
-)
+from helios.data.seeds import Seeding, as_it_is, own_streams
+from helios.data.sizes import count_samples
 from helios.errors import CheckpointError, ConfigurationError
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +32,7 @@ class StreamBatches(IterableDataset[Any]):
 
     Args:
         dataset: the user's iterable-style dataset.
-        batch_size: the number of samples in a batch.
+        batch_size: the number of samples in a batch; ``None`` if each sample is a batch.
         drop_last: ``True`` to skip a last batch that is not full; each worker has one.
         collate_fn: the function that makes a batch of a list of samples.
         seeding: the moment when generators are seeded, by seed, epoch, worker and sample number.
@@ -51,7 +47,7 @@ class StreamBatches(IterableDataset[Any]):
     def __init__(
         self,
         dataset: IterableDataset[Any],
-        batch_size: int,
+        batch_size: int | None,
         drop_last: bool,
         collate_fn: Callable[..., Any],
         seeding: Seeding,
@@ -102,12 +98,17 @@ class _Reader:
             own_streams(self._kept) if self._stream.seeding != "none" else contextlib.nullcontext()
         ):
             samples = self._take()
-            is_short = len(samples) < self._stream.batch_size
+            size = self._stream.batch_size
+            is_short = size is not None and len(samples) < size
             is_over = not samples or (is_short and self._stream.drop_last)
-            batch = None if is_over else self._stream.collate_fn(samples)
+            batch = None
+            if not is_over:
+                batch = self._stream.collate_fn(samples[0] if size is None else samples)
         if is_over:
             raise StopIteration
-        return (len(samples), batch) if self._stream.yields_sizes else batch
+        if not self._stream.yields_sizes:
+            return batch
+        return count_samples(batch) if size is None else len(samples), batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of samples taken, and the states of dataset and iterator, if any."""
@@ -152,7 +153,7 @@ class _Reader:
             self._set_epoch()
         iterator = self._iterate() if self._samples is None else self._samples
         samples: list[Any] = []
-        while len(samples) < self._stream.batch_size and not self._ended:
+        while len(samples) < (self._stream.batch_size or 1) and not self._ended:
             if seeding == "sample" or (seeding == "batch" and not samples):
                 rng.reseed_cpu_rngs(rng.derive_seed(self._seed, self._taken + 1))
             try:
@@ -318,15 +319,14 @@ class StreamPosition:
 
 
 def create_stream_loader(
-    stream: StreamBatches, num_workers: int, prefetch_factor: int | None, pin_memory: bool
+    stream: StreamBatches, options: dict[str, Any]
 ) -> tuple[DataLoader[Any], StreamPosition]:
     """Create a loader of a stream, and the object that knows its position.
 
     Args:
         stream: the dataset that yields the batches.
-        num_workers: the number of processes that read; each one has its own copy of the dataset.
-        prefetch_factor: the number of batches that each worker reads ahead.
-        pin_memory: ``True`` to load into page-locked memory.
+        options: the arguments of the loader that concern its workers; each one has its own copy of
+            the dataset.
 
     Raises:
         ConfigurationError: torchdata is not installed.
@@ -346,10 +346,7 @@ def create_stream_loader(
             stream,
             batch_size=None,  # the stream yields whole batches
             collate_fn=as_it_is,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            pin_memory=pin_memory,
-            worker_init_fn=leave_signals_to_the_trainer,
+            **options,
             generator=torch.Generator(),  # or an iterator would draw from training's
         )
     return loader, StreamPosition(loader, stream)

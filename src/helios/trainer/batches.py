@@ -8,11 +8,11 @@ from typing import Any
 from helios.core import Group, Place, TrainingState
 from helios.data import DataModule, StreamPosition
 from helios.data.datamodule import LoaderAndPosition, require_pair
-from helios.data.epochs import WholeEpoch, is_counted
-from helios.data.loader import set_position
-from helios.data.samplers import describe_order
+from helios.data.loader import batch_size_of, set_position
+from helios.data.orders import describe_order
 from helios.data.seeds import SeededBatches
 from helios.data.sizes import BatchSize, CountedBatches, known_size
+from helios.data.whole_epoch import WholeEpoch, is_counted
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 from helios.trainer.wrapped_batches import WrapBatches
@@ -116,7 +116,7 @@ class Batches:
         order: dict[str, Any] = {
             "batches": len(loader),
             "samples": len(position),
-            "batch_size": loader.batch_size,
+            "batch_size": batch_size_of(loader),
             "seed": self._seed,
         }
         if self._state.dataset_iter > 0:  # no checkpoint between epochs needs it
