@@ -167,6 +167,15 @@ class DataModule(abc.ABC):
         """The test set."""
         return self._test_dataset.dataset if self._test_dataset else None
 
+    def find_set(self, split: DatasetSplit) -> DatasetParams | None:
+        """Return a set with the parameters of its loader. For the trainer only."""
+        sets = {
+            DatasetSplit.TRAIN: self._train_dataset,
+            DatasetSplit.VALID: self._valid_dataset,
+            DatasetSplit.TEST: self._test_dataset,
+        }
+        return sets[split]
+
     def train_dataloader(self) -> LoaderAndPosition | None:
         """Return a new loader of the training set and its sampler; ``None`` without a set."""
         return self._create_dataloader(self._train_dataset)
@@ -328,8 +337,6 @@ def require_pair(datamodule: DataModule, method: str) -> LoaderAndPosition | Non
 
 
 _FOREIGN = {
-    "batch_sampler": "pass batch_size, and a resumable sampler if you need one",
-    "worker_init_fn": "pass seeding, which decides how samples are seeded in every worker",
     "generator": "pass random_seed and seeding, which decide the random numbers",
     "persistent_workers": "remove it, because each epoch starts its own workers",
     "multiprocessing_context": "remove it, because workers start in PyTorch's default way",

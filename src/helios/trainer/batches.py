@@ -1,12 +1,13 @@
 """The batches of a run: their loader, their number, and the position in an epoch."""
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helios.core import Group, Place, TrainingState
-from helios.data import DataModule, StreamPosition
+from helios.data import DataModule, DatasetSplit, StreamPosition
 from helios.data.datamodule import LoaderAndPosition, require_pair
 from helios.data.loader import batch_size_of, set_position
 from helios.data.orders import describe_order
@@ -15,7 +16,10 @@ from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.data.whole_epoch import WholeEpoch, is_counted
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
+from helios.trainer.evaluation_loader import EvaluationLoader
 from helios.trainer.wrapped_batches import WrapBatches
+
+_logger = logging.getLogger(__name__)
 
 
 class Batches:
@@ -56,6 +60,14 @@ class Batches:
         self._restored: dict[str, Any] | None = None
         self._training_size: BatchSize | None = None
         self._evaluation_size: BatchSize | None = None
+        self._validation_loader = EvaluationLoader(
+            lambda: require_pair(datamodule, "valid_dataloader"),
+            lambda: datamodule.find_set(DatasetSplit.VALID),
+        )
+        self._testing_loader = EvaluationLoader(
+            lambda: require_pair(datamodule, "test_dataloader"),
+            lambda: datamodule.find_set(DatasetSplit.TEST),
+        )
         self.per_epoch: int | float = 0
 
     def advance_phase(self) -> None:
@@ -77,6 +89,13 @@ class Batches:
                 " self._train_dataset = self._create_dataset(...) in its setup()."
             )
         loader, position = self._train_loader
+        self._validation_loader.forget()  # it may depend on the phase
+        if not getattr(loader, "in_order", True):
+            _logger.warning(
+                "the training set has in_order=False, so batches come in the order in which workers"
+                " finish them: if this run resumes inside an epoch, it may repeat some batches and"
+                " skip others. Remove in_order=False for a run that resumes exactly."
+            )
         is_stream = isinstance(position, StreamPosition)
         self.per_epoch = math.inf if is_stream else len(loader)
         if self.per_epoch == 0:
@@ -167,11 +186,11 @@ class Batches:
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
-        return self._evaluation(require_pair(self._datamodule, "valid_dataloader"), "validation")
+        return self._evaluation(self._validation_loader.get(), "validation")
 
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
-        return self._evaluation(require_pair(self._datamodule, "test_dataloader"), "testing")
+        return self._evaluation(self._testing_loader.get(), "testing")
 
     def _evaluation(self, loader: LoaderAndPosition | None, phase: str) -> Iterable[Any] | None:
         if loader is None:
