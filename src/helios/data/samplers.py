@@ -241,7 +241,7 @@ def _permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
 
 def _share(count: int, share: int, num_replicas: int, rank: int) -> torch.Tensor:
     """Return the positions of one process in an order; after the end, it begins again."""
-    return torch.arange(rank, share * num_replicas, num_replicas) % count
+    return torch.arange(share).mul_(num_replicas).add_(rank).remainder_(count)
 
 
 ResumableSamplerType = ResumableSampler | ResumableDistributedSampler
