@@ -1,6 +1,8 @@
 """Whole runs with persistent workers, batch samplers and samples that are batches."""
 
+import gc
 import logging
+import multiprocessing
 import pathlib
 import random
 from typing import Any
@@ -125,3 +127,15 @@ def test_context_of_the_module_is_copied_with_the_parameters(make_trainer: Make)
     data = Data(num_workers=1, multiprocessing_context=context)
     whole = train(make_trainer, [], Data(), total_steps=2)
     assert equal(train(make_trainer, [], data, total_steps=2), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_persistent_workers_end_with_the_run(make_trainer: Make, kind: str) -> None:
+    params, stop_after = KINDS[kind]
+    gc.disable()  # the workers would wait for the collector for minutes in a small program
+    try:
+        before = multiprocessing.active_children()
+        train(make_trainer, [], Data(**params, **PERSISTENT), stop_after)
+        assert multiprocessing.active_children() == before
+    finally:
+        gc.enable()

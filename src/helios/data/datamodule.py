@@ -338,9 +338,6 @@ def require_pair(datamodule: DataModule, method: str) -> LoaderAndPosition | Non
 
 _FOREIGN = {
     "generator": "pass random_seed and seeding, which decide the random numbers",
-    "persistent_workers": "remove it, because each epoch starts its own workers",
-    "multiprocessing_context": "remove it, because workers start in PyTorch's default way",
-    "timeout": "remove it, because a loader waits until its workers have a batch",
     "pin_memory_device": "pass pin_memory=True",
 }
 """Parameters of PyTorch's loader that Helios does not have, and what to do instead."""

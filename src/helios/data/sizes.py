@@ -29,7 +29,7 @@ class CountedBatches:
         start: int = 0,
     ) -> None:
         self._batches = batches
-        self._pairs = self._count if pairs is None else pairs
+        self._pairs = pairs
         self._start = start
         self._sizes: list[int] = []
 
@@ -38,7 +38,7 @@ class CountedBatches:
 
     def __iter__(self) -> Iterator[Any]:
         self._sizes = []
-        for size, batch in self._pairs():
+        for size, batch in self._count() if self._pairs is None else self._pairs():
             self._sizes.append(size)
             yield batch
 

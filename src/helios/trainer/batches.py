@@ -111,6 +111,16 @@ class Batches:
             if carried and carried[self._place.rank] is not None:
                 position.load_state_dict(carried[self._place.rank], 0)
 
+    def close(self) -> None:
+        """Drop the loaders, so that their workers end now.
+
+        Workers that only the garbage collector finds are not told to end: PyTorch waits for each
+        of them for five seconds.
+        """
+        self._train_loader = self._training_size = self._evaluation_size = None
+        self._validation_loader.forget()
+        self._testing_loader.forget()
+
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
         position, consumed = self._train_loader[1], self._state.dataset_iter

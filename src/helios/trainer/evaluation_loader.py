@@ -52,7 +52,7 @@ class EvaluationLoader:
 
     def forget(self) -> None:
         """Create a new loader for the next evaluation."""
-        self._loader = None
+        self._loader = self._made_of = None
 
 
 def _is_same(one: tuple[Any, Any] | None, other: tuple[Any, Any] | None) -> bool:

@@ -259,6 +259,7 @@ class Run:
         check_late(self.manager.rows.values())
         job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
+        teardown.push(self.batches.close)
         call_with_flag(self.model.setup, fast_init=fast_init)
         self.session.changes.set_up()
 
