@@ -33,7 +33,7 @@ soak: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/seeding.py
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/start.py
 

@@ -55,7 +55,7 @@ class Data(helios.DataModule):
 
     def setup(self) -> None:
         """Create the dataset."""
-        # The bare loop does not seed its samples either; benchmarks/seeding.py measures that.
+        # The bare loop does not seed its samples either; benchmarks/data.py measures that.
         params = {"collate_fn": only, "seeding": "none"}
         self._train_dataset = self._create_dataset(Features(self.steps), params)
 

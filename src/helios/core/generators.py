@@ -31,6 +31,11 @@ class CPUGenerator(abc.ABC):
     def seed(self, seed: int) -> None:
         """Seed the generator, as :func:`helios.core.rng.reseed_cpu_rngs` does."""
 
+    @property
+    def seeder(self) -> Callable[[int], Any]:
+        """The fastest function that does what :meth:`seed` does."""
+        return self.seed
+
     @abc.abstractmethod
     def mark(self) -> Any:
         """Return a value that differs after any draw; but see :meth:`may_move_unseen`."""
@@ -60,6 +65,10 @@ class _Torch(CPUGenerator):
 
     def seed(self, seed: int) -> None:
         self._seed(seed)
+
+    @property
+    def seeder(self) -> Callable[[int], Any]:
+        return self._seed
 
     def mark(self) -> bytes:
         state = self._get_state()  # alive until its memory is copied

@@ -208,11 +208,12 @@ class SeededBatches(Dataset[Any]):
         if not generators:
             return self._load_all(indices)
         samples: list[Any] = []
-        seeders = [generator.seed for generator in generators]
+        seeders = [generator.seeder for generator in generators]
+        dataset, fetches = self.dataset, self._fetch is not None
         for index, seed in zip(indices, self._derive_seeds(base, indices), strict=True):
             for reseed in seeders:
                 reseed(seed)
-            samples += self._load_all([index]) if self._fetch else [self.dataset[index]]
+            samples.append(self._load_all([index])[0] if fetches else dataset[index])
         return samples
 
     def _load_all(self, indices: list[Any]) -> Any:
