@@ -158,8 +158,11 @@ class BrokenFinder:
         raise LookupError("nobody has tested this")
 
 
-def test_finder_of_a_stranger_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finder_of_a_stranger_that_fails(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, BrokenFinder()])
+    make_trainer(plugins=[Observer("mine")]).fit(TinyModel(), TinyDataModule())
     records, damages = survey()
     assert "progress" in [record.name for record in records]
     (damage,) = damages

@@ -4,9 +4,11 @@ A top-level name does not tell: two distributions may share a namespace package.
 distributions that may own the code are read, and damaged metadata of others has no effect.
 """
 
+import contextlib
 import csv
 import dataclasses
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -75,7 +77,7 @@ def owner_of(plugin: object) -> tuple[str, str]:
     definition = plugin if has_module else type(plugin)
     module = plugin.__name__ if inspect.ismodule(plugin) else definition.__module__
     file = getattr(sys.modules.get(str(module)), "__file__", None)
-    return _owner(str(module), file) if isinstance(file, str) else ("", "")
+    return _owner(str(module), file) if isinstance(file, str) else owner_of_module(str(module))
 
 
 def owner_of_module(module: str) -> tuple[str, str]:
@@ -107,7 +109,7 @@ def _specs(module: str) -> Iterator[tuple[str, importlib.machinery.ModuleSpec | 
     top, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # a module that was created by hand has no spec
+    except (ImportError, ValueError):  # a module that was created by hand has no spec
         return
     name = top
     yield name, spec
@@ -143,11 +145,11 @@ def _owner(module: str, file: str) -> tuple[str, str]:
 
 def _distributions() -> Iterator[tuple[str, str, Any]]:
     """Yield folder, name of the metadata's folder, and object of each distribution."""
-    from importlib_metadata import distributions
-
-    for distribution in distributions():
-        folder, name = os.path.split(place_of(distribution).rstrip("/\\"))
-        yield os.path.abspath(folder), name, distribution
+    # PyTorch has imported this module, and every finder answers it.
+    with contextlib.suppress(Exception):  # a finder of a stranger may fail
+        for distribution in importlib.metadata.distributions():
+            folder, name = os.path.split(place_of(distribution).rstrip("/\\"))
+            yield os.path.abspath(folder), name, distribution
 
 
 def _lister_of(file: str) -> Any:

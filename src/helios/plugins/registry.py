@@ -28,6 +28,8 @@ class PluginRegistry(Registry):
 
     def refresh(self) -> list[EntryPointRecord]:
         """Read the metadata of the installed distributions again, and return all records."""
+        import importlib_metadata  # noqa: F401 - adds a finder, which is part of the state
+
         self._state = state_of_path()
         self._records = discover()
         return self._records

@@ -12,8 +12,6 @@ def state_of_path() -> tuple[Any, ...]:
 
     The time of a folder alone does not tell: Python changes it when it creates ``__pycache__``.
     """
-    import importlib_metadata  # noqa: F401 - adds a finder of its own
-
     contents = tuple((str(entry), _content(entry or os.curdir)) for entry in sys.path)
     finders = [id(f) for f in sys.meta_path if hasattr(f, "find_distributions")]
     return contents, os.getcwd(), tuple(finders)
