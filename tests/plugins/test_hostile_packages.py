@@ -350,7 +350,7 @@ def test_names_that_are_no_strings(make_trainer: Make, name: Any) -> None:
     with pytest.raises(UnknownNameError, match="write the name as a string"):
         create_plugin(name)
     for argument in ("block", "autoload"):
-        with pytest.raises(ConfigurationError, match=rf"Trainer\({argument}=\[\.\.\.\]\) contains"):
+        with pytest.raises(ConfigurationError, match=rf"{argument}=\[.*write .*name"):
             make_trainer(**{argument: [name]})
     with pytest.raises(InvalidPluginError):
         make_trainer(plugins=[name])
