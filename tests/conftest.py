@@ -1,8 +1,13 @@
 """What all tests share: small trainers that see nothing of what happens to be installed."""
 
-from collections.abc import Callable
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import fork_server
 import pytest
 from hypothesis import settings
 
@@ -31,3 +36,16 @@ def make_trainer() -> Callable[..., Trainer]:
         return Trainer(**{"total_steps": 2, "use_cpu": True, "print_banner": False, **arguments})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[list[str]]:
+    """The interpreter for programs, as a command; it forks a process that has imported PyTorch."""
+    if not hasattr(os, "fork"):
+        yield [sys.executable]
+        return
+    # Not below the folder of pytest: the path of a socket is short.
+    with tempfile.TemporaryDirectory() as folder:
+        address = pathlib.Path(folder, "socket")
+        with fork_server.server(address, ["torch", "torch._dynamo"]) as command:
+            yield command

@@ -2,8 +2,8 @@
 
 Each environment is a virtual environment whose ``site-packages`` also leads to the packages of the
 interpreter that runs the tests: Helios, PyTorch, and what the installations need. Those are pip,
-and hatchling, which builds the packages below ``packages/``; both belong to the requirements of
-the tests. Nothing is downloaded.
+and hatchling, which builds the packages below ``packages/``, each once; both belong to the
+requirements of the tests. Nothing is downloaded.
 """
 
 import dataclasses
@@ -29,6 +29,15 @@ SET_VARIABLES = {
     # PyTorch reads entry points too, and falls over damaged ones before Helios is asked.
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
 }
+BUILD = """
+import json, os, sys
+from hatchling.build import build_wheel  # the backend that all of our packages name
+
+for package, wheel in json.load(sys.stdin).items():
+    os.makedirs(wheel)
+    os.chdir(package)
+    build_wheel(wheel)
+"""
 PIP = ("-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "-q")
 
 
@@ -103,13 +112,20 @@ class Environment:
 
     Args:
         folder: where to make it.
+        command: the interpreter that the tests start programs with.
+        wheels: where the packages are built, for all environments.
+
+    Attributes:
+        command: the interpreter of the environment, for programs that import PyTorch.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, command: list[str], wheels: pathlib.Path) -> None:
         self.folder = folder
+        self._wheels = wheels
         venv.create(folder / "venv", symlinks=os.name != "nt")
         base = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
         self.python = pathlib.Path(sysconfig.get_path("scripts", "venv", base), "python")
+        self.command = [str(self.python), *command[1:]]
         self.site_packages = pathlib.Path(sysconfig.get_path("purelib", "venv", base))
         around = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         # A bare path would hide editable installations, which hang on .pth files of their own.
@@ -128,10 +144,14 @@ class Environment:
 
     def install(self, *packages: str) -> None:
         """Install packages from the folder ``packages``."""
-        # Building without isolation takes hatchling from around us instead of from an index.
-        options = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
-        folders = [HERE / "packages" / package for package in packages]
-        self._call(*PIP, "install", *options, *map(str, folders))
+        wheels = {
+            HERE / "packages" / name: self._wheels / str(HERE / "packages" / name).lstrip(os.sep)
+            for name in packages
+        }
+        unbuilt = {str(path): str(wheel) for path, wheel in wheels.items() if not wheel.exists()}
+        self._call("-c", BUILD, stdin=json.dumps(unbuilt))
+        files = [str(file) for wheel in wheels.values() for file in wheel.glob("*.whl")]
+        self._call(*PIP, "install", "--no-index", "--no-deps", "--no-compile", *files)
 
     def uninstall(self, *distributions: str) -> None:
         """Remove distributions again."""
@@ -140,7 +160,7 @@ class Environment:
     def helios(self, *arguments: str, exit_code: int = 0, **environ: str) -> str:
         """Run the ``helios`` command, expect its exit code, and return what it prints."""
         command = str(self.python.with_name("helios"))
-        return self._call(command, *arguments, environ=environ, exit_code=exit_code)
+        return self._run(command, *arguments, environ=environ, exit_code=exit_code)
 
     def start(self, attempts: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
         """Construct trainers and train, one after the other in one new process.
@@ -154,7 +174,7 @@ class Environment:
             name: {**attempt, "block": [*attempt.get("block", ()), *_foreign_plugins()]}
             for name, attempt in attempts.items()
         }
-        report = json.loads(self._call(str(HERE / "driver.py"), stdin=json.dumps(blocked)))
+        report = json.loads(self._run(str(HERE / "driver.py"), stdin=json.dumps(blocked)))
         return {
             name: Outcome(
                 **{
@@ -168,11 +188,16 @@ class Environment:
 
     def run(self, script: str, **environ: str) -> Any:
         """Run a script that prints JSON, and return that."""
-        return json.loads(self._call("-c", script, environ=environ))
+        return json.loads(self._run("-c", script, environ=environ))
+
+    def _run(self, *arguments: str, **options: Any) -> str:
+        """Run a program that imports PyTorch."""
+        return self._call(*arguments, command=self.command, **options)
 
     def _call(
         self,
         *arguments: str,
+        command: list[str] | None = None,
         stdin: str = "",
         environ: Mapping[str, str] | None = None,
         exit_code: int = 0,
@@ -183,7 +208,7 @@ class Environment:
             folders = kept["PYTHONPATH"].split(os.pathsep)
             kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
         finished = subprocess.run(
-            [str(self.python), *arguments],
+            [*(command or [str(self.python)]), *arguments],
             input=stdin,
             capture_output=True,
             encoding="utf-8",
@@ -198,11 +223,14 @@ class Environment:
 
 
 @pytest.fixture(scope="session")
-def make_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
+def make_environment(
+    tmp_path_factory: pytest.TempPathFactory, python: list[str]
+) -> Callable[..., Environment]:
     """Make environments with packages from the folder ``packages``."""
+    wheels = tmp_path_factory.mktemp("wheels")
 
     def make(*packages: str) -> Environment:
-        environment = Environment(tmp_path_factory.mktemp("environment"))
+        environment = Environment(tmp_path_factory.mktemp("environment"), python, wheels)
         environment.install(*packages)
         return environment
 

@@ -76,7 +76,7 @@ def test_guilty_pair_is_found_in_as_many_runs_as_halving_promises(crowd: Any) ->
     around = importlib.metadata.entry_points(group="helios.plugins")
     blocked = ",".join(f"{point.dist.name}:{point.name}" for point in around if point.dist)
     printed = crowd.helios(
-        *("plugins", "bisect", "--json", "--", str(crowd.python), "-c", TRAINING),
+        *("plugins", "bisect", "--json", "--", *crowd.command, "-c", TRAINING),
         HELIOS_BLOCK_PLUGINS=blocked,
     )
     report = json.loads(printed)

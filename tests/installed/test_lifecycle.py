@@ -16,6 +16,7 @@ class Story(NamedTuple):
 @pytest.fixture(scope="module")
 def story(make_environment: Callable[..., Any]) -> Story:
     environment = make_environment("recorder")
+    environment.command = [str(environment.python)]  # no fork: once, all begins at the beginning
     before = environment.start({"start": {}})["start"]
     environment.uninstall("sample-recorder")
     after = environment.start({"start": {}, "named": {"plugins": ["recorder"]}})
