@@ -147,6 +147,7 @@ def run(request, files):
         os.dup2(file, number)
         os.close(file)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # ruff: noqa: SIM115 - they stay open until the program ends
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
     binary = open(2, "wb", buffering=0, closefd=False)
