@@ -1,5 +1,6 @@
 """What all tests share: small trainers that see nothing of what happens to be installed."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -15,6 +16,13 @@ from helios import Trainer
 
 # Their asserts show values when they fail, as those of tests do.
 pytest.register_assert_rewrite("helpers", "transcript")
+
+
+def pytest_collection_finish() -> None:
+    """Free the collector from all of PyTorch and the tests, where no garbage is."""
+    gc.collect()
+    gc.freeze()
+
 
 settings.register_profile("helios", deadline=None)  # no test asserts a time
 settings.load_profile("helios")

@@ -11,6 +11,7 @@ Not for tests of what an interpreter does before and while it imports PyTorch.
 
 import array
 import contextlib
+import gc
 import io
 import json
 import os
@@ -83,6 +84,7 @@ def serve(address, *modules):
     """Fork for each request until standard input ends; return in the process of a program."""
     for module in modules:
         __import__(module)
+    gc.freeze()  # so that no program looks through all of PyTorch for garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

@@ -1,12 +1,13 @@
 """The main job: ``helios demo``, as a user runs it."""
 
+import functools
 import os
 import pathlib
 import re
 import signal
 import subprocess
-import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,12 +17,20 @@ from helios.testing import equal
 from helios.trainer import find_last_checkpoint
 
 EPOCHS = "4"
+Start = Callable[..., subprocess.Popen[str]]
 
 
-def start(run_root: pathlib.Path, epochs: str = EPOCHS) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def start(python: list[str]) -> Start:
+    return functools.partial(_start, python)
+
+
+def _start(
+    python: list[str], run_root: pathlib.Path, epochs: str = EPOCHS
+) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HELIOS_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "helios.cli", "demo", "--run-root", run_root, "--epochs", epochs],
+        [*python, "-m", "helios.cli", "demo", "--run-root", run_root, "--epochs", epochs],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -36,7 +45,7 @@ def final(run_root: pathlib.Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
     """Return folder and output of a run that was not interrupted."""
     folder = tmp_path_factory.mktemp("demo")
     process = start(folder)
@@ -55,7 +64,7 @@ def test_header_and_result(whole: tuple[pathlib.Path, str]) -> None:
     assert len(list((folder / "checkpoints" / "digits").glob("*.pth"))) == int(EPOCHS)
 
 
-def test_accuracy_of_the_whole_demo(tmp_path: pathlib.Path) -> None:
+def test_accuracy_of_the_whole_demo(start: Start, tmp_path: pathlib.Path) -> None:
     process = start(tmp_path, epochs="20")
     output, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -78,7 +87,7 @@ def test_event_files_can_be_read_back(whole: tuple[pathlib.Path, str]) -> None:
 
 
 def test_interrupted_run_ends_with_the_same_weights(
-    whole: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+    start: Start, whole: tuple[pathlib.Path, str], tmp_path: pathlib.Path
 ) -> None:
     process = start(tmp_path)
     assert process.stderr is not None
@@ -102,18 +111,16 @@ def test_interrupted_run_ends_with_the_same_weights(
         assert equal(resumed[part], expected[part]), part
 
 
-def test_finished_run_is_tested_again(whole: tuple[pathlib.Path, str]) -> None:
+def test_finished_run_is_tested_again(start: Start, whole: tuple[pathlib.Path, str]) -> None:
     process = start(whole[0])
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == whole[1].splitlines()[-1]
 
 
-def test_missing_data_is_explained(tmp_path: pathlib.Path) -> None:
+def test_missing_data_is_explained(tmp_path: pathlib.Path, python: list[str]) -> None:
     code = "import sys; sys.modules['sklearn'] = None; sys.argv = ['helios', 'demo'];"
     code += "import helios.cli; helios.cli.main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = subprocess.run([*python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert "pip install scikit-learn" in result.stderr

@@ -89,7 +89,9 @@ def test_the_example_of_the_plug_in_page_conforms(capsys: pytest.CaptureFixture[
     assert float(shown.pop()) > 0
 
 
-def test_the_package_of_the_plug_in_page_is_built_and_tests_itself(tmp_path: pathlib.Path) -> None:
+def test_the_package_of_the_plug_in_page_is_built_and_tests_itself(
+    tmp_path: pathlib.Path, python: list[str]
+) -> None:
     source, test = blocks("python", page("plugins"))
     (project,) = (block for block in blocks("toml", page("plugins")) if "[project]" in block)
     files = {
@@ -108,7 +110,7 @@ def test_the_package_of_the_plug_in_page_is_built_and_tests_itself(tmp_path: pat
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     for arguments in (["pytest", "tests"], ["helios.cli", "plugins", "show", "gradient-norm"]):
         result = subprocess.run(
-            [sys.executable, "-m", *arguments],
+            [*python, "-m", *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -4,7 +4,6 @@ import os
 import pathlib
 import socket
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -129,7 +128,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("how", ["arguments", "environment"])
-def test_two_processes(tmp_path: pathlib.Path, how: str) -> None:
+def test_two_processes(tmp_path: pathlib.Path, python: list[str], how: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -139,7 +138,7 @@ def test_two_processes(tmp_path: pathlib.Path, how: str) -> None:
         own = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "5", "LOCAL_WORLD_SIZE": "1"}
         processes.append(
             subprocess.Popen(
-                [sys.executable, str(program), str(rank), how],
+                [*python, str(program), str(rank), how],
                 env={**os.environ, **address, **(own if how == "environment" else {})},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

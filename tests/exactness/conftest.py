@@ -7,6 +7,6 @@ from killing import Pool, Server
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
-    with Server() as first, Server() as second:
+def pool(python: list[str]) -> Iterator[Pool]:
+    with Server(python) as first, Server(python) as second:
         yield Pool([first, second])

@@ -6,6 +6,7 @@ for each run, so that a run begins as a new process does, without importing ever
 
 import concurrent.futures
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -357,11 +358,18 @@ def differences(whole: dict[str, Any], resumed: dict[str, Any]) -> list[str]:
 
 
 class Server:
-    """Starts the server process, and asks it for runs."""
+    """Starts the server process, and asks it for runs.
+
+    Args:
+        python: the interpreter, as a command.
+    """
+
+    def __init__(self, python: Sequence[str] = (sys.executable,)) -> None:
+        self._python = python
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [*self._python, __file__],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -456,6 +464,7 @@ def _serve() -> None:
     manager.register(Following("following"))
     manager.freeze()  # reads the metadata of all that is installed, once a process
     torch.set_num_threads(1)
+    gc.freeze()  # so that no run looks through all of PyTorch for garbage
     # A resumed scheduler goes on after steps that its optimizer has not taken in this process.
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     for line in sys.stdin:

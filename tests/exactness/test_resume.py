@@ -5,7 +5,6 @@ import pathlib
 import random
 import signal
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -485,7 +484,12 @@ KILLED = """
     [("epoch", 9, 6), ("iteration", 7, 6)],  # 6 batches are saved, in one the epoch's end is not
 )
 def test_killed(
-    make_trainer: Make, tmp_path: pathlib.Path, unit: str, kill_at: int, left: int
+    make_trainer: Make,
+    tmp_path: pathlib.Path,
+    python: list[str],
+    unit: str,
+    kill_at: int,
+    left: int,
 ) -> None:
     def go_on(root: pathlib.Path) -> dict[str, Any]:
         model = TinyModel()
@@ -503,7 +507,7 @@ def test_killed(
 
     child = subprocess.run(
         [
-            sys.executable,
+            *python,
             "-c",
             textwrap.dedent(KILLED),
             str(tmp_path / "killed"),

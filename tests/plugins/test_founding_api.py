@@ -4,7 +4,6 @@ import abc
 import dataclasses
 import inspect
 import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -84,7 +83,9 @@ def test_registry_holds_the_cuda_plugin_under_its_class_name() -> None:
     assert hlp.PLUGIN_REGISTRY.get("CUDAPlugin") is hlp.CUDAPlugin
 
 
-def test_registry_holds_the_optuna_plugin_only_after_its_module_is_imported() -> None:
+def test_registry_holds_the_optuna_plugin_only_after_its_module_is_imported(
+    python: list[str],
+) -> None:
     program = """
 import sys
 import helios.plugins as hlp
@@ -95,7 +96,7 @@ import helios.plugins.optuna
 assert hlp.PLUGIN_REGISTRY.get("OptunaPlugin") is helios.plugins.optuna.OptunaPlugin
 assert "OptunaPlugin" in hlp.PLUGIN_REGISTRY.keys()
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([*python, "-c", program], check=True)
 
 
 def test_registry_as_a_decorator(registry: Registry) -> None:

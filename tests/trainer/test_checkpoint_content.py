@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import textwrap
 import zipfile
 from typing import Any
@@ -86,7 +85,7 @@ def test_no_id_can_collide_with_a_key(fit: Any, folder: pathlib.Path) -> None:
     assert equal(model.state_dict(), whole.state_dict())
 
 
-def test_file_loads_where_helios_is_not(fit: Any, folder: pathlib.Path) -> None:
+def test_file_loads_where_helios_is_not(fit: Any, folder: pathlib.Path, python: list[str]) -> None:
     fit(plugins=[Keeping({"x": [1, "a", None]})], valid_frequency=1, print_frequency=4)
     (path,) = folder.iterdir()
     script = """
@@ -98,7 +97,7 @@ def test_file_loads_where_helios_is_not(fit: Any, folder: pathlib.Path) -> None:
         print(json.dumps([type(state).__name__, state["global_iteration"], payload["plugins"]]))
     """
     child = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(path)],
+        [*python, "-c", textwrap.dedent(script), str(path)],
         capture_output=True,
         text=True,
         check=True,

@@ -5,7 +5,6 @@ import pathlib
 import pickle
 import shutil
 import subprocess
-import sys
 import tempfile
 import types
 from collections.abc import Callable
@@ -195,7 +194,9 @@ def test_lost_checksum_is_found(
     assert f"{path} is damaged: it has no checksum" in caplog.text
 
 
-def test_file_loads_where_helios_cannot_be_imported(fit: Any, folder: pathlib.Path) -> None:
+def test_file_loads_where_helios_cannot_be_imported(
+    fit: Any, folder: pathlib.Path, python: list[str]
+) -> None:
     fit(valid_frequency=1)
     (path,) = folder.iterdir()
     script = (
@@ -203,7 +204,7 @@ def test_file_loads_where_helios_cannot_be_imported(fit: Any, folder: pathlib.Pa
         "payload = torch.load(sys.argv[1], weights_only=True)\n"
         "print(payload['format'], payload['name'], payload['training_state']['global_epoch'])"
     )
-    command = [sys.executable, "-c", script, str(path)]
+    command = [*python, "-c", script, str(path)]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     assert child.stdout.split() == ["2", path.stem, "1"]
 
