@@ -18,7 +18,7 @@ demo: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
-	for package in $(CONTRIB); do $(BIN)/python -m pytest $$package || exit 1; done
+	printf '%s\n' $(CONTRIB) | xargs -n 1 -P 2 $(BIN)/python -m pytest
 
 lint: .venv/installed
 	$(BIN)/ruff check
