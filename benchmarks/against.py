@@ -12,22 +12,133 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import helios
 
 HERE = pathlib.Path(__file__).resolve().parent
 VARIANTS = ["bare", "with_helios", "bare_without_steps", "no_step"]
 
 
+class Features(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Batches that exist already, so that the loader costs little in all variants."""
+
+    def __init__(self, steps: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(64, 16, generator=generator)
+        self.y = torch.randint(4, (64,), generator=generator)
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x, self.y
+
+
+def only(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    return samples[0]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+class Data(helios.DataModule):
+    """The same batches for Helios."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def setup(self) -> None:
+        """Create the dataset."""
+        # The bare loop does not seed its samples either; benchmarks/data.py measures that.
+        params = {"collate_fn": only, "seeding": "none"}
+        self._train_dataset = self._create_dataset(Features(self.steps), params)
+
+
+class Bench(helios.Model):
+    """The same network for Helios."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        """Create network and optimizer."""
+        self.net = self.prepare(network())
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+
+    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+        """Take a step."""
+        x, y = batch
+        self.optimize(nn.functional.cross_entropy(self.net(x), y), self.optimizer)
+
+    def on_training_start(self) -> None:
+        """Start the clock when everything is set up."""
+        self.started = time.perf_counter()
+
+    def on_training_end(self) -> None:
+        """Stop the clock."""
+        self.seconds = time.perf_counter() - self.started
+
+
+class NoStep(Bench):
+    """Does nothing in a step, so that only the loops are left: far less noise, the same cost."""
+
+    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+        """Take no step."""
+
+
+def bare(steps: int) -> float:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
+    net.train()
+    started = time.perf_counter()
+    for x, y in loader:
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def bare_without_steps(steps: int) -> float:
+    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
+    started = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - started
+
+
+def with_helios(kind: type[Bench] = Bench) -> Callable[[int], float]:
+    def run(steps: int) -> float:
+        trainer = helios.Trainer(
+            train_unit="iteration",
+            total_steps=steps,
+            use_cpu=True,
+            print_banner=False,
+            autoload=False,
+        )
+        model = kind("bench")
+        trainer.fit(model, Data(steps))
+        return model.seconds
+
+    return run
+
+
 def serve() -> None:
     """Run a variant for each line of input: its name, and the number of steps."""
-    import loop
-    import torch
-
     torch.set_num_threads(1)
     runs = {
-        "bare": loop.bare,
-        "with_helios": loop.with_helios(),
-        "bare_without_steps": loop.bare_without_steps,
-        "no_step": loop.with_helios(kind=loop.NoStep),
+        "bare": bare,
+        "with_helios": with_helios(),
+        "bare_without_steps": bare_without_steps,
+        "no_step": with_helios(kind=NoStep),
     }
     for line in sys.stdin:
         name, steps = line.split()

@@ -1,140 +1,109 @@
-"""What a save in the background holds training up for, beside a save that training waits for.
+"""What saving and loading cost beside torch.save with fsync and torch.load.
 
-A network of 200 MB is trained in both variants in turn; the wait for each save is what Helios tells
-at the end of a run. Ratios are taken within a round, and their median is printed.
+The variants take turns; ratios are taken within a round.
 
-    python benchmarks/checkpoint.py [--megabytes 200] [--saves 5] [--rounds 3] [--folder FOLDER]
+    python benchmarks/checkpoint.py [--megabytes 10 100 1000] [--rounds 5] [--folder FOLDER]
 """
 
 import argparse
-import logging
+import os
 import pathlib
-import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
+import peak_memory
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset
+from table import Row
 
-import helios
-from helios.trainer import plain, storage
-
-PAUSE = 4.0  # seconds between saves: longer than a save takes, as in a run
-
-
-class Large(helios.Model):
-    """Does next to nothing with much memory."""
-
-    def __init__(self, megabytes: int, pause: float) -> None:
-        super().__init__("large")
-        self._width = int((megabytes * 1e6 / 4 / 8) ** 0.5)
-        self._pause = pause
-
-    def setup(self, fast_init: bool = False) -> None:
-        """Create a network of eight layers."""
-        layers = [nn.Linear(self._width, self._width, bias=False) for _ in range(8)]
-        self.net = self.prepare(nn.Sequential(*layers))
-
-    def train_step(self, batch: object, state: helios.TrainingState) -> None:
-        """Stand for a step that takes a while."""
-        time.sleep(self._pause)
+from helios.checkpoints import folder as folders
+from helios.checkpoints import storage
+from helios.checkpoints.naming import SUFFIX, Position, format_name
+from helios.checkpoints.snapshot import Snapshots
 
 
-class Data(helios.DataModule):
-    """One batch more than there are saves: an epoch that ends would be saved again."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def setup(self) -> None:
-        """Create the dataset."""
-        self._train_dataset = self._create_dataset(TensorDataset(torch.zeros(self._batches)), {})
+def state(megabytes: int) -> dict[str, Any]:
+    """Return a state of this size, in 20 tensors."""
+    return {f"layer-{i}": torch.randn(megabytes * 10**6 // 4 // 20) for i in range(20)}
 
 
-class Report(logging.Handler):
-    """Keeps what Helios reports of the waits, in ms: for each save, and at the end."""
-
-    waits = (0.0, 0.0)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note the figures."""
-        if "training waited" in str(record.msg) and isinstance(record.args, tuple):
-            _, each, end = record.args
-            self.waits = (float(str(each)), float(str(end)))
+def torch_save(payload: dict[str, Any], path: pathlib.Path) -> None:
+    with open(path, "wb") as file:
+        torch.save(payload, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def waits(root: pathlib.Path, megabytes: int, saves: int, is_async: bool) -> tuple[float, float]:
-    """Train, and return the waits for each save and at the end, in ms."""
-    report = Report()
-    logger = logging.getLogger("helios")
-    logger.addHandler(report)
-    logger.setLevel(logging.INFO)
-    try:
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            helios.Trainer(
-                train_unit="iteration",
-                total_steps=saves,
-                chkpt_frequency=1,
-                keep_last=1,
-                async_checkpoints=is_async,
-                chkpt_root=folder,
-                use_cpu=True,
-                print_banner=False,
-                autoload=False,
-            ).fit(Large(megabytes, PAUSE), Data(saves + 1))
-    finally:
-        logger.removeHandler(report)
-    return report.waits
+def torch_load(path: pathlib.Path) -> Any:
+    return torch.load(path, weights_only=True)
 
 
-def parts(root: pathlib.Path, megabytes: int) -> dict[str, float]:
-    """Return the seconds that a copy, torch.save and a whole save take."""
-    state = {"x": torch.randn(int(megabytes * 1e6 / 4))}
-    seconds = {}
-    snapshots = plain.Snapshots()
-    with tempfile.TemporaryDirectory(dir=root) as folder:
-        path = pathlib.Path(folder) / "x.pth"
-        for name, action in {
-            "copy in memory": lambda: snapshots.take(state),
-            "torch.save": lambda: torch.save(state, path),
-            "save, durable and verified": lambda: storage.save(state, path),
-        }.items():
-            action()
-            started = time.perf_counter()
-            action()
-            seconds[name] = time.perf_counter() - started
-    return seconds
+def milliseconds(action: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    action()
+    return (time.perf_counter() - started) * 1000
+
+
+def measure(root: pathlib.Path, megabytes: int, rounds: int) -> None:
+    """Measure one size."""
+    payload, snapshots = state(megabytes), Snapshots()
+    theirs, ours = root / "theirs.pth", root / "ours.pth"
+    actions: dict[str, Callable[[], Any]] = {
+        "torch.save": lambda: torch_save(payload, theirs),
+        "save": lambda: storage.save(payload, ours),
+        "torch.load": lambda: torch_load(theirs),
+        "load": lambda: storage.load(ours),
+        "copy": lambda: snapshots.take(payload),
+    }
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds + 1):
+        for name, action in actions.items():
+            value = milliseconds(action)
+            if number:  # the first round warms up
+                times[name].append(value)
+    size = f"{megabytes:,} MB"
+    for base, name in (("torch.save", "save"), ("torch.load", "load")):
+        pairs = zip(times[name], times[base], strict=True)
+        Row(f"{name} {size}", f"x {base}", [mine / their for mine, their in pairs], 1.5).emit()
+        Row(f"{name} {size}", "ms", times[name]).emit()
+        Row(f"{name} {size}", "ms", times[base], by="PyTorch").emit()
+    Row(f"wait of training for a background save of {size}", "ms", times["copy"]).emit()
+    for name in ("save", "load"):
+        before = peak_memory.reset()
+        kept = actions[name]()  # what was loaded must exist until the peak is read
+        Row(f"peak memory to {name} {size}", "MB", [peak_memory.read() - before]).emit()
+        del kept
+    theirs.unlink()
+    ours.unlink()
+
+
+def measure_folders(root: pathlib.Path, rounds: int) -> None:
+    """Measure the search for the newest checkpoint among many."""
+    for count in (10, 100, 1000):
+        folder = root / str(count)
+        folder.mkdir()
+        storage.save({"x": 1}, folder / "one")
+        for number in range(count):
+            os.link(folder / "one", folder / (format_name("net", Position(1, number)) + SUFFIX))
+        times = [
+            milliseconds(lambda: folders.find_last_checkpoint(folder))  # noqa: B023
+            for _ in range(rounds + 1)
+        ]
+        Row(f"find the newest of {count:,} checkpoints", "ms", times[1:]).emit()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--saves", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=pathlib.Path, help="on the disk to measure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ratios, sync_ms, async_ms, end_ms = [], [], [], []
-    for _ in range(arguments.rounds):
-        common = arguments.folder, arguments.megabytes, arguments.saves
-        each, _ = waits(*common, is_async=False)
-        stall, end = waits(*common, is_async=True)
-        ratios.append(stall / each)
-        sync_ms.append(each)
-        async_ms.append(stall)
-        end_ms.append(end)
-    print(
-        f"{arguments.megabytes} MB, {arguments.saves} saves, {arguments.rounds} rounds; medians:\n"
-        f"a save holds training up for {statistics.median(sync_ms):.0f} ms; in the background, for"
-        f" {statistics.median(async_ms):.0f} ms, and {statistics.median(end_ms):.0f} ms once at"
-        f" the end\nratio of the stalls: {statistics.median(ratios):.3f}"
-    )
-    seconds = parts(arguments.folder, arguments.megabytes)
-    whole = seconds["save, durable and verified"]
-    for name, value in seconds.items():
-        print(f"{name:28} {value / whole:.3f} x a save")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for megabytes in arguments.megabytes:
+            measure(pathlib.Path(folder), megabytes, arguments.rounds)
+        measure_folders(pathlib.Path(folder), arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,244 +1,205 @@
-"""What Helios costs beside a bare PyTorch loop, measured in one run.
+"""What a step costs beside the loop that a user writes, for each way to use Helios.
 
-The model is tiny on purpose, so that the cost of the loop shows: one step takes some 200 us. Each
-variant trains the same number of steps in turn, many rounds over; differences and ratios are taken
-within a round, and their median is printed. Absolute times say more about the machine.
+The model is tiny on purpose, so that the cost of the loop shows: a step takes some 250 us.
 
-    python benchmarks/loop.py [--steps 2000] [--rounds 15]
+    python benchmarks/loop.py [--steps 1000] [--rounds 5] [--hooks]
 """
 
 import argparse
-import statistics
-import subprocess
-import sys
-import time
+import contextlib
+import io
+import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from alternate import Alternation, Features, first, loss_of, measure, network, optimizer_of
+from table import Row
 
 import helios
-
-
-class Features(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Batches that exist already, so that the loader costs little in all variants."""
-
-    def __init__(self, steps: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(64, 16, generator=generator)
-        self.y = torch.randint(4, (64,), generator=generator)
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x, self.y
-
-
-def only(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return samples[0]
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+from helios.plugins.builtin.progress import ProgressPlugin
 
 
 class Data(helios.DataModule):
-    """The same batches for Helios."""
+    """Batches that exist already."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
 
     def setup(self) -> None:
-        """Create the dataset."""
-        # The bare loop does not seed its samples either; benchmarks/data.py measures that.
-        params = {"collate_fn": only, "seeding": "none"}
+        """Create the datasets."""
+        # The raw loop does not seed its samples either; benchmarks/data.py measures that.
+        params = {"collate_fn": first, "seeding": "none"}
         self._train_dataset = self._create_dataset(Features(self.steps), params)
+        self._valid_dataset = self._create_dataset(Features(1), params)
 
 
 class Bench(helios.Model):
-    """The same network for Helios."""
+    """The network of the raw loop, with its step through ``optimize``."""
+
+    def __init__(self, alternation: Alternation, tensors: int = 4) -> None:
+        super().__init__("bench")
+        self._alternation = alternation
+        self._tensors = tensors
 
     def setup(self, fast_init: bool = False) -> None:
         """Create network and optimizer."""
-        self.net = self.prepare(network())
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+        self.net = self.prepare(network(self._tensors))
+        self.optimizer = optimizer_of(self.net)
 
-    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
         """Take a step."""
-        x, y = batch
-        self.optimize(nn.functional.cross_entropy(self.net(x), y), self.optimizer)
-
-    def on_training_start(self) -> None:
-        """Start the clock when everything is set up."""
-        self.started = time.perf_counter()
-
-    def on_training_end(self) -> None:
-        """Stop the clock."""
-        self.seconds = time.perf_counter() - self.started
+        self._alternation.tick()
+        self.optimize(loss_of(self.net, batch), self.optimizer)
 
 
-class NoStep(Bench):
-    """Does nothing in a step, so that only the loops are left: far less noise, the same cost."""
+class ByHand(Bench):
+    """Takes the step itself."""
 
-    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
-        """Take no step."""
+    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
+        """Take a step."""
+        self._alternation.tick()
+        loss_of(self.net, batch).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-class LogStep(Bench):
+class Logging(Bench):
     """Logs the loss of each step."""
 
-    weight: float | None = None
-
-    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
+    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
         """Take a step, and log its loss."""
-        x, y = batch
-        loss = nn.functional.cross_entropy(self.net(x), y)
-        self.log("loss", loss, weight=self.weight)
+        self._alternation.tick()
+        loss = loss_of(self.net, batch)
+        self.log("loss", loss)
         self.optimize(loss, self.optimizer)
 
 
-class LogAlone(NoStep):
-    """Logs one tensor in each step, and does nothing else."""
+class LoggingNumber(Bench):
+    """Logs a number in each step."""
 
-    weight: float | None = None
-    value = torch.tensor(1.0, requires_grad=True) * 2
+    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
+        """Take a step, and log a number."""
+        self._alternation.tick()
+        self.log("one", 1.0)
+        self.optimize(loss_of(self.net, batch), self.optimizer)
 
-    def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
-        """Log a value."""
-        self.log("loss", self.value, weight=self.weight)
 
+class Validating(Bench):
+    """Has a validation."""
 
-class LogAloneWeighted(LogAlone):
-    """Logs with a weight of its own."""
-
-    weight = 64
+    def valid_step(self, batch: Any, step: int) -> None:
+        """Do nothing."""
 
 
 class Idle(helios.Plugin):
     """Implements nothing that is called per step."""
 
     def setup(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Busy(Idle):
-    """Is called at the end of each batch, and does nothing."""
+    """Is called at the end of each batch."""
 
     def on_training_batch_end(self, outputs: object, state: helios.TrainingState) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Listen(Idle):
-    """Receives what is logged, and does nothing."""
+    """Receives what is logged."""
 
     def on_log(self, metrics: dict[str, float], state: helios.TrainingState) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-def bare(steps: int) -> float:
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
-    net.train()
-    started = time.perf_counter()
-    for x, y in loader:
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return time.perf_counter() - started
+def fit(
+    kind: type[Bench] = Bench, *plugins: helios.Plugin, tensors: int = 4, **arguments: Any
+) -> Callable[[int], Alternation]:
+    """Return a function that trains beside the raw loop, and checks that both learn the same."""
 
-
-def bare_without_steps(steps: int) -> float:
-    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
-    started = time.perf_counter()
-    for _ in loader:
-        pass
-    return time.perf_counter() - started
-
-
-def with_helios(*plugins: helios.Plugin, kind: type[Bench] = Bench) -> Callable[[int], float]:
-    def run(steps: int) -> float:
-        trainer = helios.Trainer(
-            train_unit="iteration",
-            total_steps=steps,
-            use_cpu=True,
-            print_banner=False,
-            autoload=False,
-            plugins=plugins,
-        )
-        model = kind("bench")
-        trainer.fit(model, Data(steps))
-        return model.seconds
+    def run(steps: int) -> Alternation:
+        alternation = Alternation(network(tensors))
+        settings = {"train_unit": "iteration", "total_steps": steps, **arguments}
+        if settings["train_unit"] == "epoch":
+            settings["total_steps"] = 1
+        model = kind(alternation, tensors)
+        helios.Trainer(
+            **settings, use_cpu=True, print_banner=False, autoload=False, plugins=plugins
+        ).fit(model, Data(steps))
+        mine, raw = model.net.state_dict(), alternation.net.state_dict()
+        assert all(torch.equal(mine[name], raw[name]) for name in raw), "other weights"
+        return alternation
 
     return run
 
 
-def import_ratio(rounds: int) -> float:
-    """Return how much longer importing Helios takes than importing torch, with one optimizer."""
+def configured(steps: int) -> Alternation:
+    """Train with frequencies that are not reached."""
+    frequencies = dict.fromkeys(["print_frequency", "valid_frequency", "chkpt_frequency"], 10**6)
+    with tempfile.TemporaryDirectory() as folder:
+        run = fit(Validating, Listen("listen"), chkpt_root=folder, **frequencies)
+        return run(steps)
 
-    def seconds(module: str) -> float:
-        code = f"import {module}, torch; torch.optim.SGD([torch.zeros(1)], lr=1.0)"
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        return time.perf_counter() - started
 
-    seconds("helios")  # the first one fills caches
-    return statistics.median(seconds("helios") / seconds("torch") for _ in range(rounds))
+def with_progress_bar(steps: int) -> Alternation:
+    """Train with a progress bar on a terminal, whose output nobody reads."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with contextlib.redirect_stderr(Terminal()):
+        return fit(Bench, ProgressPlugin())(steps)
+
+
+def many(kind: type[Idle], count: int) -> list[Idle]:
+    return [kind(f"{kind.__name__}-{i}") for i in range(count)]
+
+
+LOOP: dict[str, tuple[Callable[[int], Alternation], float | None]] = {
+    "epochs, step through optimize": (fit(train_unit="epoch"), 0),
+    "epochs, step by hand": (fit(ByHand, train_unit="epoch"), 5),
+    "iterations": (fit(), 5),
+    "configured, but not due": (configured, 6),
+    "one tensor logged each step": (fit(Logging, train_unit="epoch"), 10),
+    "one number logged each step": (fit(LoggingNumber, train_unit="epoch"), 10),
+    "progress bar on": (with_progress_bar, 10),
+    "network of 10 tensors": (fit(tensors=10, train_unit="epoch"), None),
+    "network of 1,000 tensors": (
+        lambda steps: fit(tensors=1000, train_unit="epoch")(steps // 10),  # its steps take longer
+        None,
+    ),
+}
+HOOKS: dict[str, tuple[Callable[[int], Alternation], float | None]] = {
+    "no plug-in": (fit(), None),
+    "10 plug-ins at each batch's end": (fit(Bench, *many(Busy, 10)), 2),
+    "100 plug-ins at each batch's end": (fit(Bench, *many(Busy, 100)), 10),
+    "10 idle plug-ins": (fit(Bench, *many(Idle, 10)), 0),
+    "100 idle plug-ins": (fit(Bench, *many(Idle, 100)), 0),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hooks", action="store_true", help="measure plug-ins only")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    idle = [Idle(f"idle-{i}") for i in range(100)]
-    busy = [Busy(f"busy-{i}") for i in range(10)]
-    whole = {
-        "bare PyTorch": bare,
-        "Helios": with_helios(),
-        "Helios, 100 idle plug-ins": with_helios(*idle),
-        "Helios, 10 plug-ins at each batch's end": with_helios(*busy),
-        "Helios, each step logged": with_helios(Listen("listen"), kind=LogStep),
-    }
-    loops_alone = {
-        "bare loop without steps": bare_without_steps,
-        "loop of Helios": with_helios(kind=NoStep),
-        "loop, 100 idle plug-ins": with_helios(*idle, kind=NoStep),
-        "loop, 10 plug-ins at each batch's end": with_helios(*busy, kind=NoStep),
-        "loop, each step logged": with_helios(Listen("listen"), kind=LogAlone),
-        "loop, each step logged with a weight": with_helios(
-            Listen("listen"), kind=LogAloneWeighted
-        ),
-        "loop, logged and nobody listens": with_helios(kind=LogAlone),
-    }
-    print(f"{arguments.steps} steps, {arguments.rounds} rounds; medians over the rounds")
-    compare(whole, arguments.steps, arguments.rounds)
-    compare(loops_alone, arguments.steps, arguments.rounds)
-    print(f"import and one optimizer: {import_ratio(9):.3f} x torch")
-
-
-def compare(variants: dict[str, Callable[[int], float]], steps: int, rounds: int) -> None:
-    """Print what each variant costs beside its base: the first, or the second for those after."""
-    names = list(variants)
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):
-        for name, run in variants.items():
-            times[name].append(run(steps) / steps * 1e6)
-    for values in times.values():
-        del values[0]  # the first round warms up
-    for name, values in times.items():
-        base = names[1] if names.index(name) > 1 else names[0]
-        pairs = list(zip(values, times[base], strict=True))
-        extra = statistics.median(value - other for value, other in pairs)
-        ratio = statistics.median(value / other for value, other in pairs)
-        print(f"{name:40} {extra:+7.2f} us a step, {ratio:.3f} x {base}")
+    variants = HOOKS if arguments.hooks else LOOP
+    runs = {name: run for name, (run, _) in variants.items()}
+    found = measure(runs, arguments.steps, arguments.rounds)
+    base = [one.extra() for one in found["no plug-in"]] if arguments.hooks else None
+    for name, (_, target) in variants.items():
+        extras = [one.extra() for one in found[name]]
+        if base is None or name == "no plug-in":
+            Row(name, "us a step over the raw loop", extras, target).emit()
+            if "epochs, step through" in name:
+                Row(name, "x the raw loop", [one.ratio() for one in found[name]], 1).emit()
+        else:
+            more = [mine - other for mine, other in zip(extras, base, strict=True)]
+            Row(name, "us a step over no plug-in", more, target).emit()
 
 
 if __name__ == "__main__":
