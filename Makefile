@@ -2,7 +2,7 @@
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
 #   make soak   kills random runs at random moments, for SECONDS (600), and tries odd arguments
-#   make bench  what Helios costs beside a bare PyTorch loop, and what a checkpoint holds up
+#   make bench  what Helios costs beside PyTorch and other trainers; BENCH=loop,save chooses
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,11 +31,11 @@ soak: .venv/installed
 	$(BIN)/python tests/exactness/soak.py --seconds $(SECONDS)
 	$(BIN)/python tests/fuzz_arguments.py --examples 100000
 
+comma := ,
+BENCH ?= loop,data,hooks,save,start
 bench: .venv/installed
-	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/checkpoint.py
-	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/run.py $(subst $(comma), ,$(BENCH))
 
 .venv/installed: constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv
@@ -43,4 +43,4 @@ bench: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench

@@ -93,9 +93,7 @@ class Alternation:
     def _tick_of_raw(self) -> None:
         """Cost the raw loop what :meth:`tick` costs the trainer."""
         self._ticks_of_raw += 1
-        if self._ticks_of_raw == 1:
-            pass
-        elif self._ticks_of_raw > CHUNK:
+        if self._ticks_of_raw == 1 or self._ticks_of_raw > CHUNK:
             pass
 
     def _take_turn(self) -> None:

@@ -1,0 +1,43 @@
+"""What the scripts of the peers share. They need ``benchmarks`` in ``PYTHONPATH``."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from alternate import Alternation, measure
+from table import Row
+
+STEPS, ROUNDS = 1000, 5
+Fit = Callable[[int], Alternation]
+
+
+def report(by: str, module: str, step: Fit, hooks: dict[str, Fit], steps: int = STEPS) -> None:
+    """Measure what the first argument of the script names, and print the rows.
+
+    Args:
+        by: the name of the peer.
+        module: the module that a user imports.
+        step: a function that trains some steps.
+        hooks: the same with callbacks, by the name of the row.
+        steps: the number of steps in a round.
+    """
+    if sys.argv[1] == "loop":
+        (found,) = measure({"step": step}, steps, ROUNDS).values()
+        extras = [one.extra() for one in found]
+        Row("epochs, the usual step", "us a step over the raw loop", extras, by=by).emit()
+    elif sys.argv[1] == "hooks":
+        both = measure({"none": step, **hooks}, steps, ROUNDS)
+        base = [one.extra() for one in both.pop("none")]
+        for name, found in both.items():
+            extras = [one.extra() - none for one, none in zip(found, base, strict=True)]
+            Row(name, "us a step over no callback", extras, by=by).emit()
+    else:
+        ratios = [_seconds(f"import torch, {module}") / _seconds("import torch") for _ in range(5)]
+        Row(f"import {module}, torch", "x import torch", ratios, by=by).emit()
+
+
+def _seconds(code: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - started
