@@ -1,6 +1,7 @@
 """No training step reads from the device, except to log."""
 
 import contextlib
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helios import TrainingState
 from helios.testing import TinyDataModule, TinyModel
+
+
+BUILT_IN = ("progress", "metrics-file", "preemption")
 
 
 class ScalarReads(TorchDispatchMode):
@@ -105,3 +109,33 @@ def test_no_step_reads_from_the_device(
     steps_alone = [between[i] for i in range(17) if (i + 1) % 6]  # the others begin an epoch
     assert steps_alone == [0] * 15
     assert between[11] >= 1  # the cadence, at the end of the second epoch
+
+
+def test_built_in_plugins_read_once_at_each_cadence(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    class Quiet(TinyModel):
+        def train_step(self, batch: Any, state: TrainingState) -> None:
+            features, labels = batch
+            loss = nn.functional.cross_entropy(self.net(features), labels)
+            for name in ("loss", "again", "and again"):
+                self.log(name, loss)
+            self.optimize(loss, self.optimizer)
+
+    with counting_reads(monkeypatch) as reads:
+        counter = Reads(reads)
+        trainer = make_trainer(
+            train_unit="iteration",
+            total_steps=18,
+            print_frequency=4,
+            run_root=tmp_path,
+            plugins=[counter, *BUILT_IN],
+        )
+        trainer.fit(Quiet(), TinyDataModule(shuffle=False))
+    assert set(BUILT_IN) <= set(trainer.plugins)
+    steps, epochs, cadences = 17, 3, 5  # the cadence at 4, 8, 12, 16, and at the end of the run
+    assert reads.count("tolist") == cadences
+    assert reads.count("scalar") == reads.count("item") == epochs  # the loader's seed, on the CPU
+    between = [after - before for before, after in zip(counter.at, counter.at[1:], strict=False)]
+    inside = [i for i in range(steps) if (i + 1) % 6]  # the others begin an epoch
+    assert {i + 1: between[i] for i in inside if between[i]} == {4: 1, 8: 1, 16: 1}
