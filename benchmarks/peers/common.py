@@ -12,12 +12,14 @@ STEPS, ROUNDS = 1000, 5
 Fit = Callable[[int], Alternation]
 
 
-def report(by: str, module: str, step: Fit, hooks: dict[str, Fit], steps: int = STEPS) -> None:
+def report(
+    by: str, module: str | None, step: Fit, hooks: dict[str, Fit], steps: int = STEPS
+) -> None:
     """Measure what the first argument of the script names, and print the rows.
 
     Args:
         by: the name of the peer.
-        module: the module that a user imports.
+        module: the module that a user imports; ``None`` not to measure its import.
         step: a function that trains some steps.
         hooks: the same with callbacks, by the name of the row.
         steps: the number of steps in a round.
@@ -32,7 +34,7 @@ def report(by: str, module: str, step: Fit, hooks: dict[str, Fit], steps: int = 
         for name, found in both.items():
             extras = [one.extra() - none for one, none in zip(found, base, strict=True)]
             Row(name, "us a step over no callback", extras, by=by).emit()
-    else:
+    elif module is not None:
         ratios = [_seconds(f"import torch, {module}") / _seconds("import torch") for _ in range(5)]
         Row(f"import {module}, torch", "x import torch", ratios, by=by).emit()
 

@@ -17,14 +17,14 @@ PEERS = {
     "helios_ml": "helios-ml==2.0.1",
     "ignite": "pytorch-ignite==0.5.5",
     "lightning": "lightning==2.6.6",
-    "torchtnt": "torchtnt==0.2.4",
+    "torchtnt": "torchtnt==0.2.4 setuptools<81",
     "transformers": "transformers[torch]==5.24.0",
 }
-"""The requirement of each peer, by the name of its script."""
+"""The requirements of each peer, by the name of its script. torchtnt needs an old setuptools."""
 
 
-def install(name: str, requirement: str, shared: pathlib.Path | None) -> pathlib.Path:
-    """Install a requirement into an environment, and return the folder of its packages."""
+def install(name: str, requirements: str, shared: pathlib.Path | None) -> pathlib.Path:
+    """Install requirements into an environment, and return the folder of its packages."""
     folder = ROOT / name
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if (folder / "installed").exists() and packages is not None:
@@ -34,7 +34,7 @@ def install(name: str, requirement: str, shared: pathlib.Path | None) -> pathlib
     if shared is not None:
         (packages / "shared.pth").write_text(f"{shared}\n")
     pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "--constraint", str(CONSTRAINTS), requirement], check=True)
+    subprocess.run([*pip, "--constraint", str(CONSTRAINTS), *requirements.split()], check=True)
     (folder / "installed").touch()
     return packages
 
@@ -46,15 +46,12 @@ def interpreter(name: str) -> pathlib.Path | None:
 
 
 def main() -> None:
-    shared = install("torch", "torch", None)
-    subprocess.run(
-        [str(ROOT / "torch/bin/python"), "-m", "pip", "install", "-q", "numpy"], check=True
-    )
-    for name, requirement in PEERS.items():
+    shared = install("torch", "torch numpy", None)
+    for name, requirements in PEERS.items():
         try:
-            install(name, requirement, shared)
+            install(name, requirements, shared)
         except subprocess.CalledProcessError as error:
-            print(f"{requirement} is skipped: {error}", file=sys.stderr)
+            print(f"{requirements} is skipped: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

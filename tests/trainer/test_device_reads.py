@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helios import TrainingState
 from helios.testing import TinyDataModule, TinyModel
 
-
 BUILT_IN = ("progress", "metrics-file", "preemption")
 
 
