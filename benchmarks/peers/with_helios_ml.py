@@ -4,20 +4,25 @@ from typing import Any
 
 import torch
 
-# Torchvision from the registry may lack its operators beside a PyTorch for CPUs. Nothing calls this
-# one, but the import of torchvision asks for it.
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+# Beside a PyTorch for CPUs, torchvision may lack the operators that its import wants to describe.
+_real, torch.library.register_fake = torch.library.register_fake, lambda *_, **__: lambda f: f
 
-import helios.data as hld
-import helios.model as hlm
-import helios.plugins as hlp
-import helios.trainer as hlt
-from alternate import Alternation, Features, first, loss_of, network, optimizer_of
-from common import Fit, report
+from alternate import (  # noqa: E402
+    Alternation,
+    Features,
+    first,
+    loss_of,
+    network,
+    optimizer_of,
+)
+from common import Fit, report  # noqa: E402
+
+import helios.data as hld  # noqa: E402
+import helios.model as hlm  # noqa: E402
+import helios.plugins as hlp  # noqa: E402
+import helios.trainer as hlt  # noqa: E402
+
+torch.library.register_fake = _real
 
 
 class Data(hld.DataModule):
