@@ -1,0 +1,133 @@
+"""Facts about a trial, whether it belongs to a study, is fixed, or is finished."""
+
+import secrets
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from helios.errors import ConfigurationError
+
+# The functions import Optuna themselves: a user with a trial has imported it already, and a trainer
+# that only looks at the class of the plug-in must not pay for the import.
+
+_KEY = "helios.trial"
+
+
+def check_trial(trial: Any) -> Any:
+    """Return a trial, and refuse everything else.
+
+    Raises:
+        ConfigurationError: the object is not a trial.
+    """
+    import optuna
+
+    if not isinstance(trial, optuna.trial.BaseTrial) and not hasattr(trial, "suggest_float"):
+        hint = " Pass study.ask(), or the trial that Optuna passes to the objective."
+        raise ConfigurationError(
+            f"OptunaPlugin(trial={trial!r}) got a {type(trial).__name__}, which is not a trial."
+            f"{hint if isinstance(trial, optuna.Study) else ''}"
+        )
+    return trial
+
+
+def number_of(trial: Any) -> int:
+    """Return the number of a trial; that of its first attempt if Optuna retries it."""
+    import optuna
+
+    frozen = _frozen(trial)
+    if frozen is None:
+        return int(trial.number)
+    storages = optuna.storages
+    callback = getattr(storages, "RetryHeartbeatStaleTrialCallback", None)  # Optuna 4.9 or later
+    callback = callback or storages.RetryFailedTrialCallback
+    with warnings.catch_warnings():  # the only public function is experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        first = callback.retried_trial_number(frozen)
+    return int(trial.number if first is None else first)
+
+
+def key_of(trial: Any) -> str:
+    """Return a key that no other trial of any study has; a retried trial keeps it.
+
+    A trial that belongs to no study and has no key is known by its parameters alone.
+    """
+    known = trial.user_attrs.get(_KEY)
+    if known is not None:
+        return str(known)
+    if study_of(trial) is None:
+        return "fixed"
+    return renew_key(trial)
+
+
+def renew_key(trial: Any) -> str:
+    """Give a trial a new key, and return it."""
+    key = secrets.token_hex(8)
+    trial.set_user_attr(_KEY, key)
+    return key
+
+
+def is_finished(trial: Any) -> bool:
+    """Return whether a trial is the record of a finished one, such as ``study.best_trial``."""
+    import optuna
+
+    return isinstance(trial, optuna.trial.FrozenTrial)
+
+
+def study_of(trial: Any) -> Any:
+    """Return the study of a trial; ``None`` for one that is fixed or finished."""
+    return getattr(trial, "study", None)
+
+
+def has_several_objectives(trial: Any) -> bool:
+    """Return whether the study of a trial has several objectives, so that it has no reports."""
+    study = study_of(trial)
+    return study is not None and len(study.directions) > 1
+
+
+def reported_steps(trial: Any) -> set[int]:
+    """Return the steps whose values the study knows."""
+    frozen = _frozen(trial)
+    return set() if frozen is None else set(frozen.intermediate_values)
+
+
+def plain_parameters(trial: Any) -> dict[str, Any]:
+    """Return the parameters of a trial as plain values.
+
+    A class or a function is replaced by its name, and any other choice by its position.
+    """
+    return {
+        name: _plain(value, trial.distributions.get(name)) for name, value in trial.params.items()
+    }
+
+
+def differing(saved: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parameters that have two values."""
+    both = sorted(saved.keys() & parameters.keys())
+    return [name for name in both if not _equal(saved[name], parameters[name])]
+
+
+def _frozen(trial: Any) -> Any:
+    """Return what the study knows of a trial."""
+    study = study_of(trial)
+    if study is None:
+        return trial if is_finished(trial) else None
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _plain(value: Any, distribution: Any) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    name = getattr(value, "__qualname__", None)
+    if name is not None:
+        return f"{value.__module__}.{name}"
+    if distribution is None:
+        return repr(value)
+    return f"choices[{int(distribution.to_internal_repr(value))}]"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other) or (one != one and other != other)  # NaN equals NaN here
