@@ -93,7 +93,8 @@ def test_folder_without_a_mark_is_not_taken_over(fit: Fit, tmp_path: pathlib.Pat
 
 def test_other_parameters_start_anew(fit: Fit) -> None:
     """A user may copy all attributes of a trial."""
-    assert fit(trial := seeded(0).ask())[0].save_name == "tiny_trial-0"
+    trial = seeded(0).ask()
+    assert fit(trial)[0].save_name == "tiny_trial-0"
     fixed = optuna.trial.FixedTrial({"lr": 0.75})
     fixed.set_user_attr("helios.trial", stored(trial).user_attrs["helios.trial"])
     model, trainer = fit(fixed)

@@ -38,8 +38,8 @@ def test_pruned_trial_whose_process_dies_is_pruned_again(
         "valid_frequency": 1,
         "chkpt_root": tmp_path,
     }
+    trainer = make_trainer(plugins=[OptunaPlugin(study.ask(), "score"), Killer()], **arguments)
     with pytest.raises(Killed):
-        trainer = make_trainer(plugins=[OptunaPlugin(study.ask(), "score"), Killer()], **arguments)
         trainer.fit(Scoring(), TinyDataModule())
     trial = again_of(study, 0)
     assert stored(trial).user_attrs.keys() == {"helios.trial"}

@@ -113,7 +113,7 @@ def test_metric_that_is_not_a_number(make_trainer: Make) -> None:
 
     trial = optuna.create_study().ask()
     trainer = make_trainer(plugins=[OptunaPlugin(trial, "score")], valid_frequency=1)
-    with pytest.raises(TypeError, match="'score', but .* holds 'good', which is not a number"):
+    with pytest.raises(TypeError, match=r"'score', but .* holds 'good', which is not a number"):
         trainer.fit(Wordy(), TinyDataModule())
 
 

@@ -179,7 +179,7 @@ class OptunaPlugin(Plugin):
         self._begin()
         self._is_running = True
 
-    def on_checkpoint_loaded(self) -> None:
+    def on_checkpoint_loaded(self, path: Any, state: TrainingState) -> None:
         """Remember that the run resumes."""
         self._is_restored = True
 
@@ -381,7 +381,7 @@ class OptunaPlugin(Plugin):
             CheckpointError: the checkpoint to resume from was saved with other parameters.
         """
         parameters = dict(state_dict)
-        self._reports = {cycle: value for cycle, value in parameters.pop(_REPORTS, [])}
+        self._reports = dict(parameters.pop(_REPORTS, []))
         names = trials.differing(parameters, trials.plain_parameters(self._trial))
         if names and self.trainer.model.session.is_training:
             model = self.trainer.model
