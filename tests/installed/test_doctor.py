@@ -214,7 +214,7 @@ def test_the_list_tells_what_it_cannot_read(cautious: dict[str, Any]) -> None:
 
 def test_the_plan_with_imports_shows_the_errors_of_the_trainer(thorough: dict[str, Any]) -> None:
     assert thorough["plan"]["plan"] is None
-    problems = {(p["error"], p["message"]) for p in thorough["plan"]["problems"]}
+    problems = {(p["type"], p["message"]) for p in thorough["plan"]["problems"]}
     for error, part in (
         ("PluginLoadError", "HELIOS_BLOCK_PLUGINS=broken"),
         ("PluginConflictError", "keeps 'patchmix'"),
