@@ -75,7 +75,7 @@ class Classifier(helios.Model):
         if current_epoch == 0:
             self.network[:-1].eval()
         elif current_epoch == 1:
-            self.network[:-1].requires_grad_(True)
+            self.network[:-1].requires_grad_(True).train()
 
     def train_step(self, batch: list[torch.Tensor], state: helios.TrainingState) -> None:
         """Train on a batch."""

@@ -142,7 +142,8 @@ def attempt(factory: Any, arguments: dict[str, Any]) -> str | None:
         )
         return None if is_named and len(text) < 5000 else f"names no argument: {text[:200]}"
     except TypeError as error:
-        return None if "sampler" in arguments and "sampler" in str(error) else f"raw: {error!r}"
+        has_sampler = not {"sampler", "batch_sampler"}.isdisjoint(arguments)
+        return None if has_sampler and "sampler" in str(error) else f"raw: {error!r}"
     except RuntimeError as error:
         is_documented = arguments.get("use_cpu") is False and "finds none" in str(error)
         return None if is_documented else f"raw: {error!r}"

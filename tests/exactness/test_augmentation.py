@@ -78,7 +78,8 @@ def batches(
     epoch: int = 0, start_iter: int = 0, dataset: Dataset[Any] | None = None, **params: Any
 ) -> list[torch.Tensor]:
     """Load an epoch."""
-    params = {"batch_size": 4, "shuffle": True, "random_seed": 5, **params}
+    shuffle = "sampler" not in params  # a sampler has its own order
+    params = {"batch_size": 4, "shuffle": shuffle, "random_seed": 5, **params}
     loader, sampler = create_dataloader(dataset or Noise(), DataLoaderParams(**params))
     set_position(loader, sampler, seed=5, epoch=epoch, start_iter=start_iter)
     return list(loader)

@@ -268,8 +268,9 @@ def test_learning_rate_of_a_scheduler_is_no_change(
     caplog.set_level(logging.WARNING)
     for stop_after in (4, 5, None):
         model = TinyModel()
-        trainer = make_trainer(chkpt_root=tmp_path, plugins=[StopAfter(stop_after)])
-        trainer.fit(model, TinyDataModule())
+        plugins = [StopAfter(stop_after)]
+        trainer = make_trainer(chkpt_root=tmp_path, plugins=plugins, valid_frequency=1)
+        trainer.fit(model, TinyDataModule(valid_size=4))
     assert model.optimizer.param_groups[0]["lr"] != 0.05
     assert not caplog.messages
 

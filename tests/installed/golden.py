@@ -42,9 +42,8 @@ def project_file(text):
 
 def trainer(**arguments):
     """Make a trainer that sees nothing but the sample packages that it names."""
-    return helios.Trainer(
-        **{"total_steps": 1, "use_cpu": True, "print_banner": False, "autoload": False, **arguments}
-    )
+    fixed = {"total_steps": 1, "valid_frequency": 1, "use_cpu": True, "print_banner": False}
+    return helios.Trainer(**{**fixed, "autoload": False, **arguments})
 
 
 def logged(run):

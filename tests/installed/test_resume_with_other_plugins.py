@@ -21,9 +21,10 @@ def go_on(project="", **arguments):
     logging.getLogger("helios").addHandler(handler)
     error = None
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = helios.Trainer(use_cpu=True, run_root="run", print_banner=False, **arguments)
+        trainer = helios.Trainer(use_cpu=True, run_root="run", print_banner=False,
+                                 valid_frequency=1, **arguments)
         try:
-            trainer.fit(TinyModel(), TinyDataModule(valid_size=0))
+            trainer.fit(TinyModel(), TinyDataModule())
         except helios.errors.HeliosError as raised:
             error = f"{type(raised).__name__}: {raised}"
     logging.getLogger("helios").removeHandler(handler)

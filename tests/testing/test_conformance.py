@@ -55,6 +55,9 @@ class ForgetsAll(Good):
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
 
 class ForgetsPart(Good):
     """Saves the average, but not the counter."""

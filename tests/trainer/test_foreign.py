@@ -126,9 +126,7 @@ def test_precision_of_another_trainer(make_trainer: Make, value: Any, meant: str
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("batch_sampler", "batch_size"),
-        ("persistent_workers", "remove it"),
-        ("worker_init_fn", "seeding"),
+        ("pin_memory_device", "pin_memory"),
         ("generator", "random_seed"),
     ],
 )

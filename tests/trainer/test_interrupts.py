@@ -228,7 +228,7 @@ SCRIPT = """
                 os.dup2(os.open(root / f"{case}.{name}", os.O_CREAT | os.O_WRONLY), stream)
             trainer = Trainer(
                 total_steps=2, use_cpu=True, autoload=False, chkpt_root=root / case,
-                print_banner=False,
+                print_banner=False, valid_frequency=1,
             )
             trainer.fit(Interrupted(), TinyDataModule())
             print("not reached")

@@ -25,7 +25,7 @@ def test_nothing_is_left_out() -> None:
     helpers = {"networks", "prepare", "log", "optimize", "rename"}  # not called by the trainer
     assert {n for n in vars(EveryMethod) if not n.startswith("_")} == own_methods(Model) - helpers
     loaders = {"train_dataloader", "valid_dataloader", "test_dataloader"}
-    helpers = loaders | {"get_train_steps_per_epoch", "run_setup"}
+    helpers = loaders | {"get_train_steps_per_epoch", "run_setup", "find_set"}
     assert {n for n in vars(Three) if not n.startswith("_")} == own_methods(DataModule) - helpers
 
 
@@ -56,7 +56,7 @@ def test_fit_in_epochs(parts: Any, tmp_path: pathlib.Path) -> None:
         model.train()
         plugin.on_training_epoch_start(epoch 0, batch 0, step 0)
         model.on_training_epoch_start(0)
-        plugin.wrap_batches(<DataLoader>; 'training')
+        plugin.wrap_batches(<WholeEpoch>; 'training')
         plugin.process_training_batch(batch [1.0]; epoch 0, batch 0, step 0)
         plugin.on_training_batch_start(epoch 0, batch 0, step 0)
         model.on_training_batch_start(epoch 0, batch 0, step 0)
@@ -103,7 +103,7 @@ def test_fit_in_epochs(parts: Any, tmp_path: pathlib.Path) -> None:
         plugin.on_checkpoint_saved(m_epoch_1_iter_2_x; epoch 1, batch 0, step 2)
         plugin.on_training_epoch_start(epoch 1, batch 0, step 2)
         model.on_training_epoch_start(1)
-        plugin.wrap_batches(<DataLoader>; 'training')
+        plugin.wrap_batches(<WholeEpoch>; 'training')
         plugin.process_training_batch(batch [1.0]; epoch 1, batch 0, step 2)
         plugin.on_training_batch_start(epoch 1, batch 0, step 2)
         model.on_training_batch_start(epoch 1, batch 0, step 2)
@@ -139,7 +139,7 @@ def test_fit_in_epochs(parts: Any, tmp_path: pathlib.Path) -> None:
         plugin.on_log({'mean': 20.0}; epoch 1, batch 3, step 4)
         plugin.should_training_stop()
         model.should_training_stop()
-        plugin.wrap_batches(<DataLoader>; 'validation')
+        plugin.wrap_batches(<WholeEpoch>; 'validation')
         model.eval()
         plugin.on_validation_start(0)
         model.on_validation_start(0)
@@ -202,7 +202,7 @@ def test_fit_in_iterations(parts: Any, tmp_path: pathlib.Path) -> None:
         model.train()
         plugin.on_training_epoch_start(epoch 0, batch 0, step 0)
         model.on_training_epoch_start(0)
-        plugin.wrap_batches(<DataLoader>; 'training')
+        plugin.wrap_batches(<WholeEpoch>; 'training')
         plugin.process_training_batch(batch [1.0]; epoch 0, batch 0, step 1)
         plugin.on_training_batch_start(epoch 0, batch 0, step 1)
         model.on_training_batch_start(epoch 0, batch 0, step 1)
@@ -251,7 +251,7 @@ def test_fit_in_iterations(parts: Any, tmp_path: pathlib.Path) -> None:
         data.advance_train_phase()
         plugin.on_training_epoch_start(epoch 1, batch 0, step 3)
         model.on_training_epoch_start(1)
-        plugin.wrap_batches(<DataLoader>; 'training')
+        plugin.wrap_batches(<WholeEpoch>; 'training')
         plugin.process_training_batch(batch [1.0]; epoch 1, batch 0, step 4)
         plugin.on_training_batch_start(epoch 1, batch 0, step 4)
         model.on_training_batch_start(epoch 1, batch 0, step 4)
@@ -264,7 +264,7 @@ def test_fit_in_iterations(parts: Any, tmp_path: pathlib.Path) -> None:
         model.on_training_batch_end(epoch 1, batch 0, step 4; False)
         plugin.should_training_stop()
         model.should_training_stop()
-        plugin.wrap_batches(<DataLoader>; 'validation')
+        plugin.wrap_batches(<WholeEpoch>; 'validation')
         model.eval()
         plugin.on_validation_start(0)
         model.on_validation_start(0)
@@ -319,7 +319,7 @@ def test_resumed_fit(parts: Any, tmp_path: pathlib.Path) -> None:
         plugin.on_training_start()
         model.on_training_start()
         model.train()
-        plugin.wrap_batches(<DataLoader>; 'training')
+        plugin.wrap_batches(<WholeEpoch>; 'training')
         plugin.process_training_batch(batch [3.0]; epoch 0, batch 2, step 3)
         plugin.on_training_batch_start(epoch 0, batch 2, step 3)
         model.on_training_batch_start(epoch 0, batch 2, step 3)

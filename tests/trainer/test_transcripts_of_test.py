@@ -14,7 +14,7 @@ from transcript import EveryMethod, Three, Transcript, check, resume
 from helios import Plugin
 
 TESTING = """
-    plugin.wrap_batches(<DataLoader>; 'testing')
+    plugin.wrap_batches(<WholeEpoch>; 'testing')
     plugin.on_testing_start()
     model.on_testing_start()
     model.eval()

@@ -136,10 +136,12 @@ def test_plugin_that_is_switched_off_wraps_no_more(make_trainer: Make) -> None:
     assert run(make_trainer, Failing("failing"), TinyDataModule()).global_iteration == 6
 
 
-def test_the_loader_is_passed_as_it_is(make_trainer: Make) -> None:
+def test_batches_have_the_attributes_of_their_loader(make_trainer: Make) -> None:
     class Looking(Named):
         def wrap_batches(self, batches: Any) -> Any:
-            assert isinstance(batches, torch.utils.data.DataLoader)
+            assert len(batches) == 6
+            assert batches.batch_size == 4
+            assert isinstance(batches.dataset, torch.utils.data.Dataset)
             return batches
 
     run(make_trainer, Looking(), TinyDataModule())

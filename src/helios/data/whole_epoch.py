@@ -31,6 +31,11 @@ class WholeEpoch:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._loader, name)  # plug-ins may ask for its dataset, for example
+
     def __iter__(self) -> Iterator[Any]:
         batches, counter = iter(self._batches), itertools.count(1)
         # compress() takes one number of the counter for each batch.
@@ -54,9 +59,14 @@ class WholeEpoch:
         yield from ()
 
 
-def is_counted(loader: Any) -> bool:
-    """Return whether the length of a loader is the number of its batches."""
-    return not isinstance(getattr(loader, "dataset", None), IterableDataset)
+def number_of_batches(loader: Any) -> int | None:
+    """Return the number of batches of a loader; ``None`` if only its end shows it."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    try:
+        return len(loader)
+    except TypeError:  # a user's own loader need not have a length
+        return None
 
 
 def _reason(loader: Any, number: int) -> str:

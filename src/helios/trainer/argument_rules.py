@@ -59,7 +59,5 @@ RULES: Mapping[str, rules.Rule] = {
     "autoload": _requests(
         "autoload", "True, False, or a list of names", strings=True, may_be_bool=True
     ),
-    "resume_plugins": rules.text,
-    "precision": rules.text,
 }
 """The rules by argument. ``settings.py`` checks the others, and what depends on two of them."""

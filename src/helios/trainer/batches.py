@@ -13,7 +13,7 @@ from helios.data.loader import batch_size_of, set_position
 from helios.data.orders import describe_order
 from helios.data.seeds import SeededBatches
 from helios.data.sizes import BatchSize, CountedBatches, known_size
-from helios.data.whole_epoch import WholeEpoch, is_counted
+from helios.data.whole_epoch import WholeEpoch, number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 from helios.trainer.evaluation_loader import EvaluationLoader
@@ -206,8 +206,7 @@ class Batches:
         if loader is None:
             return None
         batches, self._evaluation_size = _counted(*loader)
-        is_stream = isinstance(loader[1], StreamPosition)
-        return self._wrapped(batches, phase, None if is_stream else len(loader[0]))
+        return self._wrapped(batches, phase, number_of_batches(loader[0]))
 
     def training_size(self, number: int) -> int:
         """Return the number of samples that the loader put into a batch of the current epoch."""
@@ -230,9 +229,10 @@ def _counted(loader: Any, position: Any, start: int = 0) -> tuple[Iterable[Any],
         return WholeEpoch(loader, loader, len(loader) - start), size
     is_stream = isinstance(position, StreamPosition)
     batches = CountedBatches(loader, position.counted if is_stream else None, start)
-    if is_stream or not is_counted(loader):
+    number = None if is_stream else number_of_batches(loader)
+    if number is None:
         return batches, batches.size
-    return WholeEpoch(batches, loader, len(loader) - start), batches.size
+    return WholeEpoch(batches, loader, number - start), batches.size
 
 
 _TERMS = {

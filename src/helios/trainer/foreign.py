@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from helios.core.rules import shown
+
 T = TypeVar("T", bound=type)
 
 
@@ -166,7 +168,7 @@ _PRECISIONS = {
 
 def precision_meant(value: object) -> str | None:
     """Return the precision of Helios that another trainer calls by a value, or ``None``."""
-    written = str(value).lower()
+    written = (value if isinstance(value, str) else shown(value)).lower()
     return next((name for name, others in _PRECISIONS.items() if written in others), None)
 
 

@@ -106,10 +106,10 @@ def check_switch(name: str, value: bool) -> bool:
 def check_policy(value: ResumePolicy) -> ResumePolicy:
     """Return the action for a resumed run whose plug-ins differ from the checkpoint's."""
     choices = typing.get_args(ResumePolicy)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigurationError(
             f"resume_plugins={shown(value)}: write {', '.join(map(repr, choices))}."
-            f"{nearest(str(value), choices)}"
+            f"{nearest(shown(value), choices)}"
         )
     return value
 
@@ -229,11 +229,11 @@ def check_source_root(value: str | pathlib.Path | None) -> pathlib.Path | None:
     return path
 
 
-def check_precision(name: str) -> str:
+def check_precision(name: Any) -> str:
     """Return the name of a precision; refuse an unknown one."""
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         meant = foreign.precision_meant(name)
-        hint = nearest(str(name), PRECISIONS) if meant is None else f" Did you mean {meant!r}?"
+        hint = nearest(shown(name), PRECISIONS) if meant is None else f" Did you mean {meant!r}?"
         raise ConfigurationError(
             f"precision={shown(name)} is not a precision: write {', '.join(map(repr, PRECISIONS))}."
             f"{hint}"
