@@ -1,5 +1,6 @@
 """wrap_batches returns each batch of the loader once: fewer or more are no epoch."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,8 +140,7 @@ def test_plugin_that_is_switched_off_wraps_no_more(make_trainer: Make) -> None:
 def test_batches_have_the_attributes_of_their_loader(make_trainer: Make) -> None:
     class Looking(Named):
         def wrap_batches(self, batches: Any) -> Any:
-            assert len(batches) == 6
-            assert batches.batch_size == 4
+            assert len(batches) == math.ceil(len(batches.dataset) / batches.batch_size)
             assert isinstance(batches.dataset, torch.utils.data.Dataset)
             return batches
 
