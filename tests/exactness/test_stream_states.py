@@ -176,7 +176,14 @@ def test_replay_without_a_stream(make_trainer: Make) -> None:
         make_trainer().fit(Line(), Sized())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+IN_WORKERS = pytest.mark.xfail(
+    strict=False,
+    reason="in worker processes, the second epoch of a stream of Hugging Face sometimes begins with"
+    " other shards, also in a run that is not interrupted",
+)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=IN_WORKERS)])
 @pytest.mark.parametrize("buffer", [None, 20])
 @pytest.mark.parametrize("stop_after", [2, 8, 13])
 def test_stream_of_hugging_face(
