@@ -1,4 +1,4 @@
-"""What the loop costs in two releases of Helios, measured in one run.
+"""The cost of the loop in two releases of Helios, measured in one run.
 
 Each release runs in a process of its own, beside the same bare PyTorch loop. The processes take
 turns, so that both meet the same conditions; differences are taken within a round.

@@ -1,4 +1,4 @@
-"""What saving and loading cost beside torch.save with fsync and torch.load.
+"""The cost of saving and loading beside torch.save with fsync and torch.load.
 
 The variants take turns; ratios are taken within a round.
 

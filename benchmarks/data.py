@@ -1,4 +1,4 @@
-"""What loading and seeding cost beside PyTorch's loader with the same samples and batches.
+"""The cost of loading and seeding beside PyTorch's loader with the same samples.
 
 Both loops take the same step. The order of many samples is measured in processes of its own.
 

@@ -1,4 +1,4 @@
-"""What imports take beside ``import torch``, each in a process of its own.
+"""The time of imports beside ``import torch``, each in a process of its own.
 
 Times are those of the processor: other programs then disturb less.
 

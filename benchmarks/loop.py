@@ -1,4 +1,4 @@
-"""What a step costs beside the loop that a user writes, for each way to use Helios.
+"""The cost of a step beside the loop that a user writes, for each way to use Helios.
 
 The model is tiny on purpose, so that the cost of the loop shows: a step takes some 250 us.
 

@@ -1,4 +1,4 @@
-"""What Helios costs to load data: seeding for each batch, and the order of an epoch.
+"""The cost of loading data: seeding for each batch, and the order of an epoch.
 
     python benchmarks/seeding.py [--batches 300] [--rounds 15] [--sizes 10000 1000000]
 

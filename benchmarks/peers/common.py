@@ -1,4 +1,4 @@
-"""What the scripts of the peers share. They need ``benchmarks`` in ``PYTHONPATH``."""
+"""Functions that the scripts of the peers share. They need ``benchmarks`` in ``PYTHONPATH``."""
 
 import subprocess
 import sys

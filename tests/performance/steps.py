@@ -171,7 +171,7 @@ RUNS: dict[str, Callable[[OnStep, int], None]] = {
         on_step, steps, batch_size=32, seeding="sample"
     ),
 }
-"""What is counted, by its name in ``counts.json``."""
+"""The runs to count, by their names in ``counts.json``."""
 
 
 def bare(on_step: OnStep, steps: int) -> None:

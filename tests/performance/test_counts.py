@@ -1,4 +1,4 @@
-"""What Helios executes in a step: instructions of Python, and calls.
+"""The instructions of Python and the calls that Helios executes in a step.
 
 The numbers are whole and equal from run to run, so no noise hides what a change costs. They differ
 between versions of Python. ``HELIOS_UPDATE_COUNTS=1`` writes them anew:

@@ -31,7 +31,7 @@ ESCAPE = "\x1b[2K\x1b[1A"
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the packages have done; their modules are forgotten afterwards."""
+    """The acts of the packages; their modules are forgotten afterwards."""
     log = types.ModuleType("sample_log")
     log.events = []  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sample_log", log)

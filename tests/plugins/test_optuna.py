@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Make
+from searches import Pruner
 
 from helios import PLUGIN_REGISTRY, Plugin, Trainer, create_plugin
 from helios.errors import ConfigurationError, UnknownNameError
@@ -21,22 +22,6 @@ from helios.plugins.optuna import OptunaPlugin  # noqa: E402 - needs Optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 States = optuna.trial.TrialState
-
-
-class Pruner(optuna.pruners.BasePruner):  # type: ignore[misc]
-    """Prunes at given steps, and remembers when it was asked.
-
-    Args:
-        at: the steps.
-    """
-
-    def __init__(self, *at: int) -> None:
-        self.at = at
-        self.asked: list[int | None] = []
-
-    def prune(self, study: Any, trial: Any) -> bool:
-        self.asked.append(trial.last_step)
-        return trial.last_step in self.at
 
 
 class Scoring(TinyModel):

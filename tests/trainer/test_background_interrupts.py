@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SI
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises."""
+    """The error of a signal handler."""
 
 
 class Interrupter:

@@ -1,4 +1,4 @@
-"""What a save verifies: the file is compared with the memory that it was written from."""
+"""The checks of a save: the file is compared with the memory that it was written from."""
 
 import hashlib
 import os

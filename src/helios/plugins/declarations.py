@@ -15,18 +15,10 @@ from helios.errors import InvalidPluginError, nearest
 from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
 from helios.plugins.hookspecs import HOOKS, PluginSpec
-from helios.plugins.markers import PROJECT
+from helios.plugins.markers import PROJECT, UNMARKED
 from helios.plugins.plugin import Plugin
 
 _OPTIONS = PROJECT + "_impl"
-_UNMARKED: pluggy.HookimplOpts = {
-    "wrapper": False,
-    "hookwrapper": False,
-    "optionalhook": False,
-    "tryfirst": False,
-    "trylast": False,
-    "specname": None,
-}
 
 
 def source_of(plugin: object) -> str:
@@ -85,7 +77,7 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     if isinstance(plugin, Plugin) and name in HOOKS:
         defaults = (vars(PluginSpec)[name], vars(Plugin).get(name))
         if attribute not in defaults:
-            return _UNMARKED.copy()
+            return UNMARKED.copy()
     return None
 
 

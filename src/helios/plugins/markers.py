@@ -8,6 +8,16 @@ import pluggy
 
 PROJECT = "helios"
 
+UNMARKED: pluggy.HookimplOpts = {
+    "wrapper": False,
+    "hookwrapper": False,
+    "optionalhook": False,
+    "tryfirst": False,
+    "trylast": False,
+    "specname": None,
+}
+"""The options of an implementation without a marker."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """The decorator that marks a function as the implementation of a hook.

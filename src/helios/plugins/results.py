@@ -15,18 +15,10 @@ from torch import nn
 from helios.errors import InvalidPluginError
 from helios.plugins.guards import Function, is_wrapper, replace
 from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.markers import UNMARKED
 
 if TYPE_CHECKING:
     from helios.plugins.manager import PluginManager
-
-_PLAIN: pluggy.HookimplOpts = {
-    "wrapper": False,
-    "hookwrapper": False,
-    "optionalhook": False,
-    "tryfirst": False,
-    "trylast": False,
-    "specname": None,
-}
 
 
 class BuiltIn(PluginSpec):
@@ -53,7 +45,7 @@ def complete(implementations: list[pluggy.HookImpl], hook: str, built_in: BuiltI
     implementations[:] = [i for i in implementations if i.plugin is not built_in]
     if implementations and all(map(is_wrapper, implementations)):
         function = getattr(built_in, hook)
-        implementations.insert(0, pluggy.HookImpl(built_in, "built-in", function, _PLAIN))
+        implementations.insert(0, pluggy.HookImpl(built_in, "built-in", function, UNMARKED))
 
 
 def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable[[], str]) -> None:
