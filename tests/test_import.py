@@ -1,8 +1,11 @@
 """What ``import helios`` brings along."""
 
+import ast
+import importlib
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +64,17 @@ def test_names_and_packages_are_found_and_listed() -> None:
     namespace: dict[str, typing.Any] = {}
     exec("from helios import *", namespace)
     assert set(helios.__all__) <= set(namespace)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = ast.parse(Path(helios.__file__).with_suffix(".pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    for name, module in seen.items():
+        assert getattr(helios, name) is getattr(importlib.import_module(str(module)), name)
+    listed = next(node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(listed) == helios.__all__
+    assert {*helios.__all__} - {*seen} == {"__version__"}
 
 
 def test_import_loads_tqdm_only_if_torch_does() -> None:

@@ -1,25 +1,12 @@
 """Helios: a small, exact PyTorch trainer that is extended by ``pip install``.
 
 The names are imported at their first use. So ``import helios`` takes no time, and the ``helios``
-command answers without PyTorch if it does not need it.
+command answers without PyTorch if it does not need it. ``__init__.pyi`` says what they are to tools
+that read types.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from helios.core import TrainingState, TrainingUnit
-    from helios.data import DataLoaderParams, DataModule
-    from helios.model import Model
-    from helios.plugins import (
-        PLUGIN_REGISTRY,
-        CUDAPlugin,
-        Plugin,
-        UniquePluginOverrides,
-        create_plugin,
-        hookimpl,
-    )
-    from helios.trainer import Trainer
+from typing import Any
 
 __version__ = "0.2.0.dev0"
 
