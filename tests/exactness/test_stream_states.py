@@ -176,28 +176,40 @@ def test_replay_without_a_stream(make_trainer: Make) -> None:
         make_trainer().fit(Line(), Sized())
 
 
-IN_WORKERS = pytest.mark.xfail(
-    strict=False,
-    reason="in worker processes, the second epoch of a stream of Hugging Face sometimes begins with"
-    " other shards, also in a run that is not interrupted",
-)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=IN_WORKERS)])
-@pytest.mark.parametrize("buffer", [None, 20])
-@pytest.mark.parametrize("stop_after", [2, 8, 13])
-def test_stream_of_hugging_face(
-    run: Any, buffer: int | None, stop_after: int, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hugging_face(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Any]:
+    """Return a function that creates a stream of four shards, shuffled with a buffer or not."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is not installed")
 
-    def create() -> Any:
+    def create(buffer: int | None) -> Any:
         table = datasets.Dataset.from_dict({"x": list(range(SIZE))}).with_format("torch")
         stream = table.to_iterable_dataset(num_shards=4)
         return stream if buffer is None else stream.shuffle(seed=1, buffer_size=buffer)
 
-    assert_exact(run, create, stop_after, num_workers=workers)
+    return create
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("buffer", [None, 20])
+@pytest.mark.parametrize("stop_after", [2, 8, 13])
+def test_stream_of_hugging_face(
+    run: Any, hugging_face: Any, buffer: int | None, stop_after: int, workers: int
+) -> None:
+    assert_exact(run, lambda: hugging_face(buffer), stop_after, num_workers=workers)
+
+
+@pytest.mark.parametrize("buffer", [None, 20])
+def test_stream_of_hugging_face_gives_the_batches_of_a_plain_loop(
+    run: Any, hugging_face: Any, buffer: int | None
+) -> None:
+    stream, batches = hugging_face(buffer), []
+    for epoch in range(4):
+        stream.set_epoch(epoch)
+        loader = torch.utils.data.DataLoader(stream, batch_size=4, num_workers=2)
+        batches += [batch["x"].tolist() for batch in loader]
+    seen, _ = run(hugging_face(buffer), "whole", unit="epoch", total_steps=4, num_workers=2)
+    assert seen == batches
 
 
 class Endless(IterableDataset[Any]):

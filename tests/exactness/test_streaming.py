@@ -418,6 +418,23 @@ def test_epoch_is_told(make_trainer: Make) -> None:
     assert epochs == [0, 1, 2]
 
 
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_workers_do_not_set_an_epoch_that_they_share(make_trainer: Make, split: str) -> None:
+    class Sharing(InOrder):
+        def set_epoch(self, epoch: int) -> None:
+            calls.add_(1)
+
+    class Data(TinyDataModule):
+        def setup(self) -> None:
+            super().setup()
+            params = {"batch_size": 4, "num_workers": 2}
+            setattr(self, f"_{split}_dataset", self._create_dataset(Sharing(), params))
+
+    calls = torch.tensor(0).share_memory_()
+    train(make_trainer, Data(), total_steps=3, valid_frequency=1)
+    assert calls == 3
+
+
 def test_stream_that_does_not_start_anew(make_trainer: Make) -> None:
     stream = iter(InOrder())
 

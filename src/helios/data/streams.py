@@ -76,6 +76,26 @@ class StreamBatches(IterableDataset[Any]):
     def __iter__(self) -> "_Reader":
         return _Reader(self)
 
+    def process_seed(self, number: int, count: int) -> int:
+        """Return the seed of the epoch in one of the processes of this rank that read."""
+        return rng.derive_seed(self.seed, self.epoch, self.rank * count + number)
+
+    def set_epoch(self) -> None:
+        """Pass the epoch to the dataset, if it has ``set_epoch``."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self.epoch)
+
+    def set_epoch_for_workers(self) -> None:
+        """Pass the epoch to the dataset in the training process, before workers copy the dataset.
+
+        Workers may not do it: a dataset of Hugging Face shares its epoch with them, and its
+        ``set_epoch`` adds to the shared number, so two workers at once would add twice.
+        """
+        with own_streams(KeptStates()):
+            if self.seeding != "none":
+                rng.reseed_cpu_rngs(rng.derive_seed(self.process_seed(0, 1), 0))
+            self.set_epoch()
+
 
 class _Reader:
     """An iterator over the batches of a stream in one process, which knows its position."""
@@ -84,7 +104,8 @@ class _Reader:
         self._stream = stream
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        self._seed = rng.derive_seed(stream.seed, stream.epoch, stream.rank * count + number)
+        self._sets_epoch = worker is None
+        self._seed = stream.process_seed(number, count)
         self._samples: Iterator[Any] | None = None
         self._taken = 0
         self._ended = False
@@ -126,7 +147,7 @@ class _Reader:
         if state["taken"] == 0 or (self._ended and "dataset" not in parts):
             return
         with own_streams(self._kept):  # also without seeding: the interrupted run has drawn already
-            self._set_epoch()  # before the state is restored, because set_epoch may reset it
+            self._begin()  # before the state is restored, because set_epoch may reset it
             if "dataset" in parts:
                 self._stream.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]  # it has one
             if self._ended:  # the dataset may carry over to the next epoch
@@ -150,7 +171,7 @@ class _Reader:
         """Return the samples of the next batch; fewer at the end of the stream."""
         seeding = self._stream.seeding
         if self._samples is None:
-            self._set_epoch()
+            self._begin()
         iterator = self._iterate() if self._samples is None else self._samples
         samples: list[Any] = []
         while len(samples) < (self._stream.batch_size or 1) and not self._ended:
@@ -163,11 +184,12 @@ class _Reader:
                 self._ended = True
         return samples
 
-    def _set_epoch(self) -> None:
+    def _begin(self) -> None:
+        """Seed what the dataset draws before its first sample."""
         if self._stream.seeding != "none":
             rng.reseed_cpu_rngs(rng.derive_seed(self._seed, 0))
-        if hasattr(self._stream.dataset, "set_epoch"):
-            self._stream.dataset.set_epoch(self._stream.epoch)
+        if self._sets_epoch:
+            self._stream.set_epoch()
 
     def _iterate(self) -> Iterator[Any]:
         self._samples = iter(self._stream.dataset)
@@ -235,6 +257,8 @@ class StreamPosition:
 
     def counted(self) -> Iterator[tuple[int, Any]]:
         """Yield the batches, each after its number of samples."""
+        if self._loader.num_workers > 0:
+            self._stream.set_epoch_for_workers()
         self._stream.yields_sizes = True
         try:
             yield from self._loader
