@@ -19,6 +19,7 @@ import subprocess
 import sys
 from typing import Any
 
+import torch
 from peers.install import PEERS, interpreter
 from table import HEADER, Row
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "hooks": [["loop.py", "--hooks"]],
     "save": [["checkpoint.py"]],
     "start": [["imports.py"], ["start.py"]],
+    "cuda": [["cuda.py"]],
 }
 """The scripts of each benchmark. One that does not exist is skipped."""
 
@@ -39,12 +41,13 @@ SUBJECTS = {
     "hooks": "Plug-ins",
     "save": "Checkpoints",
     "start": "Start",
+    "cuda": "On a GPU",
 }
 INTRODUCTION = """\
 # Results
 
-`make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs. Each figure
-is the median of the rounds; the smallest and the largest round stand beside it. A step is measured
+`make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs; `BENCH=cuda`
+needs a GPU. Each figure is the median of the rounds; the smallest and the largest round stand beside it. A step is measured
 in chunks of ten, in turn with the loop that a user writes, in one process
 ([alternate.py](alternate.py)). Compare figures of one section only: the sections may have run at
 different times.
@@ -103,8 +106,9 @@ def machine() -> str:
         model = found[1]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{date}; {', '.join(versions)}; {system}; {model}, {cores} cores"
+    return f"{date}; {', '.join(versions)}; {system}; {model}, {cores} cores{gpu}"
 
 
 def render(sections: dict[str, dict[str, Any]]) -> str:
@@ -123,12 +127,15 @@ def render(sections: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"from {', '.join(COMMANDS)}; by default all")
+    parser.add_argument(
+        "names", nargs="*", help=f"from {', '.join(COMMANDS)}; by default all that can run"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(COMMANDS):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
     sections = json.loads(DATA.read_text()) if DATA.exists() else {}
-    for name in arguments.names or COMMANDS:
+    usual = [name for name in COMMANDS if name != "cuda" or torch.cuda.is_available()]
+    for name in arguments.names or usual:
         sections[name] = benchmark(name)
         DATA.write_text(json.dumps(sections, indent=1) + "\n")
         RESULTS.write_text(render(sections))
