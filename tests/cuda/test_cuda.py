@@ -1,6 +1,8 @@
 """Runs on a GPU beside plain PyTorch: the same weights, whole and resumed, and no hidden wait."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -128,44 +130,48 @@ class NoWaits(Named):
     def __init__(self, first: int, last: int) -> None:
         super().__init__("no-waits")
         self._modes = {first: "error", last: "default"}
+        self.seen: list[str] = []
 
     def on_training_batch_end(self, state: TrainingState) -> None:
         if (mode := self._modes.get(state.global_iteration)) is not None:
             torch.cuda.set_sync_debug_mode(mode)
-
-    def on_training_end(self) -> None:
-        torch.cuda.set_sync_debug_mode("default")
+            self.seen.append(mode)
 
 
+@pytest.fixture
+def waits_are_allowed_again() -> Iterator[None]:
+    """Restore PyTorch's mode after a test."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.usefixtures("waits_are_allowed_again")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("waits", [False, True])
 def test_no_step_waits_for_the_gpu(
-    make_trainer: Make, tmp_path: pathlib.Path, precision: str, prefetch: int
+    make_trainer: Make, tmp_path: pathlib.Path, precision: str, prefetch: int, waits: bool
 ) -> None:
     class Waiting(OnGPU):
         def train_step(self, batch: Any, state: TrainingState) -> None:
             super().train_step(batch, state)
-            if state.global_iteration == wait_at:
+            if waits and state.global_iteration == 10:
                 batch[0].sum().item()
 
-    def run() -> None:
-        plugins = [CUDAPlugin(prefetch=prefetch), "progress", "metrics-file", "preemption"]
-        trainer = make_trainer(
-            train_unit="iteration",
-            total_steps=20,
-            print_frequency=20,
-            run_root=tmp_path / str(wait_at),
-            precision=precision,
-            use_cpu=False,
-            plugins=[*plugins, NoWaits(4, 16)],
-        )
+    watch = NoWaits(4, 16)
+    trainer = make_trainer(
+        train_unit="iteration",
+        total_steps=20,
+        print_frequency=20,
+        run_root=tmp_path,
+        precision=precision,
+        use_cpu=False,
+        plugins=[CUDAPlugin(prefetch=prefetch), "progress", "metrics-file", "preemption", watch],
+    )
+    expected = contextlib.nullcontext()
+    if waits:
+        expected = pytest.raises(RuntimeError, match="synchronizing CUDA operation")
+    with expected:
         trainer.fit(Waiting(), TinyDataModule(train_size=100, shuffle=False))
-
-    wait_at = -1
-    run()
-    wait_at = 10
-    try:
-        with pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
-            run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert watch.seen == (["error"] if waits else ["error", "default"])
