@@ -95,6 +95,37 @@ def test_start_of_training_does_not_undo_what_is_restored(fit: Any) -> None:
     assert equal(whole.state_dict(), resumed.state_dict())
 
 
+class Tables(TinyModel):
+    """Adds up in the tables for losses and scores, and empties none of them."""
+
+    def on_training_batch_start(self, state: TrainingState) -> None: ...
+
+    def on_validation_start(self, validation_cycle: int) -> None: ...
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        loss = super().train_step(batch, state)
+        self._loss_items["sum"] = self._loss_items.get("sum", torch.zeros(())) + loss
+        self._test_scores["batches"] = self._test_scores.get("batches", 0) + 1
+        return loss
+
+    def valid_step(self, batch: Any, step: int) -> torch.Tensor:
+        self._val_scores["batches"] = self._val_scores.get("batches", 0) + 1
+        return super().valid_step(batch, step)
+
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        return [self._loss_items, self._val_scores, self._test_scores]
+
+
+@pytest.mark.parametrize("stop_after", [4, 8])
+def test_tables_of_losses_and_scores(fit: Any, stop_after: int) -> None:
+    whole = fit(Tables(), chkpt_root=None, valid_frequency=1)
+    fit(Tables(), stop_after, valid_frequency=1)
+    resumed = fit(Tables(), valid_frequency=1)
+    assert equal(whole.tables, resumed.tables)
+    assert whole.tables[1:] == [{"batches": 6}, {"batches": 12}]
+
+
 class Own(Mean):
     """Saves its mean itself, in another form."""
 
