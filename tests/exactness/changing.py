@@ -2,10 +2,16 @@
 
 import collections
 import copy
+import datetime
+import decimal
+import enum
+import fractions
 import pathlib
 import random
+import types
+import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +83,20 @@ class Changing(Model):
         super().on_validation_end(validation_cycle)
 
 
+class Point(NamedTuple):
+    x: Any
+    y: Any
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = object()
+
+
+class Side(enum.IntEnum):
+    LEFT = 1
+
+
 Change = Callable[[Any, str, random.Random], Any]
 
 
@@ -113,6 +133,18 @@ def scalar(draws: random.Random) -> Any:
             pathlib.Path("best") / str(draws.randrange(9)),
             draws.choice([torch.bfloat16, torch.device("cpu"), torch.Size([2, 3])]),
             draws.choice([np.float32(draws.random()), np.int64(-3), np.bool_(True)]),
+            draws.choice([fractions.Fraction(draws.randrange(9), 7), decimal.Decimal("-0.10")]),
+            draws.choice([Colour.RED, Colour.BLUE, Side.LEFT, range(draws.randrange(3), 9, 2)]),
+            draws.choice(
+                [
+                    datetime.timedelta(draws.randrange(9), microseconds=1),
+                    datetime.date(2024, 2, 29),
+                    datetime.time(1, 2, 3, 4),
+                    datetime.datetime(2024, 2, 29, 1, 2, 3, 4),
+                    uuid.UUID(int=draws.getrandbits(128)),
+                    pathlib.PurePosixPath("a"),
+                ]
+            ),
         ]
     )
 
@@ -129,7 +161,9 @@ def plain(draws: random.Random, depth: int = 3) -> Any:
         [
             items,
             tuple(items),
+            Point(items, items),
             dict(pairs),
+            slice(draws.randrange(9), None, -1),
             collections.OrderedDict(pairs),
             collections.defaultdict(draws.choice([list, int, None]), pairs),
             collections.deque(items, maxlen=draws.choice([None, 2])),
@@ -254,6 +288,15 @@ KINDS: dict[str, tuple[Callable[[], Any], list[Change]]] = {
         lambda: np.random.default_rng(1),
         [lambda m, n, d: setattr(m, "drawn", float(m.numpy_random.random()))],
     ),
+    "old_numpy_random": (
+        lambda: np.random.RandomState(1),
+        [lambda m, n, d: setattr(m, "drawn", m.old_numpy_random.standard_normal())],
+    ),
+    "a_byte_array": (bytearray, [inside(lambda v, d: v.append(d.randrange(256)))]),
+    "a_namespace": (
+        types.SimpleNamespace,
+        [inside(lambda v, d: setattr(v, d.choice("ab"), plain(d, 1)))],
+    ),
     "torch_random": (
         lambda: torch.Generator().manual_seed(1),
         [lambda m, n, d: setattr(m, "drawn", torch.rand(2, generator=m.torch_random))],
@@ -320,6 +363,8 @@ class Image:
         else:
             self._paths[id(value)] = path
             self._objects[path] = value
+        if isinstance(value, types.SimpleNamespace):
+            return [label, self.of(vars(value), path)]
         if isinstance(value, set | frozenset):
             return [label, sorted(str(self.of(each)) for each in value)]
         if isinstance(value, dict):
@@ -342,8 +387,9 @@ class Image:
 
 def has_content(value: Any) -> bool:
     containers = list | tuple | set | frozenset | dict | collections.deque
-    others = torch.Tensor | np.ndarray | random.Random | np.random.Generator | torch.Generator
-    return isinstance(value, containers | others)
+    generators = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
+    others = torch.Tensor | np.ndarray | bytearray | types.SimpleNamespace
+    return isinstance(value, containers | generators | others)
 
 
 def bits(value: Any) -> list[str]:
@@ -351,6 +397,10 @@ def bits(value: Any) -> list[str]:
         return [repr(value.getstate())]
     if isinstance(value, np.random.Generator):
         return [repr(value.bit_generator.state)]
+    if isinstance(value, np.random.RandomState):
+        return [repr(value.get_state(legacy=False))]
+    if isinstance(value, bytearray):
+        return [value.hex()]
     if isinstance(value, torch.Generator):
         value = value.get_state()
     if isinstance(value, np.ndarray):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from beside_pytorch import Case, assert_as_by_hand, batches, by_hand, trained
-from helpers import Make, Named, notes_of
+from helpers import Make, Named, notes_of, read
 from torch import nn
 from torch.optim import LBFGS, SGD, AdamW
 
@@ -37,8 +37,34 @@ class ByHand(Case):
 def test_gradients_of_steps_by_hand_are_left_alone(
     make_trainer: Make, tmp_path: pathlib.Path, accumulation: int
 ) -> None:
-    cuts = [] if accumulation > 1 else [3, 6, 9]  # a checkpoint holds no gradients
+    cuts = [1, 2, 3, 4, 5, 7, 11] if accumulation == 1 else [4, 8]
     assert_as_by_hand(make_trainer, tmp_path, ByHand, accumulation, cuts)
+
+
+@pytest.mark.parametrize("resets_to_none", [True, False])
+def test_gradients_that_wait_for_a_step_by_hand_are_saved(
+    make_trainer: Make, tmp_path: pathlib.Path, resets_to_none: bool
+) -> None:
+    class Accumulating(Case):
+        def create(self) -> None:
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+            self.optimizer = AdamW(self.net.parameters(), lr=0.1)
+
+        def step(self, features: torch.Tensor, labels: torch.Tensor, batch: int) -> None:
+            (self.net(features).square().mean() / 3).backward()
+            if batch % 3 == 0:
+                self.optimizer.step()
+                self.optimizer.zero_grad(resets_to_none)
+
+    assert_as_by_hand(make_trainer, tmp_path, Accumulating, 1, range(1, 12))
+
+
+def test_a_checkpoint_has_no_gradients_of_steps_that_are_complete(
+    make_trainer: Make, tmp_path: pathlib.Path
+) -> None:
+    trained(make_trainer, GeneratorByHand, tmp_path, 4)
+    (path,) = tmp_path.rglob("*.pth")
+    assert read(path)["changes"][0]["gradients"] == {}
 
 
 class GeneratorByHand(Case):

@@ -57,7 +57,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     assert payload["metrics"]["newest"] == model.metrics
     assert payload["metrics"]["in_flight"]["weights"] == {"loss": 4 + 2}
     assert payload["datamodule"] == {}
-    empty = {"attributes": {}, "requires_grad": {}, "modes": {}, "groups": {}}
+    empty = {"attributes": {}, "requires_grad": {}, "modes": {}, "groups": {}, "gradients": {}}
     assert payload["changes"] == [empty]
     assert [set(rank) for rank in payload["rng"]] == [{"torch", "rand", "numpy"}]
     assert equal(payload["plugins"], [{"keeping": {"x": torch.arange(3)}}])

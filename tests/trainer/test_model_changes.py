@@ -1,8 +1,11 @@
 """What training changes in a model: what is saved, what is not, and what users are told."""
 
+import enum
 import io
 import logging
 import pathlib
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +172,62 @@ def test_what_cannot_be_saved_is_named_once(fit: Any, caplog: pytest.LogCaptureF
     assert "_cache" not in message
     assert "load_state_dict()" in message
     assert "underscore" in message
+
+
+class Equal:
+    """An object that a checkpoint cannot hold, and that equals others of its class."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Words(list[str]):
+    """A list of a class that no checkpoint knows."""
+
+
+class Replacing(Mean):
+    """Replaces or fills objects that setup() has created, and creates a network late."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.thing, self.things, self.equal = Thing(), {"one": Thing()}, Equal()
+        self.function = abs
+        self.words, self.unchanged = Words(), Words("ab")
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        self.thing, self.things["one"], self.equal = Thing(), Thing(), Equal()
+        self.function = min
+        self.words.append("word")
+        self.late = self.prepare(nn.Linear(1, 1))
+        return super().train_step(batch, state)
+
+
+def test_what_replaces_an_object_is_named(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    fit(Replacing(), 4)
+    (message,) = [r.getMessage() for r in caplog.records if "cannot hold" in r.getMessage()]
+    found = re.findall(r"^  Replacing\.(.*?): ", message, re.MULTILINE)
+    assert sorted(found) == ["function", "late", "thing", "things['one']", "words"]
+    assert "Replacing.late: created after setup()" in message
+
+
+def test_class_that_is_gone_is_named(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Coloured(Mean):
+        def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+            self.colour = Colour.RED
+            return super().train_step(batch, state)
+
+    fit(Coloured(), 4)
+    monkeypatch.delattr(sys.modules[__name__], "Colour")
+    message = r"holds Coloured.colour with .*class .*test_model_changes.Colour in it, which"
+    with pytest.raises(CheckpointError, match=message):
+        fit(Coloured())
+
+
+class Colour(enum.Enum):
+    RED = 1
 
 
 class Meter:

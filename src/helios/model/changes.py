@@ -1,4 +1,4 @@
-"""Changes of a model that no ``state_dict`` holds: attributes, modes and groups."""
+"""Changes of a model that no ``state_dict`` holds: attributes, modes, groups and gradients."""
 
 import contextlib
 import copy
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from helios.errors import CheckpointError
 from helios.model import decoder, digests, groups, stateful, values
+from helios.model.optimizers import Optimizers
 
 if TYPE_CHECKING:
     from helios.model.model import Model
@@ -25,14 +26,17 @@ class Changes:
     """Saves and restores what differs from the end of set-up.
 
     These are the public attributes of the model and of its modules, the non-persistent buffers, the
-    ``requires_grad`` of parameters, the modes of modules, and the groups of optimizers.
+    ``requires_grad`` of parameters, the modes of modules, the groups of optimizers, and gradients
+    that wait for steps by hand.
 
     Args:
         model: the model.
+        optimizers: the optimizers of the model.
     """
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: "Model", optimizers: Optimizers) -> None:
         self._model = model
+        self._optimizers = optimizers
         self._known = values.Known()
         self._reference: dict[str, dict[str, values.Node]] = {}
         self._trainable: dict[str, bool] = {}
@@ -132,6 +136,7 @@ class Changes:
             "requires_grad": _differing(trainable, self._trainable),
             "modes": _differing(modes, self._modes),
             "groups": _differing(grouped, self._groups),
+            "gradients": self._gradients(),
         }
         self._is_told = True
         return state
@@ -141,6 +146,10 @@ class Changes:
         if state:
             self._loaded = state
             self._restore(state, self._known)
+            gradients = state.get("gradients", {})  # older files have none
+            for name, parameter in _parameters(self._model):
+                if name in gradients:
+                    parameter.grad = gradients[name].to(parameter.device, copy=True)
 
     def copy(self) -> dict[str, Any]:
         """Return a copy of the state for a test in this process, which still has all objects."""
@@ -161,6 +170,12 @@ class Changes:
             if groups.named_groups(part, lambda each: names.get(id(each), "")) != saved:
                 groups.regroup(part, saved, found, name)
 
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        waiting = {id(each): each.grad for each in self._optimizers.waiting_by_hand()}
+        named = _parameters(self._model) if waiting else ()
+        found = {name: waiting.get(id(parameter)) for name, parameter in named}
+        return {name: each.detach() for name, each in found.items() if each is not None}
+
     # Attributes.
 
     def _changed_attributes(self) -> dict[str, Any]:
@@ -180,7 +195,9 @@ class Changes:
                 if _is_stateful(node):
                     # The model's own state_dict holds the state, but not the type.
                     known = before.get(name)
-                    if isinstance(known, dict) and known.get("type") != node["type"]:
+                    if known is None and not self._loads_itself():
+                        unsaved.append((where, "created after setup(), where resuming needs it"))
+                    elif isinstance(known, dict) and known.get("type") != node["type"]:
                         unsaved += alone.unsaved[:1]
                     continue
                 if name not in kept and name in before and digests.same(before[name], node):
@@ -195,6 +212,9 @@ class Changes:
         values.trim(encoder.tensors)
         self._tell(unsaved)
         return state
+
+    def _loads_itself(self) -> bool:
+        return not type(self._model).load_state_dict.__module__.startswith("helios.model.")
 
     def _changed_content(self, encoder: values.Encoder) -> list[tuple[str, str]]:
         """Return the objects whose content has changed, though the objects are the same."""

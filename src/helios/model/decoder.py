@@ -1,14 +1,16 @@
 """The way back from nodes to the values of attributes, on the same objects."""
 
 import collections
-import pathlib
+import enum
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from helios.model import constants
 from helios.model.values import (
     FACTORIES,
     MAPPINGS,
@@ -61,13 +63,20 @@ class Decoder:
         kind = node["kind"]
         if kind in _CONSTANTS:
             return _CONSTANTS[kind](node["value"])
+        if kind == "enum":
+            return _class_of(node, enum.Enum).__members__[node["value"]]
         if kind == "same":
             return self._numbered[node["number"]]
         known = self._known.get(node["was"])
         if kind == "tensor":
             value = self._tensor(node, known, current)
-        elif kind in ("array", "random", "generator"):
-            value = self._other(node, known)
+        elif kind in ("array", "bytearray", "namespace"):
+            value = self._mutable(node, known)
+        elif kind in ("random", "generator", "random-state"):
+            value = self._generator(node, known)
+        elif kind == "namedtuple":
+            # Its constructor may be the user's, and is not needed.
+            value = tuple.__new__(_class_of(node, tuple), map(self.decode, node["items"]))
         elif kind in MAPPINGS or kind in SEQUENCES:
             return self._container(node, known)
         elif known is None:
@@ -148,20 +157,36 @@ class Decoder:
             return current.device
         return self._device if device == of_run else device
 
-    def _other(self, node: dict[str, Any], known: Any) -> Any:
-        if node["kind"] == "array":
-            array = node["value"].numpy().copy()
-            if type(known) is not np.ndarray or known.shape != array.shape:
-                return array
-            if known.dtype != array.dtype or not known.flags.writeable:
-                return array
-            known[...] = array
+    def _mutable(self, node: dict[str, Any], known: Any) -> Any:
+        if node["kind"] == "bytearray":
+            known = known if type(known) is bytearray and self._renewed is None else bytearray()
+            known[:] = bytes.fromhex(node["value"])
             return known
+        if node["kind"] == "namespace":
+            is_kept = type(known) is types.SimpleNamespace and self._renewed is None
+            known = known if is_kept else types.SimpleNamespace()
+            items = self.decode(node["items"])
+            vars(known).clear()
+            vars(known).update(items)
+            return known
+        array = node["value"].numpy().copy()
+        if type(known) is not np.ndarray or known.shape != array.shape:
+            return array
+        if known.dtype != array.dtype or not known.flags.writeable:
+            return array
+        known[...] = array
+        return known
+
+    def _generator(self, node: dict[str, Any], known: Any) -> Any:
         state = self.decode(node["items"])
         if node["kind"] == "random":
             value = known if type(known) is random.Random else random.Random()
             value.setstate(state)
             return value
+        if node["kind"] == "random-state":
+            known = known if type(known) is np.random.RandomState else np.random.RandomState()
+            known.set_state(state)
+            return known
         name = state["bit_generator"]
         if type(known) is not np.random.Generator or type(known.bit_generator).__name__ != name:
             known = np.random.Generator(getattr(np.random, name)())
@@ -170,11 +195,18 @@ class Decoder:
 
 
 _CONSTANTS: dict[str, Callable[[Any], Any]] = {
+    **constants.DECODERS,
     "int": lambda text: int(text, 16),
-    "bytes": bytes.fromhex,
-    "path": pathlib.Path,
     "scalar": lambda tensor: tensor.numpy()[0],
 }
+
+
+def _class_of(node: dict[str, Any], base: type) -> Any:
+    """Return the class of a node; it must be imported already."""
+    found = constants.find_class(node["type"], base)
+    if found is None or (base is tuple and not hasattr(found, "_fields")):
+        raise MissingError(f"class {node['type'].replace(':', '.')}")
+    return found
 
 
 def _fits(known: torch.Tensor, value: torch.Tensor) -> bool:

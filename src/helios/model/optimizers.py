@@ -2,7 +2,7 @@
 
 import inspect
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +11,11 @@ from torch.optim import Optimizer
 
 from helios.errors import ConfigurationError
 from helios.model import stateful
+from helios.model.optimizer_search import optimizers_in
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-_DEPTH = 3  # helper objects inside helper objects
-_MOST_ITEMS = 10_000  # of a list or dictionary: larger ones hold data
 _MOST_STEPS = 16  # a model may create optimizers for one step each
 
 
@@ -35,51 +34,6 @@ def has_gradients(optimizer: Optimizer) -> bool:
     """Return whether a parameter of an optimizer has a gradient."""
     groups = optimizer.param_groups
     return any(parameter.grad is not None for group in groups for parameter in group["params"])
-
-
-def optimizers_in(value: Any) -> Iterator[tuple[str, Optimizer]]:
-    """Iterate over the optimizers among the attributes of an object, private ones included.
-
-    The search goes into lists, tuples, dictionaries, modules, and a few levels of helper objects.
-
-    Yields:
-        Pairs of a dotted name and an optimizer; an optimizer with several names, several times.
-    """
-    seen: set[int] = set()
-    for name, item in vars(value).items():
-        yield from _search(name, item, _DEPTH, seen)
-
-
-def _search(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Optimizer]]:
-    if isinstance(value, Optimizer):
-        yield name, value
-    elif isinstance(value, torch.Tensor | type) or id(value) in seen:
-        return
-    elif isinstance(value, nn.Module):
-        seen.add(id(value))
-        for place, module in value.named_modules(prefix=name):
-            for key, item in list(vars(module).items()):
-                if isinstance(item, Optimizer):
-                    yield f"{place}.{key}", item
-    elif isinstance(value, dict | list | tuple) and len(value) > _MOST_ITEMS:
-        return
-    elif isinstance(value, dict):
-        seen.add(id(value))
-        for key, item in list(value.items()):
-            yield from _search(f"{name}.{key}", item, depth, seen)
-    elif isinstance(value, list | tuple):
-        seen.add(id(value))
-        for index, item in enumerate(value):
-            yield from _search(f"{name}.{index}", item, depth, seen)
-    elif depth > 0 and isinstance(getattr(value, "__dict__", None), dict) and _is_of_user(value):
-        seen.add(id(value))
-        for key, item in list(vars(value).items()):
-            yield from _search(f"{name}.{key}", item, depth - 1, seen)
-
-
-def _is_of_user(value: object) -> bool:
-    """Return whether an object may hold optimizers of the model; a trainer holds other things."""
-    return type(value).__module__.partition(".")[0] != "helios"
 
 
 def _has_own_reset(optimizer: Optimizer) -> bool:
@@ -281,6 +235,10 @@ class Optimizers:
         """Take note of gradients that optimizers of steps by hand do not get from a loss."""
         if any(parameter.grad is not None for parameter in step.unused):
             self._has_withheld = True
+
+    def waiting_by_hand(self) -> list[torch.Tensor]:
+        """Return the parameters that have gradients for steps that the model takes by hand."""
+        return [parameter for parameter in self._unused if parameter.grad is not None]
 
     def close(self) -> None:
         """Stop watching the steps that the model takes by hand."""

@@ -262,7 +262,8 @@ class Session:
     def begin_window(self) -> None:
         """Remove gradients that remain from earlier steps. Called before a window begins.
 
-        Checkpoints hold no gradients, so a resumed run would not have them.
+        Checkpoints do not hold those of optimizers that :meth:`optimize` steps, so a resumed run
+        would not have them.
         """
         self._optimizers.drop_gradients()
 

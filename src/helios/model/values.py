@@ -7,9 +7,9 @@ another process, the same object has this path. It is changed in place, because 
 
 import collections
 import io
-import pathlib
 import random
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from helios.model import constants
 from helios.model.stateful import Stateful
 
 Node = Any
@@ -123,8 +124,10 @@ class Encoder:
             return {"kind": "int", "value": hex(value)}
         if type(value) in _SCALARS:
             return value
-        if isinstance(value, bytes | pathlib.PurePath | np.generic):
-            return self._encode_constant(value, path)
+        if isinstance(value, np.generic) and _is_numeric(value.dtype):
+            return {"kind": "scalar", "value": torch.from_numpy(np.array(value).reshape(1))}
+        if (constant := constants.encode(value)) is not None:
+            return constant
         if id(value) in self._numbers:
             return {"kind": "same", "number": self._numbers[id(value)]}
         self._numbers[id(value)] = len(self._numbers)
@@ -135,15 +138,6 @@ class Encoder:
         node = self._encode_object(value, path, was)
         node.update(number=number, was=was)
         return node
-
-    def _encode_constant(self, value: Any, path: str) -> Node:
-        if type(value) is bytes:
-            return {"kind": "bytes", "value": value.hex()}
-        if type(value) in (pathlib.PosixPath, pathlib.PurePosixPath, pathlib.WindowsPath):
-            return {"kind": "path", "value": str(value)}
-        if isinstance(value, np.generic) and _is_numeric(value.dtype):
-            return {"kind": "scalar", "value": torch.from_numpy(np.array(value).reshape(1))}
-        return self._encode_unknown(value, path, None)
 
     def _encode_object(self, value: Any, path: str, was: str | None) -> dict[str, Any]:
         kind: Any = type(value)
@@ -167,11 +161,21 @@ class Encoder:
             if kind is collections.defaultdict:
                 return {**node, "factory": self._factory(value.default_factory, path, was)}
             return node
+        if constants.is_named_tuple(value):
+            nodes = [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]
+            return {"kind": "namedtuple", "type": constants.name_of(kind), "items": nodes}
+        if kind is bytearray:
+            return {"kind": "bytearray", "value": value.hex()}
+        if kind is types.SimpleNamespace:
+            return {"kind": "namespace", "items": self.encode(dict(vars(value)), path)}
         if kind is random.Random:
             return {"kind": "random", "items": self.encode(value.getstate(), f"{path}.state")}
         if kind is np.random.Generator:
             state = self.encode(value.bit_generator.state, f"{path}.state")
             return {"kind": "generator", "items": state}
+        if kind is np.random.RandomState:
+            state = self.encode(value.get_state(legacy=False), f"{path}.state")
+            return {"kind": "random-state", "items": state}
         return self._encode_unknown(value, path, was)
 
     def _encode_unknown(self, value: Any, path: str, was: str | None) -> dict[str, Any]:
@@ -185,7 +189,8 @@ class Encoder:
             self.iterators.append((path, f"the position of the {type(value).__name__}"))
         if self._depth > 0 and _is_of_user(value):
             self._look_into(value, was or path)
-        return {"kind": "object", "type": name}
+        is_known = was is not None or _are_equal(value, self._known.get(path))
+        return {"kind": "object", "type": name, "is_known": is_known}
 
     def _look_into(self, value: Any, path: str) -> None:
         inner = Encoder(
@@ -193,6 +198,7 @@ class Encoder:
         )
         public = [(name, each) for name, each in vars(value).items() if not name.startswith("_")]
         nodes = [[name, inner.encode(each, f"{path}.{name}")] for name, each in public]
+        nodes += inner.encode(_items_of(value), f"{path}.items")["items"]
         self.content |= {path: nodes, **inner.content}
         self.iterators += inner.iterators
         self.tensors_inside += [*inner.tensors, *inner.tensors_inside]
@@ -249,9 +255,26 @@ def place_of(tensor: torch.Tensor) -> list[Any]:
     return [tensor.storage_offset(), list(tensor.size()), list(tensor.stride())]
 
 
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:
+        return False
+
+
+def _items_of(value: Any) -> list[Any]:
+    """Return what an object holds if its class derives from a list, a dictionary or a set."""
+    if isinstance(value, dict):
+        return [list(pair) for pair in value.items()]
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    return list(value) if isinstance(value, list | tuple | collections.deque) else []
+
+
 def _is_of_user(value: Any) -> bool:
     package = type(value).__module__.partition(".")[0]
-    is_foreign = package in ("helios", "torch", "numpy") or package in sys.stdlib_module_names
+    known = {"helios", "torch", "numpy", *sys.stdlib_module_names} - {"collections"}  # UserDict
+    is_foreign = package in known
     is_dataset = isinstance(value, torch.utils.data.Dataset)  # large, and no state of training
     return not is_foreign and not is_dataset and isinstance(getattr(value, "__dict__", None), dict)
 

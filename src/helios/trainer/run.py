@@ -81,7 +81,7 @@ class Run:
             self.window,
             Precision(trainer.precision, self.place.device.type, optimizers.name_of),
             optimizers,
-            Changes(self.model),
+            Changes(self.model, optimizers),
             Modes(self.model),
             MetricObjects(self.model),
             self.batches.training_size,
