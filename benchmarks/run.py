@@ -46,11 +46,11 @@ SUBJECTS = {
 INTRODUCTION = """\
 # Results
 
-`make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs; `cuda` needs
-a GPU. Each figure is the median of the rounds; the smallest and the largest round stand beside it.
-A step is measured in chunks of ten, in turn with the loop that a user writes, in one process
-([alternate.py](alternate.py)). Compare figures of one section only: the sections may have run at
-different times.
+`make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs; `cuda`
+needs a GPU. Each figure is the median of the rounds; the smallest and the largest round stand
+beside it. A step is measured in chunks of ten, in turn with the loop that a user writes, in one
+process ([alternate.py](alternate.py)). Compare figures of one section only: the sections may have
+run at different times.
 """
 
 
