@@ -1,11 +1,13 @@
 """Checkpoint files: written completely or not at all, and verified when read."""
 
+import contextlib
 import io
 import os
 import pathlib
 import pickle
 import shutil
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from helios.errors import CheckpointError, DamagedCheckpointError
 _SEAL = b"\nhelios sha256 "
 """The text after the archive that PyTorch has written. The archive's checksum follows it."""
 _SEAL_SIZE = len(_SEAL) + 64
+_SYNCED = 32 << 20  # bytes: large enough to cost the disk no more operations
 
 
 class _File(io.BufferedWriter):
@@ -35,6 +38,8 @@ class _File(io.BufferedWriter):
         super().__init__(io.FileIO(path, "wb"))
         self.written = Written(payload)
         self.error: OSError | None = None
+        self._unsynced = 0
+        self._sync: Task[None] | None = None
 
     def write(self, data: Any) -> int:
         self.written.append(data)
@@ -44,14 +49,29 @@ class _File(io.BufferedWriter):
                 part = bytes(whole[start : start + BLOCK])  # another thread may change the data
                 self._checksum.update(part)
                 super().write(part)
+            self._unsynced += len(whole)
+            if self._unsynced >= _SYNCED:
+                self._start_sync()
         except OSError as error:
             self.error = error  # PyTorch would replace it by another one
             raise
         return len(whole)
 
+    def _start_sync(self) -> None:
+        """Let the disk work on the data so far, while the next data is written and digested."""
+        self._finish_sync()
+        self._unsynced = 0
+        self._sync = Task(lambda: os.fsync(self.fileno()))
+
+    def _finish_sync(self) -> None:
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.result()  # the system reports an error of the disk only once
+
     def seal(self) -> bytes:
         """Append the checksum, wait until all data is on the disk, and return the checksum."""
         digest = self._checksum.digest()
+        self._finish_sync()
         super().write(_SEAL + digest)
         self.written.append(_SEAL + digest)
         self.flush()
@@ -59,11 +79,11 @@ class _File(io.BufferedWriter):
         return digest
 
     def close(self) -> None:
-        """End the computation, and close the file."""
-        try:
-            super().close()
-        finally:
-            self._checksum.close()
+        """End the threads, and close the file."""
+        with contextlib.ExitStack() as stack:  # each step follows, whatever the others raise
+            stack.callback(self._checksum.close)
+            stack.callback(super().close)
+            stack.callback(self._finish_sync)
 
 
 def save(payload: dict[str, Any], path: pathlib.Path) -> None:
@@ -85,13 +105,8 @@ def save(payload: dict[str, Any], path: pathlib.Path) -> None:
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         digest, written = _write(payload, temporary)
-        # The checksum decides: memory that another thread has changed meanwhile proves nothing.
-        if not written.is_content_of(temporary) and not _has_checksum(temporary, digest):
-            raise DamagedCheckpointError(
-                f"the checkpoint {path} is damaged: the disk returns other data than was"
-                " written. The previous checkpoint is unchanged; check the disk."
-            )
-        _read(temporary, "cpu", mmap=True)  # an unreadable file must not replace a readable one
+        # An unreadable file must not replace a readable one.
+        _read_beside(lambda: _compare(temporary, path, digest, written), temporary, mmap=True)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -111,6 +126,16 @@ def _write(payload: dict[str, Any], path: pathlib.Path) -> tuple[bytes, Written]
         if file.error is not None and error is not file.error:
             raise file.error from None  # the other one only says that a write failed
         raise
+
+
+def _compare(temporary: pathlib.Path, path: pathlib.Path, digest: bytes, written: Written) -> None:
+    """Raise an error if a file does not hold what was written."""
+    # The checksum decides: memory that another thread has changed meanwhile proves nothing.
+    if not written.is_content_of(temporary) and not _has_checksum(temporary, digest):
+        raise DamagedCheckpointError(
+            f"the checkpoint {path} is damaged: the disk returns other data than was"
+            " written. The previous checkpoint is unchanged; check the disk."
+        )
 
 
 def _explain(error: OSError, path: pathlib.Path, payload: dict[str, Any]) -> None:
@@ -144,7 +169,7 @@ def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
         verify(path)
         payload, is_sealed = _read(path, map_location, mmap=False), False
     else:
-        payload, is_sealed = _load_and_verify(path, map_location), True
+        payload, is_sealed = _read_beside(lambda: verify(path), path, map_location), True
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
     if not is_sealed and payload.get("format", 1) != 1:  # format 1 did not require a checksum
@@ -155,15 +180,17 @@ def load(path: pathlib.Path, map_location: Any = "cpu") -> dict[str, Any]:
     return payload
 
 
-def _load_and_verify(path: pathlib.Path, map_location: Any) -> Any:
-    """Read a file while a thread verifies it. Damage matters more than what it leads to."""
+def _read_beside(
+    check: Callable[[], Any], path: pathlib.Path, map_location: Any = "cpu", mmap: bool = False
+) -> Any:
+    """Read a file while a thread checks it. Damage matters more than what it leads to."""
     error = payload = None
-    verified = Task(lambda: verify(path))
+    checked = Task(check)
     try:
-        payload = _read(path, map_location, mmap=False)
+        payload = _read(path, map_location, mmap)
     except Exception as raised:
         error = raised
-    verified.result()
+    checked.result()
     if error is not None:
         raise error
     return payload
