@@ -16,38 +16,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from alternate import Features, first, loss_of, network, optimizer_of, raw_loader
 
 import helios
 
 HERE = pathlib.Path(__file__).resolve().parent
 VARIANTS = ["bare", "with_helios", "bare_without_steps", "no_step"]
-
-
-class Features(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Batches that exist already, so that the loader costs little in all variants."""
-
-    def __init__(self, steps: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(64, 16, generator=generator)
-        self.y = torch.randint(4, (64,), generator=generator)
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x, self.y
-
-
-def only(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return samples[0]
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
 class Data(helios.DataModule):
@@ -60,7 +34,7 @@ class Data(helios.DataModule):
     def setup(self) -> None:
         """Create the dataset."""
         # The bare loop does not seed its samples either; benchmarks/data.py measures that.
-        params = {"collate_fn": only, "seeding": "none"}
+        params = {"collate_fn": first, "seeding": "none"}
         self._train_dataset = self._create_dataset(Features(self.steps), params)
 
 
@@ -70,12 +44,11 @@ class Bench(helios.Model):
     def setup(self, fast_init: bool = False) -> None:
         """Create network and optimizer."""
         self.net = self.prepare(network())
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+        self.optimizer = optimizer_of(self.net)
 
     def train_step(self, batch: tuple[torch.Tensor, ...], state: helios.TrainingState) -> None:
         """Take a step."""
-        x, y = batch
-        self.optimize(nn.functional.cross_entropy(self.net(x), y), self.optimizer)
+        self.optimize(loss_of(self.net, batch), self.optimizer)
 
     def on_training_start(self) -> None:
         """Start the clock when everything is set up."""
@@ -95,20 +68,19 @@ class NoStep(Bench):
 
 def bare(steps: int) -> float:
     net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
+    optimizer = optimizer_of(net)
+    loader = raw_loader(Features(steps), collate_fn=first)
     net.train()
     started = time.perf_counter()
-    for x, y in loader:
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
+    for batch in loader:
+        loss_of(net, batch).backward()
         optimizer.step()
         optimizer.zero_grad()
     return time.perf_counter() - started
 
 
 def bare_without_steps(steps: int) -> float:
-    loader = torch.utils.data.DataLoader(Features(steps), collate_fn=only)
+    loader = raw_loader(Features(steps), collate_fn=first)
     started = time.perf_counter()
     for _ in loader:
         pass

@@ -6,6 +6,7 @@ The variants take turns; ratios are taken within a round.
 """
 
 import argparse
+import gc
 import os
 import pathlib
 import tempfile
@@ -45,6 +46,16 @@ def milliseconds(action: Callable[[], Any]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
+def peak(action: Callable[[], Any]) -> float:
+    """Return the memory that an action and its result add at their peak, in MB."""
+    gc.collect()
+    before = peak_memory.reset()
+    kept = action()  # what was loaded must exist until the peak is read
+    added = peak_memory.read() - before
+    del kept
+    return added
+
+
 def measure(root: pathlib.Path, megabytes: int, rounds: int) -> None:
     """Measure one size."""
     payload, snapshots = state(megabytes), Snapshots()
@@ -66,14 +77,11 @@ def measure(root: pathlib.Path, megabytes: int, rounds: int) -> None:
     for base, name in (("torch.save", "save"), ("torch.load", "load")):
         pairs = zip(times[name], times[base], strict=True)
         Row(f"{name} {size}", f"x {base}", [mine / their for mine, their in pairs], 1.5).emit()
-        Row(f"{name} {size}", "ms", times[name]).emit()
-        Row(f"{name} {size}", "ms", times[base], by="PyTorch").emit()
-    Row(f"wait of training for a background save of {size}", "ms", times["copy"]).emit()
-    for name in ("save", "load"):
-        before = peak_memory.reset()
-        kept = actions[name]()  # what was loaded must exist until the peak is read
-        Row(f"peak memory to {name} {size}", "MB", [peak_memory.read() - before]).emit()
-        del kept
+        Row(f"{name} {size}", "ms", times[name], memory=peak(actions[name])).emit()
+        memory = peak(actions[base])
+        Row(f"{name} {size}", "ms", times[base], by="PyTorch", memory=memory).emit()
+    row = f"wait of training for a background save of {size}"
+    Row(row, "ms", times["copy"], memory=peak(lambda: Snapshots().take(payload))).emit()
     theirs.unlink()
     ours.unlink()
 

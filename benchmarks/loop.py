@@ -86,6 +86,17 @@ class LoggingNumber(Bench):
         self.optimize(loss_of(self.net, batch), self.optimizer)
 
 
+class LoggingWeighted(Bench):
+    """Logs the loss of each step, with the number of its samples."""
+
+    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
+        """Take a step, and log its loss."""
+        self._alternation.tick()
+        loss = loss_of(self.net, batch)
+        self.log("loss", loss, weight=len(batch[1]))
+        self.optimize(loss, self.optimizer)
+
+
 class Validating(Bench):
     """Has a validation."""
 
@@ -164,11 +175,19 @@ LOOP: dict[str, tuple[Callable[[int], Alternation], float | None]] = {
     "iterations": (fit(), 5),
     "configured, but not due": (configured, 6),
     "one tensor logged each step": (fit(Logging, train_unit="epoch"), 10),
+    "one tensor logged each step, with a weight": (
+        fit(LoggingWeighted, train_unit="epoch"),
+        10,
+    ),
     "one number logged each step": (fit(LoggingNumber, train_unit="epoch"), 10),
     "progress bar on": (with_progress_bar, 10),
     "network of 10 tensors": (fit(tensors=10, train_unit="epoch"), None),
+    "network of 100 tensors": (
+        lambda steps: fit(tensors=100, train_unit="epoch")(steps // 4),  # its steps take longer
+        None,
+    ),
     "network of 1,000 tensors": (
-        lambda steps: fit(tensors=1000, train_unit="epoch")(steps // 10),  # its steps take longer
+        lambda steps: fit(tensors=1000, train_unit="epoch")(steps // 10),
         None,
     ),
 }

@@ -1,20 +1,20 @@
 """Discovery, registration and freezing of plug-ins: the cost of a start, beside importlib_metadata.
 
 Discovery is measured in folders of strangers, in which no distribution offers a plug-in; the ratio
-is taken within a round. Each figure is the median of the rounds, with minimum and maximum.
+is taken within a round.
 
-    python benchmarks/start.py [--rounds 5] [--distributions 50,500,5000] [--plugins 1,100,1000]
+    python benchmarks/start.py [--rounds 5] [--distributions 50 500 5000] [--plugins 1 100 1000]
 """
 
 import argparse
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import importlib_metadata
+from table import Row
 
 import helios
 from helios.plugins import PluginManager
@@ -37,33 +37,24 @@ class Idle(helios.Plugin):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--distributions", type=numbers, default=[50, 500, 5000])
-    parser.add_argument("--plugins", type=numbers, default=[1, 100, 1000])
+    parser.add_argument("--distributions", type=int, nargs="+", default=[50, 500, 5000])
+    parser.add_argument("--plugins", type=int, nargs="+", default=[1, 100, 1000])
     given = parser.parse_args()
-    installed = sum(1 for _ in importlib_metadata.distributions())
-    print(f"{installed} distributions around; median (minimum to maximum) of {given.rounds} rounds")
-    show("Trainer(autoload=False), ms", [trainer() for _ in range(given.rounds + 1)][1:])
+    trainers = [trainer() for _ in range(given.rounds + 1)][1:]
+    Row("Trainer(autoload=False) without plug-ins", "ms", trainers, 5).emit()
     for count in given.plugins:
         rounds = [registration(count) for _ in range(given.rounds)]
-        show(f"register {count} plug-ins, ms each", [each for each, _ in rounds])
-        show(f"freeze {count} plug-ins, ms", [freezing for _, freezing in rounds])
+        Row(f"register {count:,} plug-ins", "ms each", [each for each, _ in rounds], 0.9).emit()
+        target = 5 if count == 1 else None
+        Row(f"freeze {count:,} plug-ins", "ms", [ms for _, ms in rounds], target).emit()
     for count in given.distributions:
-        print_discovery(count, given.rounds)
-
-
-def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+        measure_discovery(count, given.rounds)
 
 
 def milliseconds(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return (time.perf_counter() - started) * 1e3
-
-
-def show(what: str, values: Sequence[float]) -> None:
-    middle, low, high = statistics.median(values), min(values), max(values)
-    print(f"{what:42} {middle:8.2f}  ({low:.2f} to {high:.2f})")
 
 
 def trainer() -> float:
@@ -79,7 +70,7 @@ def registration(count: int) -> tuple[float, float]:
     return each, milliseconds(manager.freeze)
 
 
-def print_discovery(count: int, rounds: int) -> None:
+def measure_discovery(count: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             write_stranger(pathlib.Path(folder), number)
@@ -91,10 +82,10 @@ def print_discovery(count: int, rounds: int) -> None:
                 ours.append(milliseconds(discover))
         finally:
             sys.path.remove(folder)
-    show(f"entry_points(), {count} more distributions, ms", theirs[1:])
-    show(f"discover(), {count} more distributions, ms", ours[1:])
+    name = f"discovery among {count:,} more distributions"
     ratios = [own / other for own, other in zip(ours[1:], theirs[1:], strict=True)]
-    show("  ratio", ratios)
+    Row(name, "x entry_points()", ratios, 1.1).emit()
+    Row(name, "ms", ours[1:]).emit()
 
 
 def write_stranger(folder: pathlib.Path, number: int) -> None:

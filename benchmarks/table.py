@@ -16,6 +16,7 @@ class Row:
         values: a figure of each round.
         target: the largest median that is allowed; ``None`` if none was set.
         by: the program that was measured.
+        memory: the memory that was added at the peak, in MB, if it was measured.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     values: Sequence[float]
     target: float | None = None
     by: str = "Helios"
+    memory: float | None = None
 
     def emit(self) -> None:
         """Print the row for ``run.py``."""
@@ -43,13 +45,15 @@ class Row:
         if self.target is not None:
             target = f"{self.target:g}"
             verdict = "met" if median <= self.target else "**missed**"
-        cells = [self.name, self.by, *map(_shown, (median, low, high)), self.unit, target, verdict]
+        memory = "" if self.memory is None else _shown(self.memory)
+        figures = [*map(_shown, (median, low, high)), self.unit, target, verdict, memory]
+        cells = [self.name, self.by, *figures]
         return f"| {' | '.join(cells)} |"
 
 
 HEADER = """\
-| what | of | median | min | max | unit | at most | |
-| --- | --- | ---: | ---: | ---: | --- | ---: | --- |"""
+| what | of | median | min | max | unit | at most | | peak MB |
+| --- | --- | ---: | ---: | ---: | --- | ---: | --- | ---: |"""
 
 
 def _shown(value: float) -> str:

@@ -1,5 +1,6 @@
 """Functions that the scripts of the peers share. They need ``benchmarks`` in ``PYTHONPATH``."""
 
+import importlib.metadata
 import subprocess
 import sys
 import time
@@ -13,17 +14,18 @@ Fit = Callable[[int], Alternation]
 
 
 def report(
-    by: str, module: str | None, step: Fit, hooks: dict[str, Fit], steps: int = STEPS
+    name: str, module: str | None, step: Fit, hooks: dict[str, Fit], steps: int = STEPS
 ) -> None:
     """Measure what the first argument of the script names, and print the rows.
 
     Args:
-        by: the name of the peer.
+        name: the distribution of the peer.
         module: the module that a user imports; ``None`` not to measure its import.
         step: a function that trains some steps.
         hooks: the same with callbacks, by the name of the row.
         steps: the number of steps in a round.
     """
+    by = f"{name} {importlib.metadata.version(name)}"
     if sys.argv[1] == "loop":
         (found,) = measure({"step": step}, steps, ROUNDS).values()
         extras = [one.extra() for one in found]
@@ -31,9 +33,9 @@ def report(
     elif sys.argv[1] == "hooks":
         both = measure({"none": step, **hooks}, steps, ROUNDS)
         base = [one.extra() for one in both.pop("none")]
-        for name, found in both.items():
+        for row, found in both.items():
             extras = [one.extra() - none for one, none in zip(found, base, strict=True)]
-            Row(name, "us a step over no callback", extras, by=by).emit()
+            Row(row, "us a step over no callback", extras, by=by).emit()
     elif module is not None:
         ratios = [_seconds(f"import torch, {module}") / _seconds("import torch") for _ in range(5)]
         Row(f"import {module}, torch", "x import torch", ratios, by=by).emit()

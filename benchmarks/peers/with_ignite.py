@@ -29,7 +29,7 @@ def fit(callbacks: int = 0, event: Any = Events.ITERATION_COMPLETED) -> Fit:
 
 
 report(
-    "Ignite",
+    "pytorch-ignite",
     "ignite.engine",
     fit(),
     {

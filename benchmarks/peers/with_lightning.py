@@ -64,7 +64,7 @@ def fit(callbacks: int = 0, kind: type[lightning.Callback] = Busy) -> Fit:
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.simplefilter("ignore")
 report(
-    "Lightning",
+    "lightning",
     "lightning",
     fit(),
     {

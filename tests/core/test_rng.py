@@ -295,3 +295,28 @@ def test_preserved_from_reseeding(drawn_before: int) -> None:
     with pytest.raises(OSError, match="inside"):
         fail()
     assert draw() == expected
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [],
+        [5],
+        list(range(40)),
+        [2**63 - 1 - i for i in range(40)],
+        [2**64 + i for i in range(40)],
+        [-1, *range(40)],
+        list(np.arange(40, dtype=np.uint8)),
+    ],
+)
+def test_seeds_of_many_numbers_are_those_of_each(numbers: list[Any]) -> None:
+    for seed in (0, 6691, rng.LARGEST_SEED):
+        found = rng.derive_seeds(seed, numbers)
+        assert found == [rng.derive_seed(seed, int(number)) for number in numbers]
+        assert all(type(one) is int for one in found)
+
+
+def test_seeds_need_whole_numbers() -> None:
+    for numbers in ([1.5], [1.5] * 40):
+        with pytest.raises(TypeError):
+            rng.derive_seeds(1, numbers)

@@ -112,10 +112,13 @@ class _Python(CPUGenerator):
         return self._memory.raw, self._random.gauss_next  # type: ignore[attr-defined]  # see seed()
 
     def save(self, mark: Any) -> Any:
-        return self._get_state()
+        return mark  # the whole state
 
     def restore(self, state: Any) -> None:
-        self._random.setstate(state)
+        if self._memory is None:
+            self._random.setstate(state)
+            return
+        self._memory.raw, self._random.gauss_next = state  # type: ignore[attr-defined]  # see seed()
 
 
 class _NumPy(CPUGenerator):

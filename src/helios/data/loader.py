@@ -19,7 +19,7 @@ from helios.core import Registry, rules
 from helios.core.rng import DEFAULT_SEED, seed_of_epoch
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.epochs import EpochSampler
-from helios.data.options import check_batches, check_workers
+from helios.data.options import check_batches, check_stream, check_workers
 from helios.data.parameter_rules import RULES, SEED_RULE
 from helios.data.samplers import (
     ResumableDistributedSampler,
@@ -163,7 +163,7 @@ def create_dataloader(
         "worker_init_fn": WorkerStart(params.worker_init_fn),
     }
     if isinstance(dataset, IterableDataset):
-        _check_stream(dataset, params)
+        check_stream(dataset, params)
         stream = StreamBatches(
             dataset,
             params.batch_size,
@@ -268,26 +268,6 @@ def _check_replay(dataset: Dataset[Any], replay: bool | None) -> None:
             f"replay={replay} is for streams, but {type(dataset).__name__} is a map-style dataset,"
             " which Helios can read from any sample on: leave replay out."
         )
-
-
-def _check_stream(dataset: IterableDataset[Any], params: DataLoaderParams) -> None:
-    given = {
-        "shuffle": params.shuffle,
-        "sampler": params.sampler is not None,
-        "batch_sampler": params.batch_sampler is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise ConfigurationError(
-                f"{type(dataset).__name__} is an iterable-style dataset, which chooses the order of"
-                f" its samples itself: remove {name}, and shuffle in its __iter__."
-            )
-    for name, value in (("persistent_workers", True), ("in_order", False)):
-        if getattr(params, name) is value:
-            raise ConfigurationError(
-                f"{name}={value} is for map-style datasets, but {type(dataset).__name__} is an"
-                f" iterable-style one, whose workers know its position: remove {name}."
-            )
 
 
 def _check_count(name: str, value: Any, things: str, smallest: int) -> None:

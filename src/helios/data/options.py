@@ -1,6 +1,9 @@
 """Checks of the parameters that a ``DataLoader`` takes for its batches and its workers."""
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import IterableDataset
 
 from helios.errors import ConfigurationError
 
@@ -10,19 +13,12 @@ if TYPE_CHECKING:
 
 def check_batches(params: "DataLoaderParams") -> None:
     """Refuse parameters that a batch sampler, or a loader without a batch size, would ignore."""
-    if params.batch_sampler is not None:
-        ignored = {
-            "batch_size": params.batch_size != 1,
-            "shuffle": params.shuffle,
-            "sampler": params.sampler is not None,
-            "drop_last": params.drop_last,
-        }
-        names = [name for name, is_given in ignored.items() if is_given]
-        if names:
-            raise ConfigurationError(
-                f"batch_sampler={type(params.batch_sampler).__name__}(...) chooses whole batches:"
-                f" remove {', '.join(names)}."
-            )
+    names = _given(params, "batch_size", "shuffle", "sampler", "drop_last")
+    if params.batch_sampler is not None and names:
+        raise ConfigurationError(
+            f"batch_sampler={type(params.batch_sampler).__name__}(...) chooses whole batches:"
+            f" remove {', '.join(names)}."
+        )
     if params.batch_size is None and params.drop_last:
         raise ConfigurationError(
             "drop_last=True with batch_size=None: without a batch size, each sample is a batch, so"
@@ -34,14 +30,29 @@ def check_workers(params: "DataLoaderParams") -> None:
     """Refuse parameters of worker processes if a loader has no workers."""
     if params.num_workers > 0:
         return
-    given = {
-        "persistent_workers": params.persistent_workers,
-        "timeout": params.timeout > 0,
-        "multiprocessing_context": params.multiprocessing_context is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise ConfigurationError(
-                f"{name}={getattr(params, name)!r} without workers: pass num_workers, too, or"
-                f" remove {name}."
-            )
+    for name in _given(params, "persistent_workers", "timeout", "multiprocessing_context"):
+        raise ConfigurationError(
+            f"{name}={getattr(params, name)!r} without workers: pass num_workers, too, or"
+            f" remove {name}."
+        )
+
+
+def check_stream(dataset: IterableDataset[Any], params: "DataLoaderParams") -> None:
+    """Refuse parameters that an iterable-style dataset would ignore."""
+    kind = type(dataset).__name__
+    for name in _given(params, "shuffle", "sampler", "batch_sampler"):
+        raise ConfigurationError(
+            f"{kind} is an iterable-style dataset, which chooses the order of its samples itself:"
+            f" remove {name}, and shuffle in its __iter__."
+        )
+    for name in _given(params, "persistent_workers", "in_order"):
+        raise ConfigurationError(
+            f"{name}={getattr(params, name)} is for map-style datasets, but {kind} is an"
+            f" iterable-style one, whose workers know its position: remove {name}."
+        )
+
+
+def _given(params: "DataLoaderParams", *names: str) -> list[str]:
+    """Return those of these parameters that do not have their default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(params)}
+    return [name for name in names if getattr(params, name) != defaults[name]]

@@ -6,7 +6,6 @@ draws from do not change.
 """
 
 import contextlib
-import operator
 import signal
 from collections.abc import Callable, Collection, Iterator, Sized
 from typing import Any, Literal, cast
@@ -208,11 +207,12 @@ class SeededBatches(Dataset[Any]):
         if not generators:
             return self._load_all(indices)
         samples: list[Any] = []
-        seeders = [generator.seeder for generator in generators]
+        reseed, *others = [generator.seeder for generator in generators]
         dataset, fetches = self.dataset, self._fetch is not None
         for index, seed in zip(indices, self._derive_seeds(base, indices), strict=True):
-            for reseed in seeders:
-                reseed(seed)
+            reseed(seed)  # mostly the only one, and this is called for each sample
+            for reseed_other in others:
+                reseed_other(seed)
             samples.append(self._load_all([index])[0] if fetches else dataset[index])
         return samples
 
@@ -243,7 +243,7 @@ class SeededBatches(Dataset[Any]):
 
     def _derive_seeds(self, base: int, indices: list[Any]) -> list[int]:
         try:
-            return [rng.derive_seed(base, operator.index(index)) for index in indices]
+            return rng.derive_seeds(base, indices)
         except TypeError:
             wrong = next(each for each in indices if not hasattr(each, "__index__"))
             raise ConfigurationError(
