@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from alternate import Alternation, Features, first, loss_of, network, optimizer_of
 from common import Fit, report
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
 class Net(torch.nn.Module):
@@ -69,6 +69,7 @@ def fit(callbacks: int = 0, kind: type[TrainerCallback] = Busy) -> Fit:
                 optimizers=(optimizer, schedule),
                 callbacks=[kind() for _ in range(callbacks)],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
         return alternation
 
