@@ -2,7 +2,7 @@
 
 Times are those of the processor: other programs then disturb less.
 
-    python benchmarks/imports.py [--rounds 9]
+    python benchmarks/imports.py [--rounds 5]
 """
 
 import argparse
@@ -31,7 +31,7 @@ def milliseconds(*arguments: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     for name, code, base, target in RATIOS:
         ratios = []

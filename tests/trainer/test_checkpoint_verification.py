@@ -128,9 +128,51 @@ def test_tensors_of_a_device_are_verified_by_their_checksum(
     assert names(tmp_path) == ([] if is_damaged else ["x.pth"])
 
 
-def test_no_thread_outlives_a_failed_save(
+def test_the_disk_works_while_data_is_digested(
     tmp_path: pathlib.Path, payload: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage, "_SYNCED", BLOCK)
+    real, sizes = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "x.pth"
+    storage.save(payload, path)
+    early, whole, _ = sizes  # the last one is that of the folder
+    assert BLOCK <= early < whole == path.stat().st_size
+    assert equal(storage.load(path), payload)
+
+
+def test_error_of_an_early_sync_ends_the_save(
+    tmp_path: pathlib.Path, payload: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_SYNCED", BLOCK)
+    real, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:  # as the system does, which reports it once
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    before = threading.enumerate()
+    path = tmp_path / "x.pth"
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        storage.save(payload, path)
+    assert "is not saved" in caught.value.__notes__[0]
+    assert names(tmp_path) == []
+    assert threading.enumerate() == before
+
+
+@pytest.mark.parametrize("synced", [BLOCK, 100 * BLOCK])
+def test_no_thread_outlives_a_failed_save(
+    tmp_path: pathlib.Path, payload: Any, monkeypatch: pytest.MonkeyPatch, synced: int
+) -> None:
+    monkeypatch.setattr(storage, "_SYNCED", synced)
     real = torch.save
 
     def save(value: Any, file: Any) -> None:
