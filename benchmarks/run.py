@@ -31,7 +31,7 @@ COMMANDS = {
     "hooks": [["loop.py", "--hooks"]],
     "save": [["checkpoint.py"]],
     "start": [["imports.py"], ["start.py"]],
-    "cuda": [["cuda.py"]],
+    "cuda": [["gpu.py"]],
 }
 """The scripts of each benchmark. One that does not exist is skipped."""
 

@@ -3,7 +3,7 @@
 A step computes with two layers on some rows of a batch of 64 MiB, so the number of rows decides
 how long the computation takes beside the copy. The batches lie in page-locked memory already.
 
-    python benchmarks/cuda.py [--steps 100] [--rounds 5]
+    python benchmarks/gpu.py [--steps 100] [--rounds 5]
 """
 
 import argparse
