@@ -48,9 +48,10 @@ INTRODUCTION = """\
 
 `make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs; `cuda`
 needs a GPU. Each figure is the median of the rounds; the smallest and the largest round stand
-beside it. A step is measured in chunks of ten, in turn with the loop that a user writes, in one
-process ([alternate.py](alternate.py)). Compare figures of one section only: the sections may have
-run at different times.
+beside it, and the memory that was added at the peak, where it was measured.
+A step is measured in chunks of ten, in turn with the loop that a user writes, in one process
+([alternate.py](alternate.py)). Compare figures of one section only: the sections may have run at
+different times.
 """
 
 
