@@ -3,7 +3,6 @@
 import importlib.metadata
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 from alternate import Alternation, measure
@@ -37,11 +36,15 @@ def report(
             extras = [one.extra() - none for one, none in zip(found, base, strict=True)]
             Row(row, "us a step over no callback", extras, by=by).emit()
     elif module is not None:
-        ratios = [_seconds(f"import torch, {module}") / _seconds("import torch") for _ in range(5)]
+        ratios = [_ratio_of_imports(module) for _ in range(ROUNDS)]
         Row(f"import {module}, torch", "x import torch", ratios, by=by).emit()
 
 
-def _seconds(code: str) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - started
+def _ratio_of_imports(module: str) -> float:
+    """Return the time to import PyTorch and then a module, over that of PyTorch alone."""
+    code = (
+        "import time; times = [time.perf_counter()]; import torch; times.append(time.perf_counter())"
+        f"; import {module}; print((time.perf_counter() - times[0]) / (times[1] - times[0]))"
+    )
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
