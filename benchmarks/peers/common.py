@@ -43,7 +43,8 @@ def report(
 def _ratio_of_imports(module: str) -> float:
     """Return the time to import PyTorch and then a module, over that of PyTorch alone."""
     code = (
-        "import time; times = [time.perf_counter()]; import torch; times.append(time.perf_counter())"
+        "import time; times = [time.perf_counter()]; import torch;"
+        " times.append(time.perf_counter())"
         f"; import {module}; print((time.perf_counter() - times[0]) / (times[1] - times[0]))"
     )
     command = [sys.executable, "-c", code]
