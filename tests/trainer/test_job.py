@@ -97,4 +97,40 @@ def test_launcher_that_returns_something_else(make_trainer: Make, value: Any) ->
     with pytest.raises(InvalidPluginError, match="return what target") as caught:
         trainer.fit(TinyModel(), TinyDataModule())
     assert "plug-in 'forgetful'" in str(caught.value)
-    assert repr(value) in str(caught.value)
+    assert f"returned {repr(value)[:60]}" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["of an earlier run", "of nobody"])
+def test_launcher_that_returns_the_outcome_of_another_run(make_trainer: Make, kind: str) -> None:
+    class Stale(Plugin):
+        kept = None if kind == "of an earlier run" else Outcome()
+
+        def launch(self, target: Callable[[], Outcome]) -> Any:
+            if self.kept is None:
+                self.kept = target()
+            return self.kept
+
+        def setup(self) -> None: ...
+
+    trainer = make_trainer(plugins=[Stale("stale")], total_steps=1)
+    if kind == "of an earlier run":
+        trainer.fit(TinyModel(), TinyDataModule())
+    with pytest.raises(InvalidPluginError, match="returned the outcome of another run from launch"):
+        trainer.fit(TinyModel(), TinyDataModule())
+    with pytest.raises(InvalidPluginError, match="plug-in 'stale' .*: call target"):
+        trainer.test(TinyModel(), TinyDataModule())
+
+
+def test_launcher_that_returns_something_without_a_text(make_trainer: Make) -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    class Odd(Plugin):
+        def launch(self, target: Callable[[], Outcome]) -> Any:
+            return Silent()
+
+        def setup(self) -> None: ...
+
+    with pytest.raises(InvalidPluginError, match="plug-in 'odd' .* returned <.*Silent> from launch"):
+        make_trainer(plugins=[Odd("odd")]).fit(TinyModel(), TinyDataModule())

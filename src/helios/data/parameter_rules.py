@@ -1,6 +1,5 @@
 """The kinds of the parameters of data loaders, as a table."""
 
-import math
 import multiprocessing
 from collections.abc import Mapping
 from multiprocessing.context import BaseContext
@@ -16,11 +15,15 @@ SEED_RULE = {"random_seed": rules.optional(rules.whole(_SEED, 0, LARGEST_SEED))}
 """The rule of ``random_seed``."""
 
 
+_LONGEST_TIMEOUT = 2_147_483
+"""The seconds that a queue can wait: it counts milliseconds in 32 bits."""
+
+
 def _is_time(value: Any) -> str | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value >= 0:
+    if is_number and 0 <= value <= _LONGEST_TIMEOUT:
         return None
-    return "write a number of seconds, or 0 to wait for ever."
+    return f"write a number of seconds up to {_LONGEST_TIMEOUT}, or 0 to wait for ever."
 
 
 def _is_worker_function(value: Any) -> str | None:

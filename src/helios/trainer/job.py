@@ -1,6 +1,7 @@
 """The job, which describes a run before it starts, and the outcome, its result."""
 
 import dataclasses
+import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 from helios.core import Place, TrainingState
@@ -44,6 +45,7 @@ class Outcome:
         metrics: the newest results of the model.
         trained: the states of model and plug-ins, if no checkpoint holds them.
         folder: the files of the run.
+        job_id: the id of its job; empty if no run has begun.
     """
 
     state: TrainingState = dataclasses.field(default_factory=TrainingState)
@@ -52,6 +54,7 @@ class Outcome:
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: Trained | None = None
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None), compare=False)
+    job_id: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass
@@ -74,6 +77,7 @@ class Job:
         wanted: the checkpoint to test; for a test.
         folder: the files of the run.
         is_started: ``True`` if this process has begun the work.
+        id: the id of the job, the same in all its processes.
     """
 
     purpose: Purpose
@@ -91,6 +95,7 @@ class Job:
     wanted: Wanted = None
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
     is_started: bool = False
+    id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self) -> None:
         """Refuse to work twice in one process: the second time would begin with these counters."""
@@ -150,4 +155,4 @@ class Job:
         """Return the result of the run so far."""
         requests = list(self.control.requests)
         metrics = dict(self.model.metrics)
-        return Outcome(self.state, requests, self.plan, metrics, trained, self.folder)
+        return Outcome(self.state, requests, self.plan, metrics, trained, self.folder, self.id)

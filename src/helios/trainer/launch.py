@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from helios.core.rules import shown
 from helios.errors import ConfigurationError, InvalidPluginError
 from helios.trainer.job import Outcome
 
@@ -11,12 +12,13 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 
-def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
+def launch(trainer: "Trainer", target: Callable[[], Outcome], job_id: str) -> Outcome:
     """Run a job with the ``launch`` hook of a plug-in, or in this process if none implements it.
 
     Args:
         trainer: the trainer, whose plan is frozen.
         target: the function that does the work of one process.
+        job_id: the id of the job, by which the outcome of another one is recognised.
 
     Raises:
         ConfigurationError: several processes were started; this release supports only one.
@@ -28,9 +30,10 @@ def launch(trainer: "Trainer", target: Callable[[], Outcome]) -> Outcome:
     if trainer.hooks.launch is None:
         return target()
     outcome = trainer.hooks.launch(trainer=trainer, target=target)
-    if not isinstance(outcome, Outcome):
+    if not isinstance(outcome, Outcome) or outcome.job_id != job_id:
+        returned = "the outcome of another run" if isinstance(outcome, Outcome) else shown(outcome)
         raise InvalidPluginError(
-            f"plug-in {trainer.plugin_manager.describe(launcher)} returned {outcome!r} from launch:"
+            f"plug-in {trainer.plugin_manager.describe(launcher)} returned {returned} from launch:"
             " call target(), and return what target() returned in the process with global rank 0."
         )
     return outcome

@@ -379,7 +379,7 @@ class Trainer:
         """Run a job, in this process or in the processes that a launcher starts."""
         with job.reporter.accounts(job.purpose), job.reporter.errors(job.expected):
             prepare(job)
-            outcome = launch(self, functools.partial(work, job))
+            outcome = launch(self, functools.partial(work, job), job.id)
         job.model.metrics.update(outcome.metrics)  # another process may have trained
         return outcome
 
