@@ -12,6 +12,7 @@ import torch
 from helpers import Fault, Keeping, Make, Named, read
 
 from helios import Trainer
+from helios.errors import InvalidPluginError
 from helios.testing import TinyDataModule, TinyModel, equal
 
 
@@ -166,3 +167,51 @@ def test_error_of_the_model_passes_the_context_of_an_observer(make_trainer: Make
     with pytest.raises(Fault, match="the model's"):
         trainer.fit(Model(), TinyDataModule())
     assert trainer.plugin_manager.quarantined == {}
+
+
+# Observers with half of a state.
+
+
+class Unrestored(Named):
+    critical = False
+
+    def state_dict(self) -> Any:
+        return {"mean": np.float64(1)}
+
+
+class Unsaved(Named):
+    critical = False
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        raise AssertionError("nothing was saved")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Unrestored, "state_dict has no load_state_dict, so a resumed run would lose the state"),
+        (Unsaved, "load_state_dict has no state_dict, so no checkpoint would hold a state"),
+    ],
+)
+def test_observer_with_half_of_a_state_runs_without_it(
+    make_trainer: Make,
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Named],
+    told: str,
+) -> None:
+    for steps in (1, 2):
+        caplog.clear()
+        trainer = train(make_trainer, steps, kind(), chkpt_root=tmp_path)
+        (warning,) = (message for message in caplog.messages if told in message)
+        assert warning.startswith("plug-in 'named' (")
+        assert trainer.state.global_epoch == steps
+    assert "named" not in read(max(tmp_path.rglob("*_2_*.pth")))["plugins"][0]
+
+
+def test_critical_plugin_with_half_of_a_state_is_refused(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unrestored, "critical", True)
+    with pytest.raises(InvalidPluginError, match="a resumed run would lose the state: add load_"):
+        make_trainer(plugins=[Unrestored()])

@@ -205,6 +205,12 @@ def deprecations(plugin: object, plug_id: str) -> list[str]:
     return messages
 
 
+def observer_without_state(plugin: object, plug_id: str) -> str | None:
+    """Return a warning about an observer with half of a state, or ``None``."""
+    problem = misspellings.half_of_state(plugin)
+    return f"{_where(plugin, plug_id)}: {problem}" if problem else None
+
+
 def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
     """Return the names in ``exclusives``, ``before`` or ``after`` of a plug-in.
 

@@ -153,6 +153,8 @@ class PluginManager(pluggy.PluginManager):
         )
         for message in declarations.deprecations(plugin, row.id):
             warnings.warn(message, DeprecationWarning, stacklevel=2)
+        if not row.critical and (problem := declarations.observer_without_state(plugin, row.id)):
+            _logger.warning("%s", problem)
         return row
 
     def resolve(

@@ -47,6 +47,27 @@ def find(plugin: object, marked: Collection[str]) -> Iterator[str]:
     else:
         yield from _unmarked(plugin, marked)
     yield from _wrong_protocol(plugin)
+    if getattr(plugin, "critical", True) is not False and (problem := half_of_state(plugin)):
+        yield problem
+
+
+def half_of_state(plugin: object) -> str | None:
+    """Return the message about a state that is saved and never restored, or the reverse.
+
+    An observer runs without its state, so that registration only warns.
+    """
+    match [name for name in _PROTOCOL if _has_own(plugin, name)]:
+        case ["state_dict"]:
+            return (
+                "state_dict has no load_state_dict, so a resumed run would lose the state: add"
+                " load_state_dict(state_dict), or remove state_dict."
+            )
+        case ["load_state_dict"]:
+            return (
+                "load_state_dict has no state_dict, so no checkpoint would hold a state for it: add"
+                " state_dict(), or remove load_state_dict."
+            )
+    return None
 
 
 def no_such_hook(name: str) -> str:
@@ -147,9 +168,8 @@ def _wrong_overrides(plugin: Plugin) -> Iterator[str]:
 
 
 def _wrong_protocol(plugin: object) -> Iterator[str]:
-    """Find a state that is saved and never restored, and methods that cannot be called."""
-    own = [name for name in _PROTOCOL if _has_own(plugin, name)]
-    for name in own:
+    """Find the methods of the state that cannot be called."""
+    for name in filter(functools.partial(_has_own, plugin), _PROTOCOL):
         static, count = inspect.getattr_static(plugin, name), _PROTOCOL[name]
         if not isinstance(static, _CALLABLES) and not callable(static):
             yield f"{name} is a {type(static).__name__}: define it as a function or method."
@@ -160,16 +180,6 @@ def _wrong_protocol(plugin: object) -> Iterator[str]:
         elif not _accepts(function, count):
             arguments = "state_dict" if count else ""
             yield f"{name} has other arguments than Helios passes: write {name}({arguments})."
-    if own == ["state_dict"]:
-        yield (
-            "state_dict has no load_state_dict, so a resumed run would lose the state: add"
-            " load_state_dict(state_dict), or remove state_dict."
-        )
-    elif own == ["load_state_dict"]:
-        yield (
-            "load_state_dict has no state_dict, so no checkpoint would hold a state for it: add"
-            " state_dict(), or remove load_state_dict."
-        )
 
 
 def _has_own(plugin: object, name: str) -> bool:
