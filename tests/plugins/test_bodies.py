@@ -49,6 +49,14 @@ def test_generator_that_is_no_wrapper(trainer: Trainer, name: str) -> None:
     assert f"{way_out} above it" in str(error)
 
 
+@pytest.mark.parametrize("decorator", [contextlib.contextmanager, contextlib.asynccontextmanager])
+@pytest.mark.parametrize("name", ["on_training_end", "wrap_batches", "setup", "state_dict"])
+def test_hook_that_makes_a_context_manager(trainer: Trainer, name: str, decorator: Any) -> None:
+    plugin = of(name, decorator(generator))
+    error = assert_refused(trainer, lambda: register(trainer, plugin), InvalidPluginError)
+    assert f"{name} makes a context manager, so its body would never run; remove" in str(error)
+
+
 @pytest.mark.parametrize("kind", [staticmethod, classmethod, hookimpl])
 def test_async_hook_of_another_kind(trainer: Trainer, kind: Any) -> None:
     async def hook(*self: Any) -> None: ...

@@ -1,9 +1,12 @@
 """Names in a plug-in that have no effect: registration refuses them, and nothing else."""
 
 import abc
+import dataclasses
+import functools
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import Make, Named, assert_refused, register
 from torch import nn
@@ -11,6 +14,7 @@ from torch import nn
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import InvalidPluginError
 from helios.plugins import PluginManager
+from helios.plugins.plugin import UniquePluginOverrides
 from helios.testing import TinyModel
 
 
@@ -30,6 +34,9 @@ def kind(bases: tuple[type, ...] = (Named,), **members: Any) -> Any:
 def nothing(self: Any) -> None: ...
 
 
+async def wait(self: Any, *arguments: Any) -> Any: ...
+
+
 # Declarations.
 
 
@@ -46,6 +53,12 @@ def nothing(self: Any) -> None: ...
         ("befor", ("ema",), "before"),
         ("aftr", ["ema"], "after"),
         ("sumary", "one line", "summary"),
+        ("is_critical", False, "critical"),
+        ("critcal", 0, "critical"),
+        ("critcal", np.False_, "critical"),
+        ("critcal", "no", "critical"),
+        ("exclusive", {"gpu-0"}, "exclusives"),
+        ("befor", frozenset({"ema"}), "before"),
     ],
 )
 @pytest.mark.parametrize("of_class", [True, False])
@@ -94,6 +107,85 @@ def test_overrides_that_are_misspelt_after_registration(make_trainer: Make) -> N
         trainer._validate_plugins()
 
 
+def test_misspelt_declaration_that_is_a_property(trainer: Trainer) -> None:
+    message = refusal(trainer, kind(critcal=property(lambda self: False)))
+    assert "has no effect. Did you mean 'critical'?" in message
+
+
+@pytest.mark.parametrize("value", [3, ("one line",), None])
+def test_summary_of_another_type(trainer: Trainer, value: Any) -> None:
+    message = refusal(trainer, kind(summary=value))
+    assert f"summary is {value!r}: write one line of text." in message
+
+
+@pytest.mark.parametrize("name", ["exclusives", "before", "after"])
+@pytest.mark.parametrize("wrong", ["", " gpu", "gpu "])
+def test_names_with_spaces_around_them(trainer: Trainer, name: str, wrong: str) -> None:
+    message = refusal(trainer, kind(**{name: (wrong,)}))
+    assert f"{name} is ({wrong!r},): write a tuple of strings without spaces around" in message
+
+
+@pytest.mark.parametrize("name", ["unique_overides", "overrides", "flags"])
+def test_overrides_under_another_name(trainer: Trainer, name: str) -> None:
+    message = refusal(trainer, kind(**{name: UniquePluginOverrides(training_batch=True)}))
+    assert f"{name} has no effect: set the fields of unique_overrides in __init__" in message
+
+
+def test_overrides_that_are_fields_of_the_plugin(trainer: Trainer) -> None:
+    plugin = Named()
+    plugin.training_batch = True  # type: ignore[attr-defined]
+    message = refusal(trainer, plugin)
+    assert "has no effect: write self.unique_overrides.training_batch = True" in message
+
+
+def test_overrides_before_init_is_called() -> None:
+    class Early(Plugin):
+        def __init__(self) -> None:
+            self.unique_overrides.training_batch = True
+
+        def setup(self) -> None: ...
+
+    with pytest.raises(InvalidPluginError, match=r"Early has not called super\(\).__init__: call"):
+        Early()
+
+
+def test_dataclass_that_does_not_call_init(trainer: Trainer) -> None:
+    @dataclasses.dataclass(eq=False)
+    class Data(Plugin):
+        decay: float = 0.9
+        plug_id = "data"  # type: ignore[assignment]  # instead of the property
+
+        def setup(self) -> None: ...
+
+    with pytest.raises(InvalidPluginError, match=r"Data has not called super.* in __post_init__"):
+        trainer.register_plugin(Data())
+
+
+@pytest.mark.parametrize("plug_id", [" named", "named ", "  "])
+def test_id_that_no_list_of_blocked_names_can_contain(trainer: Trainer, plug_id: str) -> None:
+    refused = "write a string without spaces around it"
+    with pytest.raises(InvalidPluginError, match=f"Named has the id {plug_id!r} .*: {refused}"):
+        trainer.register_plugin(Named(plug_id))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (False, "applies_to is False: define it as a method, with @classmethod"),
+        (property(lambda self: False), "define it as a method, with @classmethod above it"),
+        (classmethod(wait), "applies_to is an async function"),
+    ],
+)
+def test_applies_to_that_cannot_be_asked(trainer: Trainer, value: Any, message: str) -> None:
+    assert message in refusal(trainer, kind(applies_to=value))
+
+
+def test_applies_to_of_an_instance(trainer: Trainer) -> None:
+    plugin = Named()
+    plugin.applies_to = lambda trainer: False  # type: ignore[method-assign]
+    assert "applies_to of an instance has no effect" in refusal(trainer, plugin)
+
+
 def test_applies_to_that_is_a_plain_method(trainer: Trainer) -> None:
     def applies_to(self: Any, trainer: Any) -> bool:
         return False
@@ -138,9 +230,6 @@ def test_misspelt_state(trainer: Trainer) -> None:
     )
 
 
-async def wait(self: Any, *arguments: Any) -> Any: ...
-
-
 def test_state_of_an_async_function(trainer: Trainer) -> None:
     assert "state_dict is an async function" in refusal(
         trainer, kind(state_dict=wait, load_state_dict=load)
@@ -172,6 +261,8 @@ def test_inherited_half_of_a_state_is_enough() -> None:
         ("setup_done", False),
         ("teardown_done", False),
         ("critic", nn.Linear(1, 1)),
+        ("critic", None),
+        ("training_batch", {"x": 1}),
         ("alter", "x"),
         ("critical_steps", 3),
         ("autoloaded", True),
@@ -196,6 +287,30 @@ def test_property_with_a_similar_name_is_accepted_and_not_evaluated() -> None:
 )
 def test_method_with_a_harmless_name_is_accepted(name: str) -> None:
     PluginManager().register(kind(**{name: nothing}))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("should_stop", "should_training_stop"),
+        ("should_stop_training", "should_training_stop"),
+        ("process_batch", "process_training_batch"),
+        ("process_train_batch", "process_training_batch"),
+        ("process_testing", "process_testing_batch"),
+        ("setUp", "setup"),
+        ("tear_down", "teardown"),
+    ],
+)
+def test_method_with_some_words_of_a_hook(trainer: Trainer, name: str, meant: str) -> None:
+    message = refusal(trainer, kind(**{name: nothing}))
+    assert f"{name} is not a hook, so it would never be called. Did you mean" in message
+    assert repr(meant) in message
+
+
+@pytest.mark.parametrize("name", ["train_step", "valid_step", "test_step"])
+def test_method_of_models(trainer: Trainer, name: str) -> None:
+    message = refusal(trainer, kind(**{name: nothing}))
+    assert f"{name} is a method of models, and Helios never calls it of a plug-in" in message
 
 
 def test_callback_that_is_almost_a_hook_is_refused(trainer: Trainer) -> None:
@@ -278,6 +393,81 @@ def test_helpers_of_modules_and_objects_are_accepted(make: Any) -> None:
     PluginManager().register(make(setup=launch if make is object_with else setup, launch=launch))
     PluginManager().register(make(on_click=lambda self: None, helper=nothing, launched=nothing))
     PluginManager().register(make(on_training_end=3, setup="done", _on_training_end=nothing))
+
+
+class Callback:
+    def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize("make", [module_with, object_with])
+@pytest.mark.parametrize(
+    "value", [functools.partial(nothing, None), Callback(), functools.cache(lambda: None), print]
+)
+def test_hook_that_is_no_function_and_not_marked(trainer: Trainer, make: Any, value: Any) -> None:
+    message = refusal(trainer, make(on_training_end=value))
+    assert "on_training_end is not marked, so it would never be called" in message
+
+
+MARKED = hookimpl(lambda self=None: None)
+
+
+@pytest.mark.parametrize("make", [module_with, object_with])
+@pytest.mark.parametrize(
+    "value",
+    [
+        functools.partial(MARKED, None),
+        functools.partialmethod(MARKED),
+        functools.cached_property(MARKED),
+        property(MARKED),
+        functools.cache(MARKED),
+        hookimpl(Callback()),  # type: ignore[call-overload]
+    ],
+)
+def test_marked_hook_that_is_no_function(trainer: Trainer, make: Any, value: Any) -> None:
+    message = refusal(trainer, make(on_training_end=value))
+    assert "the hook on_training_end is a " in message
+    assert "; define it as a function or method." in message
+
+
+class Slotted:
+    __slots__ = ("on_training_end",)
+
+    def __init__(self) -> None:
+        self.on_training_end = hookimpl(lambda: None)
+
+    @hookimpl
+    def on_training_start(self) -> None: ...
+
+
+class Dynamic:
+    @hookimpl
+    def on_training_start(self) -> None: ...
+
+    def __dir__(self) -> list[str]:
+        return ["on_training_start", "on_training_end"]
+
+    def __getattr__(self, name: str) -> Any:
+        return hookimpl(lambda: None)
+
+
+def lazy_module() -> types.ModuleType:
+    made = module_with()
+    made.__getattr__ = lambda name: hookimpl(lambda: None)  # type: ignore[method-assign]
+    made.__dir__ = lambda: ["on_training_start", "on_training_end"]  # type: ignore[method-assign]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Slotted, "the hook on_training_end is a member_descriptor; define it as a function"),
+        (Dynamic, "the hook on_training_end is only created when it is used, by __getattr__"),
+        (lazy_module, "the hook on_training_end is only created when it is used, by __getattr__"),
+    ],
+)
+def test_hook_that_the_class_does_not_show(trainer: Trainer, make: Any, message: str) -> None:
+    error = assert_refused(trainer, lambda: register(trainer, make()), InvalidPluginError)
+    assert message in str(error)
 
 
 def test_model_that_is_a_plugin_too_keeps_its_own_methods() -> None:

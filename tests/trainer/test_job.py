@@ -117,7 +117,7 @@ def test_launcher_that_returns_the_outcome_of_another_run(make_trainer: Make, ki
         trainer.fit(TinyModel(), TinyDataModule())
     with pytest.raises(InvalidPluginError, match="returned the outcome of another run from launch"):
         trainer.fit(TinyModel(), TinyDataModule())
-    with pytest.raises(InvalidPluginError, match="plug-in 'stale' .*: call target"):
+    with pytest.raises(InvalidPluginError, match=r"plug-in 'stale' .*: call target"):
         trainer.test(TinyModel(), TinyDataModule())
 
 
@@ -132,5 +132,7 @@ def test_launcher_that_returns_something_without_a_text(make_trainer: Make) -> N
 
         def setup(self) -> None: ...
 
-    with pytest.raises(InvalidPluginError, match="plug-in 'odd' .* returned <.*Silent> from launch"):
+    with pytest.raises(
+        InvalidPluginError, match="plug-in 'odd' .* returned <.*Silent> from launch"
+    ):
         make_trainer(plugins=[Odd("odd")]).fit(TinyModel(), TinyDataModule())

@@ -32,6 +32,8 @@ def problem_of(
             "is an async function, which Helios calls like any other, so its body would never run;"
             " write def without async, and call asyncio.run(...) in it."
         )
+    if hook != "step_context" and _makes_context(function):
+        return "makes a context manager, so its body would never run; remove the decorator."
     if is_wrapper or not inspect.isgeneratorfunction(function) or hook == _YIELDS_BATCHES:
         return None
     if hook not in HOOKS or not is_hook:
@@ -85,6 +87,12 @@ def _require_body(implementation: pluggy.HookImpl, hook: str, describe: Callable
     replace(implementation, called)
 
 
+def _makes_context(function: object) -> bool:
+    """Return whether a function is decorated with one of the decorators of ``contextlib``."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and code.co_filename == contextlib.__file__
+
+
 def _is_deferred(function: object, hook: str) -> bool:
     is_generator = inspect.isgeneratorfunction(function) and hook != _YIELDS_BATCHES
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
@@ -102,7 +110,7 @@ def _inner_functions(function: object) -> Iterator[object]:
         seen.add(id(outer))
         if isinstance(outer, functools.partial):
             inner: list[Any] = [outer.func]
-        elif outer.__code__.co_filename == contextlib.__file__:
+        elif _makes_context(outer):
             continue  # contextmanager runs the body
         else:
             inner = [vars(outer).get("__wrapped__"), *_enclosed(outer)]

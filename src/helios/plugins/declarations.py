@@ -3,6 +3,7 @@
 Each function inspects one object and changes nothing.
 """
 
+import functools
 import inspect
 import linecache
 import re
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pluggy
 
+from helios.core.rules import shown
 from helios.errors import InvalidPluginError, nearest
 from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
@@ -19,6 +21,7 @@ from helios.plugins.markers import PROJECT, UNMARKED
 from helios.plugins.plugin import Plugin
 
 _OPTIONS = PROJECT + "_impl"
+_MISSING = object()
 
 
 def source_of(plugin: object) -> str:
@@ -26,7 +29,7 @@ def source_of(plugin: object) -> str:
     definition = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
     try:
         file = inspect.getsourcefile(definition)
-    except (OSError, TypeError):
+    except Exception:  # the attributes of a stranger's module may be of any kind
         file = None
     line = 1 if inspect.ismodule(definition) else _line_of(definition, file)
     if file is None or line is None:
@@ -71,7 +74,10 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     if name.startswith("__"):  # most attributes, and none of them is a hook
         return None
     attribute = static_attribute(plugin, name)
-    options = _marker(attribute)
+    if isinstance(attribute, types.MemberDescriptorType):  # of __slots__
+        options = _marker(getattr(plugin, name, None))
+    else:
+        options = _marker(attribute)
     if isinstance(options, dict):
         return cast(pluggy.HookimplOpts, dict(options))
     if isinstance(plugin, Plugin) and name in HOOKS:
@@ -89,6 +95,10 @@ def _marker(attribute: object) -> object:
         return attribute.__dict__.get(_OPTIONS) or _marker(attribute.__func__)
     if isinstance(attribute, types.MethodType):
         return _marker(attribute.__func__)
+    if isinstance(attribute, property | functools.cached_property | functools.partialmethod):
+        return _marker(getattr(attribute, "func", None) or getattr(attribute, "fget", None))
+    if isinstance(attribute, functools.partial):
+        return _marker(attribute.func)
     return inspect.getattr_static(attribute, _OPTIONS, None) if callable(attribute) else None
 
 
@@ -102,6 +112,11 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
     marked = []
     for name in dir(plugin):
         options = hook_options(plugin, name)
+        if name in HOOKS and inspect.getattr_static(plugin, name, _MISSING) is _MISSING:
+            raise InvalidPluginError(
+                f"{_where(plugin, plug_id)}: the hook {name} is only created when it is used, by"
+                " __getattr__, so it would never be called: define it as a function or method."
+            )
         if options is not None:
             marked.append(name)
             hook = options["specname"] or name
@@ -147,9 +162,14 @@ def identify(plugin: object, name: str | None) -> str:
             f" ({source_of(plugin)}), but Helios compares plug-ins by identity: remove __eq__. A"
             " dataclass needs @dataclass(eq=False)."
         )
-    if isinstance(plugin, Plugin):
-        return plugin.plug_id
-    return name or getattr(plugin, "__name__", None) or type(plugin).__name__
+    own = static_attribute(plugin, "__name__") or type(plugin).__name__
+    plug_id: str = plugin.plug_id if isinstance(plugin, Plugin) else name or own
+    if not _is_name(plug_id):  # a list of blocked names could not contain it
+        raise InvalidPluginError(
+            f"{type(plugin).__name__} has the id {shown(plug_id)} ({source_of(plugin)}): write a"
+            " string without spaces around it."
+        )
+    return plug_id
 
 
 def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[str, str]:
@@ -225,12 +245,16 @@ def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
             f"{_where(plugin, plugin.plug_id)}: {attribute} is a single string: write a tuple,"
             f" {attribute} = ({names!r},)."
         )
-    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, tuple | list) or not all(map(_is_name, names)):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: {attribute} is {names!r}: write a tuple of"
-            f' strings, {attribute} = ("name",).'
+            f"{_where(plugin, plugin.plug_id)}: {attribute} is {shown(names)}: write a tuple of"
+            f' strings without spaces around them, {attribute} = ("name",).'
         )
     return tuple(names)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != "" and name == name.strip()
 
 
 def summary_of(plugin: object) -> str:
@@ -259,7 +283,7 @@ def changes_results(plugin: object) -> bool:
     declared = getattr(plugin, "changes_results", False)
     if isinstance(plugin, Plugin) and not isinstance(declared, bool):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: changes_results is {declared!r}: write"
+            f"{_where(plugin, plugin.plug_id)}: changes_results is {shown(declared)}: write"
             " changes_results = True, or remove it."
         )
     return declared is True

@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
+from helios.core.rules import shown
 from helios.data import DataModule
 from helios.errors import nearest
 from helios.model import Model
@@ -21,10 +24,16 @@ from helios.plugins.plugin import Plugin, UniquePluginOverrides
 
 _SWITCHES = ("autoload", "critical", "changes_results")
 _NAMES = ("exclusives", "before", "after")
+_DECLARED = (*_SWITCHES, *_NAMES, "summary")
+_TRUTHS = ("true", "false", "yes", "no", "on", "off")
+_OVERRIDES = tuple(field.name for field in dataclasses.fields(UniquePluginOverrides))
 _PROTOCOL = {"state_dict": 0, "load_state_dict": 1}
 """The methods that are called if they exist, with the numbers of their arguments."""
 
 _METHODS = ("applies_to", *_PROTOCOL)
+_STEPS = ("train_step", "valid_step", "test_step")
+"""The methods of models that somebody may take for hooks."""
+
 _COMMON_WORDS = ("setup", "launch", "teardown")
 """The hooks whose names helpers of modules may have, too."""
 
@@ -80,24 +89,45 @@ def no_such_hook(name: str) -> str:
 
 def _similar_names(plugin: Plugin, marked: Collection[str]) -> Iterator[str]:
     """Find methods whose names are similar to those of hooks, and values like declarations."""
-    own = vars(plugin)
     for name in dir(plugin):
         if name.startswith("_") or name in HOOKS or name in marked or hasattr(Plugin, name):
             continue
         value = inspect.getattr_static(plugin, name, None)
         if isinstance(value, _CALLABLES):
-            # A callback that a user passed, such as self.on_error = on_error, is not a method.
-            may_be_callback = name in own
-            is_event = name.startswith("on_") and not may_be_callback
-            if is_event or _near(name, HOOKS):
-                yield no_such_hook(name)
-            elif meant := _near(name, _METHODS, cutoff=0.85):
-                yield f"Helios never calls {name}. Did you mean {meant!r}?"
-        elif meant := _near(name, _declared_like(value), cutoff=0.85):
+            yield from _similar_method(plugin, name)
+        elif name in _OVERRIDES and value is True:
+            yield f"{name} = True has no effect: write self.unique_overrides.{name} = True."
+        elif isinstance(value, UniquePluginOverrides) or _near(name, ["unique_overrides"], 0.85):
             yield (
-                f"{name} = {value!r} has no effect. Did you mean {meant!r}? If it is your own"
+                f"{name} has no effect: set the fields of unique_overrides in __init__, as in"
+                " self.unique_overrides.training_batch = True."
+            )
+        elif meant := _near_declaration(name, value):
+            yield (
+                f"{name} = {shown(value)} has no effect. Did you mean {meant!r}? If it is your own"
                 " attribute, start its name with an underscore."
             )
+
+
+def _similar_method(plugin: Plugin, name: str) -> Iterator[str]:
+    # A callback that a user passed, such as self.on_error = on_error, is not a method.
+    is_event = name.startswith("on_") and name not in vars(plugin)
+    if is_event or _near(name, HOOKS) or any(_lacks_words(name, hook) for hook in HOOKS):
+        yield no_such_hook(name)
+    elif meant := _near(name, _METHODS, cutoff=0.85):
+        yield f"Helios never calls {name}. Did you mean {meant!r}?"
+    elif name in _STEPS and not isinstance(plugin, Model):
+        yield (
+            f"{name} is a method of models, and Helios never calls it of a plug-in: write"
+            " on_training_batch_end(outputs, state) or another hook. If it is your own method,"
+            " start its name with an underscore."
+        )
+
+
+def _lacks_words(name: str, hook: str) -> bool:
+    """Return whether a name has some words of a hook, as ``should_stop`` and ``process_batch``."""
+    words, known = name.lower().split("_"), hook.split("_")
+    return len(words) > 1 and words[0] == known[0] and set(words) <= set(known)
 
 
 def _near(name: str, known: Any, cutoff: float = 0.8) -> str | None:
@@ -113,21 +143,37 @@ def _near(name: str, known: Any, cutoff: float = 0.8) -> str | None:
     return None if found[0] in name.lower() and longer > 1 else found[0]
 
 
+def _near_declaration(name: str, value: object) -> str | None:
+    """Return the declaration that was probably meant by the name of a value."""
+    name = name.lower().removeprefix("is_")
+    if meant := _near(name, _declared_like(value), cutoff=0.85):
+        return meant
+    if isinstance(value, property | functools.cached_property):
+        return _near(name, _DECLARED, cutoff=0.9)
+    is_truth = isinstance(value, int | np.bool_) or str.lower(_text(value)) in _TRUTHS
+    return _near(name, _SWITCHES, cutoff=0.9) if is_truth else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _declared_like(value: object) -> tuple[str, ...]:
     """Return the names of the declarations that can have a value of this kind."""
     if isinstance(value, bool):
         return _SWITCHES
-    is_names = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
-    if value and is_names:
-        return _NAMES
-    return (*_NAMES, "summary") if isinstance(value, str) else ()
+    if isinstance(value, str):
+        return (*_NAMES, "summary")
+    is_several = isinstance(value, tuple | list | set | frozenset)
+    is_names = is_several and all(isinstance(each, str) for each in value)
+    return _NAMES if is_names and value else ()
 
 
 def _hidden(plugin: Plugin) -> Iterator[str]:
     """Find members of other base classes that a default of :class:`Plugin` hides."""
     classes = type(plugin).__mro__
     foreign = [each for each in classes if each not in Plugin.__mro__]
-    names = (*HOOKS, *_METHODS, *_SWITCHES, *_NAMES, "summary")
+    names = (*HOOKS, *_METHODS, *_DECLARED)
     for name in {name for each in foreign for name in vars(each)}.intersection(names):
         owner = next(each for each in classes if name in vars(each))
         if owner in Plugin.__mro__ and name not in vars(plugin):
@@ -143,9 +189,23 @@ def _wrong_values(plugin: Plugin) -> Iterator[str]:
     for name in _SWITCHES:
         value = inspect.getattr_static(plugin, name)
         if not isinstance(value, bool | property):
-            yield f"{name} is {value!r}: write {name} = True or {name} = False."
-    if isinstance(inspect.getattr_static(type(plugin), "applies_to"), types.FunctionType):
+            yield f"{name} is {shown(value)}: write {name} = True or {name} = False."
+    summary = inspect.getattr_static(plugin, "summary")
+    if not isinstance(summary, str | property):
+        yield f"summary is {shown(summary)}: write one line of text."
+    yield from _wrong_applies_to(plugin)
+
+
+def _wrong_applies_to(plugin: Plugin) -> Iterator[str]:
+    method = inspect.getattr_static(type(plugin), "applies_to")
+    if isinstance(method, types.FunctionType):
         yield "applies_to is a plain method, but Helios calls it of the class: write @classmethod."
+    elif not isinstance(method, classmethod | staticmethod):
+        yield f"applies_to is {shown(method)}: define it as a method, with @classmethod above it."
+    elif problem := bodies.problem_of(type(plugin).applies_to, "applies_to"):
+        yield f"applies_to {problem}"
+    if "applies_to" in vars(plugin):
+        yield "applies_to of an instance has no effect, since Helios asks its class."
 
 
 def _wrong_overrides(plugin: Plugin) -> Iterator[str]:
@@ -156,15 +216,14 @@ def _wrong_overrides(plugin: Plugin) -> Iterator[str]:
             " __init__, as in self.unique_overrides.training_batch = True."
         )
         return
-    known = [field.name for field in dataclasses.fields(flags)]
     for name, value in vars(flags).items():
-        if name not in known:
+        if name not in _OVERRIDES:
             yield (
-                f"unique_overrides.{name} has no effect.{nearest(name, known)} The fields are"
-                f" {', '.join(known)}."
+                f"unique_overrides.{name} has no effect.{nearest(name, _OVERRIDES)} The fields are"
+                f" {', '.join(_OVERRIDES)}."
             )
         elif not isinstance(value, bool):
-            yield f"unique_overrides.{name} is {value!r}: write True or False."
+            yield f"unique_overrides.{name} is {shown(value)}: write True or False."
 
 
 def _wrong_protocol(plugin: object) -> Iterator[str]:
@@ -203,7 +262,7 @@ def _unmarked(plugin: object, marked: Collection[str]) -> Iterator[str]:
     """Find functions of a module or object that are named like hooks, but not marked."""
     for name in dir(plugin):
         value = inspect.getattr_static(plugin, name, None)
-        if name.startswith("_") or name in marked or not isinstance(value, _FUNCTIONS):
+        if name.startswith("_") or name in marked or not _is_function(value, name):
             continue
         if any(isinstance(plugin, base) and hasattr(base, name) for base in (Model, DataModule)):
             continue  # the trainer calls it as a method of the model
@@ -216,12 +275,19 @@ def _unmarked(plugin: object, marked: Collection[str]) -> Iterator[str]:
             yield no_such_hook(name)
 
 
+def _is_function(value: object, name: str) -> bool:
+    """Return whether a value is a function; with the name of a hook, all that can be called is."""
+    is_meant = name in HOOKS and callable(value) and not isinstance(value, type)
+    return is_meant or isinstance(value, _FUNCTIONS)
+
+
 def _fits(name: str, function: Any) -> bool:
     """Return whether a function can be meant as a hook; the helper ``setup(app)`` cannot."""
     if name not in _COMMON_WORDS:
         return True
-    return all(
-        parameter.name in HOOKS[name].arguments
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty
-    )
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some functions in C have none
+        return False
+    required = [each.name for each in parameters if each.default is each.empty]
+    return set(required) <= set(HOOKS[name].arguments)

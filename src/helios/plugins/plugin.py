@@ -122,14 +122,17 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     The header of a run marks such a plug-in.
     """
 
-    _plug_id = ""  # the id of a subclass that does not call __init__
+    # The attributes of a subclass that does not call __init__.
+    _plug_id = ""
+    _overrides: UniquePluginOverrides | None = None
+    _trainer: "Trainer | None" = None
 
     def __init__(self, plug_id: str) -> None:
         super().__init__()
         call_record.record_fields(self)
         self._plug_id = plug_id
         self._overrides = UniquePluginOverrides()
-        self._trainer: Trainer | None = None
+        self._trainer = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -164,7 +167,17 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     @property
     def unique_overrides(self) -> UniquePluginOverrides:
-        """The set of unique overrides the plug-in uses; set its fields in ``__init__``."""
+        """The set of unique overrides the plug-in uses; set its fields in ``__init__``.
+
+        Raises:
+            InvalidPluginError: the subclass has not called ``super().__init__`` yet.
+        """
+        if self._overrides is None:
+            raise InvalidPluginError(
+                f"{type(self).__name__} has not called super().__init__: call"
+                ' super().__init__("some-id") first in its __init__, or in __post_init__ of a'
+                " dataclass."
+            )
         return self._overrides
 
     @abc.abstractmethod
