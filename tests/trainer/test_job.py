@@ -132,7 +132,5 @@ def test_launcher_that_returns_something_without_a_text(make_trainer: Make) -> N
 
         def setup(self) -> None: ...
 
-    with pytest.raises(
-        InvalidPluginError, match="plug-in 'odd' .* returned <.*Silent> from launch"
-    ):
+    with pytest.raises(InvalidPluginError, match=r"'odd' .* returned <.*Silent> from launch"):
         make_trainer(plugins=[Odd("odd")]).fit(TinyModel(), TinyDataModule())

@@ -72,6 +72,18 @@ def test_nothing_is_said_of_a_complete_model(said: Said) -> None:
         ("on_validation_epoch_end", "write on_validation_end(self, validation_cycle)"),
         ("on_test_start", "write def on_testing_start(self)"),
         ("on_save_checkpoint", "write state_dict(self)"),
+        ("on_training_begin", "write def on_training_start(self)"),
+        ("on_train_epoch_begin", "write def on_training_epoch_start(self, current_epoch)"),
+        ("on_step_end", "write on_training_batch_end(self, state, should_log)"),
+        ("on_before_backward", "a Model has on_training_start, on_training_epoch_start"),
+        ("on_sanity_check_epoch", "a Model has on_training_start, on_training_epoch_start"),
+        ("prediction_step", "write a loop of your own"),
+        ("create_optimizer", "call self.optimize(loss, optimizer) in train_step"),
+        ("test_step_end", "write on_testing_batch_end(self, step)"),
+        ("train_steps", "write def train_step(self, batch, state)"),
+        ("state_dicts", "write def state_dict(self)"),
+        ("train_dataloader", "write it in the DataModule"),
+        ("prepare_data", "write it in the DataModule"),
         ("should_train_stop", "write def should_training_stop(self)"),
         ("have_metric_improved", "write def have_metrics_improved(self)"),
         ("load_for_test", "write def load_for_testing(self)"),
@@ -90,7 +102,12 @@ def test_method_that_nobody_calls(said: Said, name: str, instead: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["val_dataloader", "vaild_dataloader", "on_training_start", "transfer_batch_to_device"]
+    "name",
+    [
+        *("val_dataloader", "vaild_dataloader", "on_training_start", "transfer_batch_to_device"),
+        *("train_dataloaders", "get_train_dataloader", "val_loader", "collate_fn", "train_step"),
+        *("on_train_start", "on_before_batch_transfer"),
+    ],
 )
 def test_method_of_a_data_module_that_nobody_calls(said: Said, name: str) -> None:
     (warning,) = said(data=type("Data", (TinyDataModule,), {name: nothing})())

@@ -164,9 +164,9 @@ def _declared_like(value: object) -> tuple[str, ...]:
         return _SWITCHES
     if isinstance(value, str):
         return (*_NAMES, "summary")
-    is_several = isinstance(value, tuple | list | set | frozenset)
-    is_names = is_several and all(isinstance(each, str) for each in value)
-    return _NAMES if is_names and value else ()
+    if isinstance(value, tuple | list | set | frozenset):
+        return _NAMES if value and all(isinstance(each, str) for each in value) else ()
+    return ()
 
 
 def _hidden(plugin: Plugin) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The methods of a model and a data module that no trainer of Helios calls, and what was meant."""
 
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -10,6 +11,12 @@ from helios.data import DataModule
 from helios.model import Model
 from helios.plugins import HOOKS
 
+_EVENT = re.compile(
+    r"on_(.*_)?(train(ing)?|val(id(ation)?)?|eval|test(ing)?|fit|predict|epoch|batch|step|"
+    r"backward|optimizer|checkpoint)(_.*)?"
+)
+"""The names of events in a run; ``on_gpu`` is none."""
+
 _LIBRARIES = ("helios", "torch", "lightning", "pytorch_lightning", "transformers", "torchmetrics")
 """The packages whose classes have methods for other purposes."""
 
@@ -17,13 +24,21 @@ _STEP = "write def {}(self, batch, {})"
 _BOTH = {
     "training_step": _STEP.format("train_step", "state"),
     **dict.fromkeys(
-        ("validation_step", "val_step", "eval_step"), _STEP.format("valid_step", "step")
+        ("validation_step", "val_step", "eval_step", "eval_forward"),
+        _STEP.format("valid_step", "step"),
     ),
     "testing_step": _STEP.format("test_step", "step"),
-    "predict_step": "write a loop of your own, because Helios does not predict",
-    "configure_optimizers": (
+    **dict.fromkeys(
+        ("predict_step", "prediction_step", "predict_dataloader"),
+        "write a loop of your own, because Helios does not predict",
+    ),
+    **dict.fromkeys(
+        (
+            *("configure_optimizers", "create_optimizer", "create_scheduler"),
+            "create_optimizer_and_scheduler",
+        ),
         "create optimizers and schedulers in setup(), and call self.optimize(loss, optimizer) in"
-        " train_step"
+        " train_step",
     ),
     **dict.fromkeys(
         ("optimizer_step", "optimizer_zero_grad", "backward", "manual_backward", "create_scaler"),
@@ -38,6 +53,14 @@ _BOTH = {
     "training_epoch_end": "write on_training_epoch_end(self, current_epoch)",
     "on_epoch_start": "write on_training_epoch_start(self, current_epoch)",
     "on_epoch_end": "write on_training_epoch_end(self, current_epoch)",
+    **dict.fromkeys(
+        ("on_batch_start", "on_batch_begin", "on_step_begin", "on_step_start"),
+        "write on_training_batch_start(self, state)",
+    ),
+    **dict.fromkeys(
+        ("on_batch_end", "on_step_end", "on_train_step_end"),
+        "write on_training_batch_end(self, state, should_log)",
+    ),
     "on_fit_start": "write on_training_start(self)",
     "on_fit_end": "write on_training_end(self)",
     "training_step_end": "write on_training_batch_end(self, state, should_log)",
@@ -45,6 +68,7 @@ _BOTH = {
     "on_validation_epoch_start": "write on_validation_start(self, validation_cycle)",
     "on_validation_epoch_end": "write on_validation_end(self, validation_cycle)",
     "validation_step_end": "write on_validation_batch_end(self, step)",
+    "test_step_end": "write on_testing_batch_end(self, step)",
     **dict.fromkeys(("test_epoch_end", "on_test_epoch_end"), "write on_testing_end(self)"),
     "on_test_epoch_start": "write on_testing_start(self)",
     "on_save_checkpoint": "write state_dict(self)",
@@ -53,11 +77,21 @@ _BOTH = {
     "load_user_state_dict": "write load_state_dict(self, state_dict, fast_init)",
     "should_save_checkpoint": "pass Trainer(chkpt_frequency=...), keep_last or keep_best",
     **dict.fromkeys(
-        ("batch_to_device", "transfer_batch_to_device", "on_after_batch_transfer"),
+        (
+            *("batch_to_device", "transfer_batch_to_device"),
+            *("on_before_batch_transfer", "on_after_batch_transfer"),
+        ),
         "move the batch in the step, or use the plug-in CUDAPlugin",
     ),
-    "val_dataloader": "assign self._valid_dataset = self._create_dataset(...) in setup()",
-    "predict_dataloader": "write a loop of your own, because Helios does not predict",
+    **dict.fromkeys(
+        ("train_loader", "get_train_dataloader", "get_train_loader"),
+        "assign self._train_dataset = self._create_dataset(...) in setup()",
+    ),
+    **dict.fromkeys(
+        ("val_dataloader", "val_loader", "eval_dataloader", "get_eval_dataloader"),
+        "assign self._valid_dataset = self._create_dataset(...) in setup()",
+    ),
+    "collate_fn": "pass it in DataLoaderParams(collate_fn=...)",
 }
 """Methods of other trainers and of other releases, with what to do instead."""
 
@@ -140,12 +174,25 @@ def _instead_of(name: str, base: type) -> str:
     known.append("load_state_dict")
     if name in HOOKS:
         return "it is a hook of plug-ins, so write it in a Plugin"
-    cutoff = 0.75 if name.startswith("on_") else 0.8
-    meant = get_close_matches(name, known, n=1, cutoff=cutoff)
-    if not meant or meant[0] in name:  # pretrain_step is a name of its own
-        return ""
-    arguments = inspect.signature(getattr(base, meant[0])).parameters
-    return f"write def {meant[0]}({', '.join(arguments)})"
+    is_event = _EVENT.fullmatch(name) is not None
+    usual = re.sub("begin$", "start", name)
+    meant = get_close_matches(usual, known, n=1, cutoff=0.75 if is_event else 0.8)
+    if meant and (meant[0] not in name or name == f"{meant[0]}s"):  # pretrain_step is another name
+        arguments = inspect.signature(getattr(base, meant[0])).parameters
+        return f"write def {meant[0]}({', '.join(arguments)})"
+    other = DataModule if base is Model else Model
+    if is_event or ("_" in name and _is_called(name, vars(other).get(name))):
+        return _elsewhere(name, base)
+    return ""
+
+
+def _elsewhere(name: str, base: type) -> str:
+    """Return what to do about a method that the other class has, or that is an event."""
+    other = DataModule if base is Model else Model
+    if name in vars(other):
+        return f"write it in the {other.__name__}"
+    events = [each for each in vars(Model) if each.startswith("on_")]
+    return f"a {Model.__name__} has {', '.join(events)}"
 
 
 def _hidden(target: object, base: type) -> Iterator[str]:
