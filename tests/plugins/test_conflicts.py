@@ -12,7 +12,7 @@ from helpers import OVERRIDES, Make, Named, assert_refused, register
 
 import helios
 from helios import Plugin, Trainer, hookimpl
-from helios.errors import InvalidPluginError, PluginConflictError, RegistrationError
+from helios.errors import PluginConflictError, RegistrationError
 from helios.plugins import HOOKS, PLUGIN_REGISTRY, PluginManager
 from helios.plugins.discovery import EntryPointRecord
 from helios.testing import TinyDataModule, TinyModel
@@ -290,15 +290,6 @@ def test_flag_set_in_setup_is_found_before_a_test(make_trainer: Make) -> None:
         make_trainer(plugins=[SettingInSetup("one"), Alpha("other")]).test(
             TinyModel(), TinyDataModule()
         )
-
-
-def test_hook_set_in_setup_would_never_be_called(make_trainer: Make) -> None:
-    class Late(Named):
-        def setup(self) -> None:
-            self.on_log = lambda: None  # type: ignore[method-assign]
-
-    with pytest.raises(InvalidPluginError, match=r"'late' .* has set the hook on_log since"):
-        make_trainer(plugins=[Late("late")]).fit(TinyModel(), TinyDataModule())
 
 
 # Spelling, and facts for programs.

@@ -3,7 +3,6 @@
 The functions compare all rows before they decide, and report all problems.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
@@ -12,11 +11,8 @@ from helios.errors import (
     InvalidPluginError,
     PluginConflictError,
     PluginError,
-    raise_all,
 )
-from helios.plugins import declarations
 from helios.plugins.declarations import source_of
-from helios.plugins.hookspecs import HOOKS
 from helios.plugins.metadata import canonical
 from helios.plugins.plan import Inactive
 from helios.plugins.provenance import origin_of
@@ -50,43 +46,12 @@ def resolve(
             kept.append(row)
         else:
             inactive.append(_inactive(row, winner))
-    return kept, inactive, _twins(rows) or _conflicts(kept)
+    return kept, inactive, _twins(rows) or conflicts_among(kept)
 
 
 def _demands(row: Registration) -> list[tuple[str, str]]:
     """Return everything that no other row may have: the id and the claims."""
     return [("id", row.id), *(("claim", key) for key in claim_keys(row))]
-
-
-def check_late(rows: Iterable[Registration]) -> None:
-    """Check the claims and hooks that plug-ins have set since their rows were made.
-
-    The plan is frozen by then, so an explicit plug-in takes no precedence.
-
-    Raises:
-        PluginConflictError: a claim is new, and another plug-in has it.
-        InvalidPluginError: a hook is new, so that Helios would not call it.
-    """
-    rows, has_new = list(rows), False
-    for number, row in enumerate(rows):
-        _refuse_late_hooks(row)
-        claims = dict(row.claims)
-        for claim, reason in declarations.claims(row.plugin, {}).items():
-            claims.setdefault(claim, f"{reason} since setup()")
-        if len(claims) > len(row.claims):
-            has_new, rows[number] = True, dataclasses.replace(row, claims=claims)
-    if has_new:
-        raise_all(_conflicts(rows))
-
-
-def _refuse_late_hooks(row: Registration) -> None:
-    for name in getattr(row.plugin, "__dict__", ()):
-        if name in HOOKS and name not in row.hooks and declarations.hook_options(row.plugin, name):
-            raise InvalidPluginError(
-                f"plug-in {row.id!r} ({source_of(row.plugin)}) has set the hook {name} since the"
-                " plan was frozen, so it would never be called: define it in the class, or set it"
-                " in __init__ or configure_trainer."
-            )
 
 
 def claim_keys(row: Registration) -> set[str]:
@@ -139,7 +104,7 @@ def _inactive(row: Registration, winner: Registration) -> Inactive:
     return Inactive(row.id, origin.distribution, origin.version, reason)
 
 
-def _conflicts(rows: Sequence[Registration]) -> list[PluginError]:
+def conflicts_among(rows: Sequence[Registration]) -> list[PluginError]:
     """Return an error for each set of rows with the same claims."""
     claimants: dict[str, list[Registration]] = {}
     for row in rows:

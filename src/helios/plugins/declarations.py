@@ -112,7 +112,7 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
     marked = []
     for name in dir(plugin):
         options = hook_options(plugin, name)
-        if name in HOOKS and inspect.getattr_static(plugin, name, _MISSING) is _MISSING:
+        if name in HOOKS and _is_missing(plugin, name):
             raise InvalidPluginError(
                 f"{_where(plugin, plug_id)}: the hook {name} is only created when it is used, by"
                 " __getattr__, so it would never be called: define it as a function or method."
@@ -129,6 +129,12 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
     for problem in misspellings.find(plugin, marked):
         raise InvalidPluginError(f"{_where(plugin, plug_id)}: {problem}")
     return found
+
+
+def _is_missing(plugin: object, name: str) -> bool:
+    """Return whether ``dir`` names an attribute that neither the class nor the instance stores."""
+    found = static_attribute(plugin, name)  # None, or a default of None
+    return found is None and inspect.getattr_static(plugin, name, _MISSING) is _MISSING
 
 
 def identify(plugin: object, name: str | None) -> str:

@@ -22,6 +22,7 @@ from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, contain_context, is_wrapper
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.index import Index, resolved
+from helios.plugins.late_changes import LateChanges
 from helios.plugins.markers import PROJECT
 from helios.plugins.order import constraints
 from helios.plugins.plan import Inactive, PluginPlan
@@ -52,6 +53,7 @@ class PluginManager(pluggy.PluginManager):
         self.unselected: Callable[[], Iterable[Inactive]] = tuple
         """Returns more inactive plug-ins, when somebody first asks for them."""
         self.quarantined: dict[str, Quarantine] = {}
+        self.late_changes = LateChanges(())
         self.built_in = BuiltIn()
         self.callers = HookCallers(self.hook)
         self.frozen = False
@@ -237,6 +239,7 @@ class PluginManager(pluggy.PluginManager):
         self._frozen_with = expected, profile, configured_in
         self.quarantined = {}
         self._states.begin()
+        self.late_changes = LateChanges(self._rows.values())
         self._guard(expected or [], profile)
         self.callers.bind()  # again, because guards replace functions
         self.frozen = True

@@ -17,7 +17,6 @@ from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
 from helios.model.session import Session
-from helios.plugins.conflicts import check_late
 from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
@@ -191,7 +190,7 @@ class Run:
         self.session.changes.start()
         self.session.modes.remember()  # a checkpoint may have changed them
         self.generators.restore()  # last, because every process draws while it starts
-        check_late(self.manager.rows.values())
+        self.manager.late_changes.check()
         report.doing = "training"
         self.timer.start()
         self._first_steps = unused.FirstSteps(model)
@@ -256,7 +255,7 @@ class Run:
             if row.id not in self.manager.quarantined:
                 call = functools.partial(self.manager.call_one, row, "teardown")
                 teardown.push(call, functools.partial(self._owner, row.id))
-        check_late(self.manager.rows.values())
+        self.manager.late_changes.check()
         job.datamodule.run_setup()
         teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
         teardown.push(self.batches.close)
