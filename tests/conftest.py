@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,14 @@ from helios import Trainer
 
 # Their asserts show values when they fail, as those of tests do.
 pytest.register_assert_rewrite("helpers", "transcript")
+
+
+# nohup and a shell's & let their processes ignore these; tests of signals, and the programs that
+# they start, must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGQUIT"):
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
