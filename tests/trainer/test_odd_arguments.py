@@ -1,10 +1,12 @@
-"""Arguments of all odd kinds are refused at construction, by name, or are right."""
+"""Arguments and answers of all odd kinds are refused, by name, or are right."""
 
 import importlib.util
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from helpers import Make, names
 
 from helios import DataLoaderParams
@@ -90,3 +92,50 @@ def test_folder_in_a_file(make_trainer: Make, tmp_path: pathlib.Path, argument: 
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=f"{argument}=.*/file is a file: write the path"):
         make_trainer(**{argument: tmp_path / "file/in/it"})
+
+
+ASSIGNED = [
+    ("total_steps", "3"),
+    ("total_steps", 1.5),
+    ("valid_frequency", 0),
+    ("chkpt_frequency", "1"),
+    ("print_frequency", -1),
+    ("accumulation_steps", 1.5),
+    ("early_stop_cycles", True),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ASSIGNED)
+def test_argument_that_is_assigned_later(make_trainer: Make, name: str, value: Any) -> None:
+    trainer = make_trainer()
+    setattr(trainer, name, value)
+    with pytest.raises(ConfigurationError, match=f"^{name}={value!r}"):
+        trainer.fit(TinyModel(), TinyDataModule())
+
+
+class Answering(TinyModel):
+    """Answers a question of the loops."""
+
+    def __init__(self, method: str, answer: Any) -> None:
+        super().__init__()
+        setattr(type(self), method, lambda self: answer)
+
+
+QUESTIONS = ["have_metrics_improved", "should_training_stop", "should_advance_dataset_phase"]
+
+
+@pytest.mark.parametrize("method", QUESTIONS)
+@pytest.mark.parametrize("answer", ["no", torch.ones(2), np.zeros(3)])
+def test_answer_of_a_model_that_is_none(make_trainer: Make, method: str, answer: Any) -> None:
+    model = type("Net", (Answering,), {})(method, answer)
+    trainer = make_trainer(valid_frequency=1, early_stop_cycles=2)
+    with pytest.raises(TypeError, match=rf"^Net\.{method}\(\) returned .*: return True or False"):
+        trainer.fit(model, TinyDataModule())
+
+
+@pytest.mark.parametrize("method", QUESTIONS)
+@pytest.mark.parametrize("answer", [None, torch.tensor(False), np.False_, 0])
+def test_answer_of_a_model_that_counts_as_no(make_trainer: Make, method: str, answer: Any) -> None:
+    model = type("Net", (Answering,), {})(method, answer)
+    trainer = make_trainer(valid_frequency=1, early_stop_cycles=9)
+    assert trainer.fit(model, TinyDataModule()).global_epoch == 2

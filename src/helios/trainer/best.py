@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from helios.core import TrainingState, TrainingUnit
 from helios.errors import ConfigurationError, UnknownNameError, nearest
 from helios.model import Model
+from helios.trainer.verdicts import verdict
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class Validations:
         best = _Best(state.global_iteration, at)
         metric = self._metric
         if metric is None:
-            improved = self._model.have_metrics_improved()
+            answer = self._model.have_metrics_improved()
+            improved = verdict(self._model, "have_metrics_improved", answer)
         else:
             best.name, best.mode, best.value = metric.name, metric.mode, self._read(metric.name)
             improved = metric.is_better(best.value, self._best.value if self._best else None)

@@ -1,11 +1,17 @@
 """Checks of what ``fit`` and ``test`` are given, before anything runs."""
 
+from typing import TYPE_CHECKING
+
 from helios.data import DataModule
 from helios.errors import ConfigurationError, nearest
 from helios.model import Model
 from helios.model.releases import accepts_flag
 from helios.plugins.bodies import problem_of
+from helios.trainer import settings
 from helios.trainer.methods import find_uncallable, overridden
+
+if TYPE_CHECKING:
+    from helios.trainer import Trainer
 
 
 def check_kinds(model: object, datamodule: object) -> None:
@@ -50,8 +56,16 @@ def check_step(model: Model) -> None:
         )
 
 
-def check_length(total_steps: float) -> None:
-    """Refuse to train if the trainer was not told for how long."""
+def check_arguments(trainer: "Trainer") -> None:
+    """Check the arguments of training again, since a program may have assigned others.
+
+    Raises:
+        ConfigurationError: an argument is invalid, or the trainer was not told how long to train.
+    """
+    total_steps = settings.check_total_steps(trainer.total_steps, trainer.early_stop_cycles)
+    settings.check_count("early_stop_cycles", trainer.early_stop_cycles, 0)
+    for name in ("valid_frequency", "chkpt_frequency", "print_frequency", "accumulation_steps"):
+        settings.check_count(name, getattr(trainer, name))
     if total_steps == 0:
         raise ConfigurationError(
             "total_steps is 0, so nothing would be trained: pass Trainer(total_steps=...)."

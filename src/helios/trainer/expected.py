@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
+from helios.core.rules import shown
 from helios.errors import ConfigurationError
 
 ExceptionType = type[Exception]
@@ -46,7 +47,7 @@ def check_expected(kinds: Iterable[Any]) -> list[ExceptionType]:
 def _checked(kind: Any) -> ExceptionType:
     if not is_exception_type(kind):
         raise ConfigurationError(
-            f"{kind!r} is not an exception type, so a run cannot expect it: append a class that"
-            " derives from Exception, such as ValueError."
+            f"{shown(kind)} is not an exception type, so a run cannot expect it: append a class"
+            " that derives from Exception, such as ValueError."
         )
     return kind  # type: ignore[no-any-return]  # checked

@@ -132,6 +132,10 @@ ARGUMENTS = _words(
         " compile",
         _MODEL,
     ),
+    (
+        "config cfg conf hparams hyperparameters training_args opt options params settings",
+        "pass each setting by its own name, as in Trainer(**config)",
+    ),
     ("metrics compute_metrics", "call self.log(name, value) in the steps of the Model"),
     ("inference_mode", "remove it, because validation and tests always run without gradients"),
     ("detect_anomaly", "call torch.autograd.set_detect_anomaly(True)"),

@@ -11,6 +11,7 @@ import torch
 from helios.core import TrainingUnit
 from helios.core.rng import preserved_rng_state
 from helios.errors import InvalidPluginError
+from helios.trainer.verdicts import verdict
 
 if TYPE_CHECKING:
     from helios.trainer.run import Run
@@ -48,7 +49,8 @@ def train(run: "Run") -> None:
         run.log_epoch()
         state.global_epoch += 1
         state.dataset_iter = 0
-        if model.should_advance_dataset_phase():
+        answer = model.should_advance_dataset_phase()
+        if verdict(model, "should_advance_dataset_phase", answer):
             run.batches.advance_phase()
         is_due_here = in_epochs and (
             is_due(trainer.chkpt_frequency, state.global_epoch) or run.must_keep_best()

@@ -25,6 +25,7 @@ from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
 from helios.trainer.teardown import Teardown
+from helios.trainer.verdicts import verdict
 from helios.trainer.wrapped_batches import counted_hook
 
 
@@ -305,8 +306,10 @@ class Run:
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
             self.control.decide(self.manager.claimant("should_training_stop"))
-        if self._model_may_stop and self.model.should_training_stop():
-            self.control.decide("the model")
+        if self._model_may_stop:
+            answer = self.model.should_training_stop()
+            if verdict(self.model, "should_training_stop", answer):
+                self.control.decide("the model")
         self.control.is_stop_requested()
 
     def must_leave(self) -> bool:

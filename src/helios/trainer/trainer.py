@@ -22,7 +22,7 @@ from helios.plugins.selection import PluginRequest, Selection
 from helios.plugins.table import PluginTable
 from helios.trainer import foreign, settings
 from helios.trainer.best import check_judge
-from helios.trainer.checks import check_kinds, check_length, check_step
+from helios.trainer.checks import check_arguments, check_kinds, check_step
 from helios.trainer.control import StopRequest
 from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
@@ -299,7 +299,7 @@ class Trainer:
         check_kinds(model, datamodule)
         check_step(model)
         check_judge(self.best, self.valid_frequency, model)
-        check_length(self.total_steps)
+        check_arguments(self)
         job = Job.create("fit", self, model, datamodule, TrainingState())
         with self._running(job):
             self._trained = None
