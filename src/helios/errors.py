@@ -168,6 +168,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def name_of(kind: type) -> str:
+    """Return the name of a class, as text that can be printed."""
+    return printable(kind.__name__)
+
+
+def kind_of(value: object) -> str:
+    """Return the name of the class of an object, as text that can be printed."""
+    return name_of(type(value))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` with the closest known names, or ``""``.
 
@@ -182,11 +192,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def describe(error: BaseException) -> str:
     """Return type and text of an error of somebody else's code, as text that can be printed."""
+    shown = "\n".join(map(printable, text_of(error).splitlines()))
+    return f"{kind_of(error)}: {shown}"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of somebody else's code, even if the text cannot be read."""
     try:
-        text = str(error)
+        return str(error)
     except KeyboardInterrupt:
         raise
     except BaseException as failure:  # even SystemExit: the code is not ours
-        text = f"(its text cannot be read: {type(failure).__name__})"
-    shown = "\n".join(map(printable, text.splitlines()))
-    return f"{type(error).__name__}: {shown}"
+        return f"(its text cannot be read: {kind_of(failure)})"
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Return the notes of an error; somebody else's code may have set anything in their place."""
+    notes = getattr(error, "__notes__", ())
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from helios.cli.output import fail, print_json
+from helios.cli.output import fail, print_json, say
 from helios.errors import ConfigurationError
 from helios.plugins.configuration import read_configuration
 from helios.plugins.discovery import EntryPointRecord, discover
@@ -131,7 +131,7 @@ class CommandRunner:
         names = tuple(record.qualified_name for record in on)
         run = CommandRun(names, failed=ending != "exit status 0", ending=ending, output=output)
         self.runs.append(run)
-        typer.echo(
+        say(
             f"run {len(self.runs)}: {'FAILS' if run.failed else 'passes'} ({ending}) with"
             f" {len(on)} of {len(self.candidates)} on: {', '.join(names) or 'none'}",
             err=True,
@@ -192,7 +192,7 @@ def bisect(
         why = autoload_off(os.environ) or "all are blocked, or lack a requirement"
         nothing = ConfigurationError(f"No installed plug-in would be active: {why}.")
         fail("plugins bisect", nothing, as_json=as_json, exit_code=2)
-    typer.echo(
+    say(
         f"{len(candidates)} plug-ins; at most {promised_runs(len(candidates), 1)} runs if one is to"
         f" blame, {promised_runs(len(candidates), 2)} if two: {shlex.join(command)}",
         err=True,
@@ -206,7 +206,7 @@ def bisect(
     if as_json:
         print_json("plugins bisect", **_json_report(verdict, culprits, runner))
     else:
-        typer.echo(_text_report(verdict, culprits, runner))
+        say(_text_report(verdict, culprits, runner))
     raise typer.Exit(0 if verdict == "found" else 1)
 
 

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from helios.checkpoints import folder, migrations, plain, storage
-from helios.cli.output import fail, print_json
+from helios.cli.output import fail, print_json, say
 from helios.errors import CheckpointError, DamagedCheckpointError, printable
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def migrate(
     """
     files = folder.candidates(path) if path.is_dir() else [path]
     if not files:
-        typer.echo(
+        say(
             f"{path} holds no checkpoints: name a file, or the folder of a model,"
             " <chkpt_root>/<save_name>.",
             err=True,
@@ -69,9 +69,9 @@ def migrate(
     has_failed = not files
     for file in files:
         try:
-            typer.echo(f"{file}: {_migrate(file, discard_original)}")
+            say(f"{file}: {_migrate(file, discard_original)}")
         except (CheckpointError, OSError) as error:
-            typer.echo(f"{file}: {error}", err=True)
+            say(f"{file}: {error}", err=True)
             has_failed = True
     if has_failed:
         raise typer.Exit(1)
@@ -139,18 +139,18 @@ def _print(facts: dict[str, Any]) -> None:
     """Print one line for each fact, and one for each active plug-in."""
     for name, value in facts.items():
         if name == "plan":
-            typer.echo(f"plan {value['digest']}:")
+            say(f"plan {value['digest']}:")
             for number, entry in enumerate(value["active"], start=1):
                 origin = f"{entry['distribution']} {entry['version']}".strip() or "not installed"
                 mark = "  changes results" if entry.get("changes_results") else ""
                 line = f"  {number}  {entry['id']}  {origin}  {entry['reason']}{mark}"
-                typer.echo(printable(line))
+                say(printable(line))
         elif isinstance(value, dict):
-            typer.echo(f"{name}:")
+            say(f"{name}:")
             for key, item in value.items():
-                typer.echo(f"  {key}: {_shown(item)}")
+                say(f"  {key}: {_shown(item)}")
         else:
-            typer.echo(f"{name}: {_shown(value)}")
+            say(f"{name}: {_shown(value)}")
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from helios.errors import PluginError, PluginProblems, printable
+from helios.errors import PluginError, PluginProblems, notes_of, printable, text_of
 from helios.plugins.plan import columns
 
 FORMAT = 2
@@ -75,8 +75,8 @@ def error_facts(error: BaseException, message: str | None = None) -> dict[str, A
     problems = error.exceptions if isinstance(error, PluginProblems) else ()
     return {
         "type": type(error).__name__,
-        "message": str(error) if message is None else message,
-        "notes": list(getattr(error, "__notes__", ())),
+        "message": text_of(error) if message is None else message,
+        "notes": notes_of(error),
         "cause": None if cause is None else "".join(traceback.format_exception(cause)),
         "problems": [error_facts(problem) for problem in problems],
         "claims": list(about.claims),
@@ -89,10 +89,20 @@ def fail(command: str, error: Exception, *, as_json: bool, exit_code: int = 1) -
     if as_json:
         print_error(command, error)
     else:
-        typer.echo(str(error), err=True)
+        say(str(error), err=True)
         if isinstance(error, PluginError) and error.__cause__ is not None:
-            typer.echo("".join(traceback.format_exception(error.__cause__)), err=True)
+            say("".join(traceback.format_exception(error.__cause__)), err=True)
     raise typer.Exit(exit_code)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print text for people, in which escapes replace what could control the terminal.
+
+    Args:
+        text: the text, which may have several lines.
+        err: if true, print it on standard error.
+    """
+    typer.echo("\n".join(map(printable, text.expandtabs().split("\n"))), err=err)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -103,7 +113,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        typer.echo("\n".join(columns([tuple(header), *map(tuple, rows)])))
+        say("\n".join(columns([tuple(header), *map(tuple, rows)])))
         return
     table = Table(*header)
     for row in rows:

@@ -2,11 +2,9 @@
 
 import dataclasses
 
-import typer
-
 from helios.cli.decision import decide
 from helios.cli.doctor import LocalSelection
-from helios.cli.output import print_json, print_table, protect_stdout
+from helios.cli.output import print_json, print_table, protect_stdout, say
 from helios.plugins.discovery import survey
 
 
@@ -28,9 +26,7 @@ def print_list(as_json: bool) -> bool:
         ]
         print_table(("name", "distribution", "version", "entry point", "note"), rows)
         for damage in damages:
-            typer.echo(
-                f"cannot read {damage.place}: run helios plugins doctor for the details", err=True
-            )
+            say(f"cannot read {damage.place}: run helios plugins doctor for the details", err=True)
     for problem in local.problems if not local.is_readable else ():
-        typer.echo(problem.what, err=True)
+        say(problem.what, err=True)
     return local.is_readable

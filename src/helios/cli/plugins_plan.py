@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import typer
-
 import helios
 from helios.cli.decision import Decision, decide
 from helios.cli.doctor import LocalSelection, find_problems, print_problems
 from helios.cli.load import construct_trainer
-from helios.cli.output import error_facts, print_json, print_table, protect_stdout
+from helios.cli.output import error_facts, print_json, print_table, protect_stdout, say
+from helios.errors import describe, notes_of
 from helios.plugins import PluginPlan
 from helios.plugins.discovery import EntryPointRecord, survey
 
@@ -38,7 +37,7 @@ def print_plan_without_imports(as_json: bool) -> bool:
             for record, decision in decisions.items()
         ]
         print_table(("name", "distribution", "verdict"), rows)
-        typer.echo(
+        say(
             "\nNothing was imported. Add --import to see the order of the calls, and the plug-ins"
             " that do not apply here.\n"
         )
@@ -56,12 +55,11 @@ def print_plan_with_imports(as_json: bool) -> bool:
         document = plan and plan.to_dict()
         print_json("plugins plan", imported=True, plan=document, problems=problems)
     elif plan is not None:
-        typer.echo(plan.as_text())
+        say(plan.as_text())
     else:
-        typer.echo(f"A trainer cannot start here. Problems: {len(errors)}\n")
+        say(f"A trainer cannot start here. Problems: {len(errors)}\n")
         for error in errors:
-            message = f"{type(error).__name__}: {error}"
-            typer.echo("\n".join([message, *_notes(error), ""]))
+            say("\n".join([describe(error), *notes_of(error), ""]))
     return plan is not None
 
 
@@ -90,7 +88,3 @@ def _reason(decision: Decision) -> str:
             return "would be imported and asked whether it applies"
         case _:
             return decision.reason
-
-
-def _notes(error: BaseException) -> list[str]:
-    return list(getattr(error, "__notes__", ()))

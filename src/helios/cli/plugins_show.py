@@ -4,12 +4,10 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
 from helios.cli.decision import Decision, decide
 from helios.cli.doctor import LocalSelection
 from helios.cli.load import LoadedPlugin, load_plugin
-from helios.cli.output import fail, print_json, protect_stdout
+from helios.cli.output import fail, print_json, protect_stdout, say
 from helios.errors import AmbiguousPluginError, HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
 from helios.plugins.declarations import names_in, source_of, summary_of
@@ -30,8 +28,8 @@ def print_plugin(name: str, as_json: bool) -> None:
     if as_json:
         print_json("plugins show", plugin=facts)
     else:
-        typer.echo(f"Helios imported {record.value.partition(':')[0]} to show this.\n")
-        typer.echo("\n".join(columns([(key, _text(value)) for key, value in _rows(facts)])))
+        say(f"Helios imported {record.value.partition(':')[0]} to show this.\n")
+        say("\n".join(columns([(key, _text(value)) for key, value in _rows(facts)])))
 
 
 def _only(records: Sequence[EntryPointRecord], name: str) -> EntryPointRecord:

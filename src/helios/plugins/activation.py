@@ -16,6 +16,7 @@ from helios.errors import (
     describe,
     each_of,
     nearest,
+    printable,
     raise_all,
 )
 from helios.plugins import declarations
@@ -152,7 +153,7 @@ class _Activation:
                 self._problems.append(
                     UnknownNameError(
                         f"{message} Correct the name, or remove it. To block a plug-in that comes"
-                        f" later, write {BLOCK_VARIABLE}={name}."
+                        f" later, write {BLOCK_VARIABLE}={printable(name)}."
                     )
                 )
             else:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pluggy
 
-from helios.errors import InvalidPluginError
+from helios.errors import (
+    InvalidPluginError,
+    kind_of,
+)
 from helios.plugins.guards import is_wrapper, replace
 from helios.plugins.hookspecs import HOOKS
 
@@ -79,7 +82,7 @@ def _require_body(implementation: pluggy.HookImpl, hook: str, describe: Callable
             if isinstance(result, types.CoroutineType):
                 result.close()  # or Python would warn that nobody has awaited it
             raise InvalidPluginError(
-                f"plug-in {describe()}: the hook {hook} returned a {type(result).__name__}, so its"
+                f"plug-in {describe()}: the hook {hook} returned a {kind_of(result)}, so its"
                 " body has not run: write an ordinary function, or call asyncio.run(...) in it."
             )
         return result

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from helios.errors import describe
 from helios.plugins.guards import is_wrapper
 from helios.plugins.hookspecs import HOOKS, HookInfo
+
+_LINE, _INDENTED = "\n", "\n    "
 
 
 class HookCallers:
@@ -117,5 +120,5 @@ class Quarantine:
     def __str__(self) -> str:
         return (
             f"plug-in {self.plugin!r} failed in {self.hook}, so Helios switched it off for the rest"
-            f" of the run: {type(self.error).__name__}: {self.error}"
+            f" of the run: {describe(self.error).replace(_LINE, _INDENTED)}"
         )

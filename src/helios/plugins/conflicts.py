@@ -11,6 +11,8 @@ from helios.errors import (
     InvalidPluginError,
     PluginConflictError,
     PluginError,
+    kind_of,
+    printable,
 )
 from helios.plugins.declarations import source_of
 from helios.plugins.metadata import canonical
@@ -86,7 +88,7 @@ def _equals(rows: Sequence[Registration]) -> list[PluginError]:
             problems.append(
                 InvalidPluginError(
                     f"plug-in {second.id!r} equals the registered plug-in {first.id!r}; both are"
-                    f" {type(second.plugin).__name__} ({source_of(second.plugin)}). Helios"
+                    f" {kind_of(second.plugin)} ({source_of(second.plugin)}). Helios"
                     " compares plug-ins by identity: remove __eq__ and __hash__ from the class."
                 )
             )
@@ -160,7 +162,7 @@ def _remedies(rows: Sequence[Registration]) -> str:
         others = [name for name in names if name != kept]
         lines.append(
             f"  Trainer(block={others!r})    keeps {kept!r}"
-            f"    (or HELIOS_BLOCK_PLUGINS={','.join(others)})"
+            f"    (or HELIOS_BLOCK_PLUGINS={printable(','.join(others))})"
         )
     if not rows[-1].explicit:
         lines.append(

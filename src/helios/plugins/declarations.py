@@ -13,7 +13,13 @@ from typing import Any, cast
 import pluggy
 
 from helios.core.rules import shown
-from helios.errors import InvalidPluginError, nearest
+from helios.errors import (
+    InvalidPluginError,
+    kind_of,
+    name_of,
+    nearest,
+    printable,
+)
 from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
 from helios.plugins.hookspecs import HOOKS, PluginSpec
@@ -33,8 +39,8 @@ def source_of(plugin: object) -> str:
         file = None
     line = 1 if inspect.ismodule(definition) else _line_of(definition, file)
     if file is None or line is None:
-        return str(getattr(definition, "__module__", definition))
-    return f"{file}:{line}"
+        return printable(str(getattr(definition, "__module__", definition)))
+    return printable(f"{file}:{line}")
 
 
 def _line_of(definition: type, file: str | None) -> int | None:
@@ -43,7 +49,7 @@ def _line_of(definition: type, file: str | None) -> int | None:
     :func:`inspect.getsourcelines` parses the whole file and is not thread-safe, so this function
     does not use it.
     """
-    begins = re.compile(rf"\s*class\s+{definition.__name__}\b")
+    begins = re.compile(rf"\s*class\s+{re.escape(definition.__name__)}\b")
     lines = linecache.getlines(file) if file else []
     found = [number for number, line in enumerate(lines, start=1) if begins.match(line)]
     members = (
@@ -149,22 +155,22 @@ def identify(plugin: object, name: str | None) -> str:
     """
     if inspect.isclass(plugin):
         raise InvalidPluginError(
-            f"{plugin.__name__} is a class: register an instance, {plugin.__name__}(...)."
+            f"{name_of(plugin)} is a class: register an instance, {name_of(plugin)}(...)."
         )
     if isinstance(plugin, Plugin):
         if not isinstance(plugin.plug_id, str) or not plugin.plug_id:
             raise InvalidPluginError(
-                f"{type(plugin).__name__} has no id ({source_of(plugin)}): call"
+                f"{kind_of(plugin)} has no id ({source_of(plugin)}): call"
                 ' super().__init__("some-id") in its __init__.'
             )
     elif not any(hook_options(plugin, attribute) for attribute in dir(plugin)):
         raise InvalidPluginError(
-            f"{plugin!r} is not a plug-in: it is neither an instance of helios.Plugin, nor a module"
-            " or object with functions marked @helios.hookimpl."
+            f"{printable(shown(plugin))} is not a plug-in: it is neither an instance of"
+            " helios.Plugin, nor a module or object with functions marked @helios.hookimpl."
         )
     if type(plugin).__hash__ is None:
         raise InvalidPluginError(
-            f"{type(plugin).__name__} cannot be hashed, since it defines __eq__"
+            f"{kind_of(plugin)} cannot be hashed, since it defines __eq__"
             f" ({source_of(plugin)}), but Helios compares plug-ins by identity: remove __eq__. A"
             " dataclass needs @dataclass(eq=False)."
         )
@@ -172,7 +178,7 @@ def identify(plugin: object, name: str | None) -> str:
     plug_id: str = plugin.plug_id if isinstance(plugin, Plugin) else name or own
     if not _is_name(plug_id):  # a list of blocked names could not contain it
         raise InvalidPluginError(
-            f"{type(plugin).__name__} has the id {shown(plug_id)} ({source_of(plugin)}): write a"
+            f"{kind_of(plugin)} has the id {shown(plug_id)} ({source_of(plugin)}): write a"
             " string without spaces around it."
         )
     return plug_id
@@ -312,7 +318,7 @@ def _check_callable(
     if not isinstance(
         attribute, types.FunctionType | types.MethodType | classmethod | staticmethod
     ):
-        problem = f"is a {type(attribute).__name__}; define it as a function or method."
+        problem = f"is a {kind_of(attribute)}; define it as a function or method."
     elif options["wrapper"] and options["hookwrapper"]:
         problem = "is marked both wrapper and hookwrapper; write only wrapper=True."
     elif never_runs := bodies.problem_of(

@@ -16,7 +16,11 @@ import numpy as np
 
 from helios.core.rules import shown
 from helios.data import DataModule
-from helios.errors import nearest
+from helios.errors import (
+    kind_of,
+    name_of,
+    nearest,
+)
 from helios.model import Model
 from helios.plugins import bodies
 from helios.plugins.hookspecs import HOOKS
@@ -179,9 +183,9 @@ def _hidden(plugin: Plugin) -> Iterator[str]:
         if owner in Plugin.__mro__ and name not in vars(plugin):
             other = next(each for each in foreign if name in vars(each))
             yield (
-                f"{other.__name__}.{name} is hidden by the default of Plugin, which comes first"
+                f"{name_of(other)}.{name} is hidden by the default of Plugin, which comes first"
                 f" among the bases, so it would have no effect: write class"
-                f" {type(plugin).__name__}({other.__name__}, Plugin)."
+                f" {kind_of(plugin)}({name_of(other)}, Plugin)."
             )
 
 
@@ -212,7 +216,7 @@ def _wrong_overrides(plugin: Plugin) -> Iterator[str]:
     flags = plugin.unique_overrides
     if not isinstance(flags, UniquePluginOverrides):
         yield (
-            f"unique_overrides is a {type(flags).__name__}: remove it, and set the fields in"
+            f"unique_overrides is a {kind_of(flags)}: remove it, and set the fields in"
             " __init__, as in self.unique_overrides.training_batch = True."
         )
         return
@@ -231,7 +235,7 @@ def _wrong_protocol(plugin: object) -> Iterator[str]:
     for name in filter(functools.partial(_has_own, plugin), _PROTOCOL):
         static, count = inspect.getattr_static(plugin, name), _PROTOCOL[name]
         if not isinstance(static, _CALLABLES) and not callable(static):
-            yield f"{name} is a {type(static).__name__}: define it as a function or method."
+            yield f"{name} is a {kind_of(static)}: define it as a function or method."
             continue
         function = getattr(plugin, name)
         if problem := bodies.problem_of(function, name):

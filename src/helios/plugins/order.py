@@ -5,7 +5,10 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from helios.errors import PluginOrderError
+from helios.errors import (
+    PluginOrderError,
+    kind_of,
+)
 from helios.plugins.metadata import canonical
 from helios.plugins.provenance import origin_of
 from helios.plugins.table import Registration
@@ -92,7 +95,7 @@ def _cycle_error(cycle: list[Registration]) -> PluginOrderError:
         origin = origin_of(declared_by.plugin, declared_by.record)
         steps.append(
             f"  {first.id!r} must come before {second.id!r}:"
-            f" {type(declared_by.plugin).__name__}.{attribute} names {other.id!r}"
+            f" {kind_of(declared_by.plugin)}.{attribute} names {other.id!r}"
             f" ({origin}, {origin.source})"
         )
     circle = " -> ".join(repr(row.id) for row in cycle)

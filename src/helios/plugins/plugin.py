@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from helios.core import Placed, TrainingState, convert_to_list, requires_cuda_support
-from helios.errors import InvalidPluginError
+from helios.errors import (
+    InvalidPluginError,
+    kind_of,
+)
 from helios.plugins import call_record, once
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.prefetch import SideStream, prefetch
@@ -174,7 +177,7 @@ class Plugin(Placed, PluginSpec, abc.ABC):
         """
         if self._overrides is None:
             raise InvalidPluginError(
-                f"{type(self).__name__} has not called super().__init__: call"
+                f"{kind_of(self)} has not called super().__init__: call"
                 ' super().__init__("some-id") first in its __init__, or in __post_init__ of a'
                 " dataclass."
             )
@@ -299,7 +302,7 @@ class CUDAPlugin(Plugin):
         if not found and batch is not None:  # a loader may yield None for "no batch"
             raise RuntimeError(
                 f"the CUDA plug-in found nothing to move in a batch of type"
-                f" {type(batch).__name__}: no tensor, and nothing with a to(device) method."
+                f" {kind_of(batch)}: no tensor, and nothing with a to(device) method."
                 " Override CUDAPlugin._move_collection_to_device(batch) for your own types."
             )
         return moved

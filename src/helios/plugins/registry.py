@@ -4,7 +4,13 @@ from collections.abc import Iterator, KeysView
 from typing import Any
 
 from helios.core import Registry
-from helios.errors import AmbiguousPluginError, PluginFacts, UnknownNameError, nearest
+from helios.errors import (
+    AmbiguousPluginError,
+    PluginFacts,
+    UnknownNameError,
+    kind_of,
+    nearest,
+)
 from helios.plugins.discovery import EntryPointRecord, discover
 from helios.plugins.metadata import canonical
 from helios.plugins.search_path import state_of_path
@@ -138,7 +144,7 @@ class PluginRegistry(Registry):
         """
         if not isinstance(name, str):
             raise UnknownNameError(
-                f"no plug-in is called {name!r}, which is a {type(name).__name__}: write the name"
+                f"no plug-in is called {name!r}, which is a {kind_of(name)}: write the name"
                 ' as a string, "ema".'
             )
         if self.is_decorated(name) or (suffix and f"{name}_{suffix}" in self._objects):

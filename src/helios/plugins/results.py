@@ -12,7 +12,10 @@ import pluggy
 import torch
 from torch import nn
 
-from helios.errors import InvalidPluginError
+from helios.errors import (
+    InvalidPluginError,
+    kind_of,
+)
 from helios.plugins.guards import Function, is_wrapper, replace
 from helios.plugins.hookspecs import HOOKS, PluginSpec
 from helios.plugins.markers import UNMARKED
@@ -131,7 +134,7 @@ def _is_context(value: Any) -> bool:
 
 
 def _wrong(plugin: str, result: Any, hook: str, instead: str) -> InvalidPluginError:
-    shown = "None" if result is None else f"an object of type {type(result).__name__}"
+    shown = "None" if result is None else f"an object of type {kind_of(result)}"
     return InvalidPluginError(f"plug-in {plugin} returned {shown} from {hook}: {instead}.")
 
 

@@ -7,7 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from helios.errors import ConfigurationError, UnmetRequirementError
+from helios.errors import (
+    ConfigurationError,
+    UnmetRequirementError,
+    kind_of,
+)
 from helios.plugins.blocks import Blocks
 from helios.plugins.configuration import Configuration
 from helios.plugins.discovery import EntryPointRecord
@@ -182,14 +186,13 @@ def _check_kinds(plugins: object, autoload: object, block: object, on_load_error
         if not is_switch and not isinstance(value, list | tuple | set | frozenset):
             choices = "True, False, or a list" if argument == "autoload" else "a list"
             raise ConfigurationError(
-                f"Trainer({argument}={value!r}) is a {type(value).__name__}: write {choices}"
-                " of names."
+                f"Trainer({argument}={value!r}) is a {kind_of(value)}: write {choices} of names."
             )
         for item in value if isinstance(value, list | tuple | set | frozenset) else ():
             if argument != "plugins" and not isinstance(item, str):
                 raise ConfigurationError(
                     f"Trainer({argument}=[...]) contains {item!r}, which is a"
-                    f" {type(item).__name__}: write the name of a plug-in or of a distribution."
+                    f" {kind_of(item)}: write the name of a plug-in or of a distribution."
                 )
     if on_load_error not in ("raise", "skip"):
         raise ConfigurationError(

@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from helios.errors import InvalidPluginError, PluginFacts
+from helios.errors import (
+    InvalidPluginError,
+    PluginFacts,
+    kind_of,
+    printable,
+)
 from helios.plugins import declarations
 from helios.plugins.call_record import recorded
 from helios.plugins.discovery import EntryPointRecord
@@ -121,14 +126,14 @@ class PluginTable(MutableMapping[str, Any]):
         return plug_id in self._manager.rows
 
     def __repr__(self) -> str:
-        return f"PluginTable({', '.join(self._manager.rows)})"
+        return f"PluginTable({printable(', '.join(self._manager.rows))})"
 
 
 def check_mapping(plugins: object) -> Mapping[str, object]:
     """Return a value for ``trainer.plugins``, or refuse one that is no mapping."""
     if not isinstance(plugins, Mapping):
         raise InvalidPluginError(
-            f"trainer.plugins = ... received a {type(plugins).__name__}: assign a dictionary from"
+            f"trainer.plugins = ... received a {kind_of(plugins)}: assign a dictionary from"
             " ids to plug-ins, or call trainer.register_plugin(...) for each."
         )
     return plugins
@@ -139,7 +144,7 @@ def check_key(plug_id: str, plugin: object) -> None:
     if not isinstance(plug_id, str):
         raise InvalidPluginError(
             f"trainer.plugins[{plug_id!r}] = ...: the id of a plug-in is a string, not a"
-            f" {type(plug_id).__name__}."
+            f" {kind_of(plug_id)}."
         )
     own = declarations.identify(plugin, plug_id)
     if own != plug_id:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helios.core import Place, TrainingState
+from helios.errors import printable
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan, profile
 from helios.plugins.attribution import call_in_traceback
@@ -80,7 +81,7 @@ class Reporter:
     def show_stops(self, requests: list[StopRequest]) -> None:
         """Show the reasons of an early stop, if any."""
         for request in requests:
-            story = f"stopped: {request.reason} (requested by {request.author})"
+            story = printable(f"stopped: {request.reason} (requested by {request.author})")
             if request.is_shown:
                 _logger.info("%s", story)
             else:

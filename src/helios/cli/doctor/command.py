@@ -9,7 +9,7 @@ from helios.cli.doctor.imports import check_imports
 from helios.cli.doctor.metadata import check_metadata
 from helios.cli.doctor.names import LocalSelection
 from helios.cli.doctor.problem import Problem, Severity
-from helios.cli.output import print_json, protect_stdout
+from helios.cli.output import print_json, protect_stdout, say
 from helios.errors import printable
 
 
@@ -42,9 +42,9 @@ def print_report(problems: Sequence[Problem], *, imports: bool) -> None:
     """Print the problems for people."""
     print_problems(problems)
     errors, warnings = _count(problems, "error"), _count(problems, "warning")
-    typer.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    say(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     if not imports:
-        typer.echo("Nothing was imported. Add --import to check imports and conflicts, too.")
+        say("Nothing was imported. Add --import to check imports and conflicts, too.")
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -54,10 +54,10 @@ def print_problems(problems: Sequence[Problem]) -> None:
         title = typer.style(f"{problem.severity}: {problem.code}", fg=colours[problem.severity])
         typer.echo(f"{title}: {printable(problem.subject)}")
         for line in [problem.what, *problem.where.splitlines()]:
-            typer.echo(f"    {printable(line)}")
+            say(f"    {line}")
         for remedy in problem.remedies:
-            typer.echo(f"  > {printable(remedy)}")
-        typer.echo()
+            say(f"  > {printable(remedy)}")
+        say()
 
 
 def _count(problems: Sequence[Problem], severity: Severity) -> int:

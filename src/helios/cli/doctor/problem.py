@@ -20,6 +20,7 @@ from helios.errors import (
     UnknownNameError,
     UnmetRequirementError,
     describe,
+    notes_of,
 )
 from helios.plugins.discovery import EntryPointRecord
 
@@ -80,7 +81,7 @@ class Problem:
         """
         if not isinstance(error, HeliosError):
             what = describe(error)
-            notes = "\n".join(getattr(error, "__notes__", ()))
+            notes = "\n".join(notes_of(error))
             return cls("start-failed", "error", subject, what, notes, _GENERAL_REMEDIES)
         code = next(code for kind, code in CODES.items() if isinstance(error, kind))
         what, *lines = str(error).splitlines()
