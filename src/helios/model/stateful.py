@@ -10,7 +10,8 @@ from torch import nn
 from helios.errors import CheckpointError, nearest
 from helios.model.optimizer_state import require_same_groups
 
-_DEEPEST = 100  # levels of lists and dictionaries
+DEEPEST = 100
+"""The levels of lists, dictionaries and other containers in an attribute."""
 
 
 @runtime_checkable
@@ -116,11 +117,8 @@ def _stateful_in(name: str, value: Any, around: tuple[Any, ...]) -> Iterator[tup
         yield name, value
     elif any(value is each for each in around):
         return  # a list that contains itself: its items have been found
-    elif len(around) > _DEEPEST:
-        raise CheckpointError(
-            f"the attribute {name[:100]}... is more than {_DEEPEST} levels deep, so its state"
-            " cannot be found: use a flat list or dictionary."
-        )
+    elif len(around) > DEEPEST:
+        raise too_deep(name)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _stateful_in(f"{name}.{index}", item, (*around, value))
@@ -129,6 +127,14 @@ def _stateful_in(name: str, value: Any, around: tuple[Any, ...]) -> Iterator[tup
         for key, item in value.items():
             label = str(key) if labels[str(key)] == 1 else repr(key)  # 1 and "1" are two keys
             yield from _stateful_in(f"{name}.{label}", item, (*around, value))
+
+
+def too_deep(name: str) -> CheckpointError:
+    """Return the error for an attribute with more levels than Helios follows."""
+    return CheckpointError(
+        f"the attribute {name[:100]}... is more than {DEEPEST} levels deep, so its state cannot be"
+        " found: use a flat list or dictionary."
+    )
 
 
 def held_by(part: Stateful) -> Any:

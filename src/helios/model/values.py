@@ -18,7 +18,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from helios.model import constants
-from helios.model.stateful import Stateful
+from helios.model.stateful import DEEPEST, Stateful, too_deep
 
 Node = Any
 
@@ -112,6 +112,7 @@ class Encoder:
         self._depth = depth
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
+        self._level = 0
 
     def encode(self, value: Any, path: str) -> Node:
         """Return the node of a value.
@@ -119,6 +120,9 @@ class Encoder:
         Args:
             value: the value of an attribute, or one inside it.
             path: its path, for messages and to know it again.
+
+        Raises:
+            CheckpointError: the value is too deep.
         """
         if type(value) is int and value.bit_length() > _LARGEST_INT:
             return {"kind": "int", "value": hex(value)}
@@ -135,7 +139,11 @@ class Encoder:
         if self._enroll:
             self._known.add(path, value)
         number, was = self._numbers[id(value)], self._known.path_of(value)
+        if self._level > DEEPEST:
+            raise too_deep(path)
+        self._level += 1
         node = self._encode_object(value, path, was)
+        self._level -= 1
         node.update(number=number, was=was)
         return node
 
