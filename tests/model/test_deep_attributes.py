@@ -44,7 +44,9 @@ def test_attribute_that_is_too_deep(
     make_trainer: Make, tmp_path: pathlib.Path, kind: Any, levels: int, moment: str
 ) -> None:
     trainer = make_trainer(chkpt_root=tmp_path)
-    with pytest.raises(CheckpointError, match="the attribute nodes.* is more than 100 levels deep"):
+    with pytest.raises(
+        CheckpointError, match=r"the attribute nodes.* is more than 100 levels deep"
+    ):
         trainer.fit(Holding(nested(kind, levels + 1), moment), TinyDataModule())
 
 
@@ -54,6 +56,6 @@ def test_attribute_of_many_levels_is_saved(
     make_trainer: Make, tmp_path: pathlib.Path, kind: Any, moment: str
 ) -> None:
     for steps in (1, 2):
-        model = Holding(nested(kind, 90), moment)
+        model = Holding(nested(kind, 40), moment)
         make_trainer(total_steps=steps, chkpt_root=tmp_path).fit(model, TinyDataModule())
-        assert model.nodes == nested(kind, 90)
+        assert model.nodes == nested(kind, 40)

@@ -156,7 +156,7 @@ class Encoder:
             return {"kind": "array", "value": torch.from_numpy(np.array(value, order="C"))}
         label: str = kind.__name__
         if SEQUENCES.get(label) is kind:
-            items: Any = enumerate(sorted(value, key=repr) if "set" in label else value)
+            items: Any = enumerate(_sorted(value, path) if "set" in label else value)
             nodes = [self.encode(item, f"{path}.{index}") for index, item in items]
             node = {"kind": label, "items": nodes}
             return {**node, "maxlen": value.maxlen} if kind is collections.deque else node
@@ -231,6 +231,13 @@ class Encoder:
         node["value"] = tensor.detach()
         self.tensors.append(node)
         return node
+
+
+def _sorted(values: Any, path: str) -> list[Any]:
+    try:
+        return sorted(values, key=repr)
+    except RecursionError:
+        raise too_deep(path) from None
 
 
 def is_dense(tensor: torch.Tensor) -> bool:
