@@ -56,6 +56,6 @@ def test_attribute_of_many_levels_is_saved(
     make_trainer: Make, tmp_path: pathlib.Path, kind: Any, moment: str
 ) -> None:
     for steps in (1, 2):
-        model = Holding(nested(kind, 40), moment)
+        model = Holding(nested(kind, 30), moment)
         make_trainer(total_steps=steps, chkpt_root=tmp_path).fit(model, TinyDataModule())
-        assert model.nodes == nested(kind, 40)
+        assert model.nodes == nested(kind, 30)
