@@ -125,6 +125,33 @@ def test_current_folder_is_seen_as_a_script_in_it_sees_it(ask: Ask, tmp_path: pa
     assert "sample_tools_local" not in sys.modules
 
 
+def test_folder_of_a_script_is_seen_in_place_of_the_current_one(
+    ask: Ask, tmp_path: pathlib.Path
+) -> None:
+    before = list(sys.path)
+    for folder, name in ((tmp_path / "scripts", "theirs"), (tmp_path, "here")):
+        write_distribution(
+            folder,
+            f"sample-{name}",
+            modules={f"sample_{name}.py": "class Sample: ..."},
+            offers={name: f"sample_{name}:Sample"},
+        )
+    script = tmp_path / "scripts" / "train.py"
+    script.touch()
+    for command in ("list", "plan"):
+        rows = ask(command, "--json", "--script", str(script))["plugins"]
+        names = {row["name"] for row in rows}
+        assert ("theirs" in names, "here" in names) == (True, False)
+    assert (
+        found(lambda *words, **more: ask(*words, "--script", "scripts/train.py", **more), 0) == []
+    )
+    assert sys.path == before
+    assert (
+        "no-script"
+        in ask("doctor", "--json", "--script", "no-script", exit_code=2)["error"]["message"]
+    )
+
+
 def test_archive_on_the_path(
     ask: Ask, packages: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from helios.cli.output import fail, print_json, say
+from helios.cli.script_path import Script
 from helios.errors import ConfigurationError
 from helios.plugins.configuration import read_configuration
 from helios.plugins.discovery import EntryPointRecord, discover
@@ -176,6 +177,7 @@ def bisect(
         bool, typer.Option("--verbose", help="Show the output of COMMAND, on standard error.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    script: Script = None,
 ) -> None:
     """Find a minimal set of plug-ins that makes COMMAND fail.
 

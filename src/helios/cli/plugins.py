@@ -9,7 +9,7 @@ from helios.cli.doctor import find_problems, print_json_report, print_report
 from helios.cli.plugins_list import print_list
 from helios.cli.plugins_plan import print_plan_with_imports, print_plan_without_imports
 from helios.cli.plugins_show import print_plugin
-from helios.cli.script_path import script_path
+from helios.cli.script_path import Script
 
 app = typer.Typer(
     help="Look at plug-ins. Only show, and commands with --import, import plug-ins."
@@ -28,13 +28,12 @@ Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors
 
 
 @app.callback()
-def plugins(context: typer.Context) -> None:
-    """Group the subcommands, which see what a script in the current folder sees."""
-    context.with_resource(script_path())
+def plugins() -> None:
+    """Group the subcommands."""
 
 
 @app.command("list")
-def list_plugins(as_json: AsJSON = False) -> None:
+def list_plugins(as_json: AsJSON = False, script: Script = None) -> None:
     """List the installed plug-ins.
 
     A note shows the effect of metadata, environment and [tool.helios] on each.
@@ -48,6 +47,7 @@ def list_plugins(as_json: AsJSON = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Its name, or distribution:name.")],
     as_json: AsJSON = False,
+    script: Script = None,
 ) -> None:
     """Import one plug-in, and show its hooks and arguments.
 
@@ -57,7 +57,7 @@ def show(
 
 
 @app.command()
-def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
+def plan(imports: Imports = False, as_json: AsJSON = False, script: Script = None) -> None:
     """Show the plug-ins that a trainer would activate here.
 
     Each comes with the reason. The nearest pyproject.toml with [tool.helios] counts, upwards from
@@ -70,7 +70,12 @@ def plan(imports: Imports = False, as_json: AsJSON = False) -> None:
 
 
 @app.command()
-def doctor(imports: Imports = False, as_json: AsJSON = False, strict: Strict = False) -> None:
+def doctor(
+    imports: Imports = False,
+    as_json: AsJSON = False,
+    strict: Strict = False,
+    script: Script = None,
+) -> None:
     """Find the problems of the installed plug-ins.
 
     Each comes with its remedies.
