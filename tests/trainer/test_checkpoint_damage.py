@@ -91,6 +91,18 @@ def test_save_that_does_not_read_back_is_refused(
     assert storage.load(path) == {"x": 1}
 
 
+def test_save_that_cannot_be_loaded_again_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x_epoch_1_iter_1.pth"
+    storage.save({"x": 1}, path)
+    monkeypatch.setattr(storage.plain, "check", lambda payload: None)  # as if it missed a type
+    with pytest.raises(CheckpointError):
+        storage.save({"x": pathlib.Path("an object")}, path)
+    assert storage.load(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_save_is_on_the_disk_before_it_is_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
