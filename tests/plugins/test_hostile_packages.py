@@ -148,6 +148,30 @@ def test_metadata_that_lies(
     assert "evil" not in plan.as_text()
 
 
+def test_metadata_that_lies_in_another_folder(
+    make_trainer: Make,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    events: list[str],
+) -> None:
+    folder = tmp_path / "more"
+    place = write_distribution(
+        folder,
+        "evil-tools",
+        modules={"evil.py": PLUG_IN.format(name="evil")},
+        offers={"evil": "evil:Sample"},
+        claims="Metadata-Version: 2.1\nName: good-tools\nVersion: 9.9\n",
+    )
+    monkeypatch.syspath_prepend(folder)
+    assert not list(start(make_trainer).plugins)
+    with pytest.raises(UnknownNameError):
+        start(make_trainer, autoload=["good-tools"])
+    assert not ran(events)
+    damages = [damage for damage in survey()[1] if damage.place == str(place)]
+    assert "claims the Name 'good-tools', but belongs to" in str(damages[0].error)
+
+
 def test_second_metadata_of_an_honest_name(
     make_trainer: Make, write: Write, good: pathlib.Path, events: list[str]
 ) -> None:
@@ -359,3 +383,16 @@ def test_names_that_are_no_strings(make_trainer: Make, name: Any) -> None:
         trainer.plugins[name] = object()
     with pytest.raises(InvalidPluginError, match="assign a dictionary from ids to plug-ins"):
         trainer.plugins = [name]  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("separator", [";", " ", "; ", "\n", "\t"])
+def test_blocked_names_without_commas(
+    make_trainer: Make,
+    good: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    events: list[str],
+    separator: str,
+) -> None:
+    monkeypatch.setenv("HELIOS_BLOCK_PLUGINS", f"good-tools{separator}progress")
+    with pytest.raises(UnknownNameError, match="write a comma between their names"):
+        start(make_trainer)

@@ -77,6 +77,11 @@ def test_switch_of_another_type(trainer: Trainer, name: str) -> None:
     assert f"{name} is 'no': write {name} = True" in message
 
 
+def test_autoload_that_is_a_property(trainer: Trainer) -> None:
+    message = refusal(trainer, kind(autoload=property(lambda self: False)))
+    assert "write autoload = True or autoload = False" in message
+
+
 def test_misspelt_override(trainer: Trainer) -> None:
     plugin = Named()
     plugin.unique_overrides.traning_batch = True  # type: ignore[attr-defined]

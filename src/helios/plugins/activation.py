@@ -149,7 +149,13 @@ class _Activation:
         for name, source in self._blocks.unmatched():
             near = nearest(name, PLUGIN_REGISTRY.keys())
             message = f"{source} blocks {name!r}, but no plug-in with this name is installed.{near}"
-            if source == BLOCK_ARGUMENT:
+            if _are_several(name):
+                self._problems.append(
+                    UnknownNameError(
+                        f"{message} To block several plug-ins, write a comma between their names."
+                    )
+                )
+            elif source == BLOCK_ARGUMENT:
                 self._problems.append(
                     UnknownNameError(
                         f"{message} Correct the name, or remove it. To block a plug-in that comes"
@@ -330,6 +336,12 @@ class _Activation:
             return arguments
         key = self._selection.configured.key
         return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
+
+
+def _are_several(name: str) -> bool:
+    """Return whether a blocked name is a list of names with another separator than a comma."""
+    parts = name.replace(";", " ").split()
+    return len(parts) > 1 and any(map(PLUGIN_REGISTRY.means_something, parts))
 
 
 def _reason(why: str, plugin: object, record: EntryPointRecord | None) -> str:
