@@ -26,6 +26,8 @@ from helios.testing import (
 class Good(Plugin):
     """Averages the weights, and writes the average back now and then."""
 
+    changes_results = True
+
     def __init__(self) -> None:
         super().__init__("good")
         self._average: Any = None
@@ -89,6 +91,8 @@ class DoesNotRestore(Plugin):
 
 class DrawsOnStart(Plugin):
     """Moves the random numbers of the run, in every process anew."""
+
+    changes_results = True
 
     def __init__(self) -> None:
         super().__init__("drawing")
@@ -188,6 +192,7 @@ def test_kit_leaves_nothing_behind(
     assert capsys.readouterr().out == ""
     # a new object for each run, so that nothing is carried over in memory
     assert len(made) == len(set(map(id, made))) == 1 + 2 * 3 + 1
+    assert all(plugin.trainer.run_root.name != "bare" for plugin in made)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +238,7 @@ def test_arguments_reach_the_trainers_and_installed_plugins_do_not(
 
     check_conformance(Looking, accumulation_steps=2)
     assert seen == [2] * 8
-    assert active == {"good", "StopAfter"}
+    assert active == {"good", "Recorder", "StopAfter", "FailAtOnce"}
 
 
 # What the kit is made of.

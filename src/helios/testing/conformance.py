@@ -1,39 +1,75 @@
 """A test that every plug-in must pass, as one function call."""
 
+import dataclasses
 import pathlib
-import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
-import torch
-
-from helios import Trainer
-from helios.errors import InvalidPluginError
-from helios.plugins import hookimpl
+from helios import DataModule, Model, Trainer
+from helios.errors import ConfigurationError, InvalidPluginError
+from helios.testing.comparison import Difference, difference
+from helios.testing.recorder import FailAtOnce, Recorder, StopAfter, first_other
 from helios.testing.tiny import TinyDataModule, TinyModel
+
+_FOLDERS = ("run_root", "chkpt_root")
 
 
 class ConformanceError(AssertionError):
     """Raised if a plug-in fails the conformance test."""
 
 
-def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> None:
-    """Train a tiny model with a plug-in: uninterrupted, stopped and resumed, and with an error.
+@dataclasses.dataclass(frozen=True)
+class Conformance:
+    """The result of a conformance test that a plug-in has passed.
+
+    Attributes:
+        batches: the number of training batches of an uninterrupted run.
+        stops: the numbers of batches after which a run was stopped and resumed.
+        state: the state of the plug-in at the end of an uninterrupted run.
+        metrics: the metrics of the model after its last validation.
+    """
+
+    batches: int
+    stops: tuple[int, ...]
+    state: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def check_conformance(
+    create: Callable[[], Any],
+    model: Callable[[], Model] = TinyModel,
+    datamodule: Callable[[], DataModule] = TinyDataModule,
+    **trainer_arguments: Any,
+) -> Conformance:
+    """Train a small model with a plug-in: uninterrupted, stopped and resumed, and with an error.
 
     The function checks that
 
     - the trainer can register the plug-in, and ``fit`` and ``test`` finish;
-    - a run that stops and resumes in a new trainer ends with the same weights and the same state
-      of the plug-in as an uninterrupted run;
+    - no hook fails, even of a plug-in with ``critical = False``, and each hook runs its body;
+    - ``state_dict`` returns plain data, also before the first batch;
+    - a run that stops and resumes in a new trainer receives the same batches, and ends with the
+      same weights, metrics and state of the plug-in as an uninterrupted run;
+    - ``wrap_batches`` passes on the batches of the loader;
+    - weights and metrics are those of a run without the plug-in, unless the class says
+      ``changes_results = True``;
     - the plug-in does not hide the error of a failing run.
 
     Args:
-        create: a function that returns a new plug-in at each call.
-        trainer_arguments: more arguments for each trainer.
+        create: a function that returns a new plug-in at each call, such as its class.
+        model: a function that returns a new model at each call.
+        datamodule: a function that returns a new data module at each call.
+        trainer_arguments: more arguments for each trainer. ``plugins`` are added to the plug-in.
+
+    Returns:
+        Facts about the runs, for further assertions.
 
     Raises:
         ConformanceError: one of these checks failed.
+        ConfigurationError: an argument is invalid, or model and data do not give the same results
+            twice without the plug-in.
 
     Example:
         .. code-block:: python
@@ -41,117 +77,258 @@ def check_conformance(create: Callable[[], Any], **trainer_arguments: Any) -> No
             def test_conformance() -> None:
                 check_conformance(lambda: EMAPlugin(decay=0.5))
     """
+    __tracebackhide__ = True
+    _check_arguments(create, model, datamodule, trainer_arguments)
     with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        uninterrupted = _train(create(), root / "whole", None, trainer_arguments)
-        for batches in (1, 4, 8):  # in the first and in the second epoch
-            _train(create(), root / f"cut-{batches}", batches, trainer_arguments)
-            resumed = _train(create(), root / f"cut-{batches}", None, trainer_arguments)
-            for part in uninterrupted:
-                if not equal(uninterrupted[part], resumed[part]):
-                    raise ConformanceError(
-                        f"a run that stops after {batches} batches and resumes ends with a"
-                        f" different {part} than an uninterrupted run: return everything that"
-                        " influences it from state_dict(), and restore it in load_state_dict()."
-                    )
-        _check_failure(create(), trainer_arguments)
+        kit = _Kit(pathlib.Path(folder), create, model, datamodule, trainer_arguments)
+        whole = kit.train(stop_after=None)
+        kit.compare_without(whole)
+        stops = _stops(whole.recorder.batches)
+        for batches in stops:
+            kit.compare_resumed(whole, batches)
+        kit.check_failure()
+    state, metrics = whole.parts[_STATE], whole.parts[_METRICS]
+    return Conformance(whole.recorder.batches, stops, state, metrics)
 
 
-def equal(left: Any, right: Any) -> bool:
-    """Return whether two states, including their tensors, are equal bit for bit."""
-    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        same_kind = left.dtype == right.dtype and left.shape == right.shape
-        return same_kind and torch.equal(_bytes(left), _bytes(right))
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(equal(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(equal, left, right))
-    if isinstance(left, float):
-        return struct.pack("d", left) == struct.pack("d", right)
-    return bool(left == right)
+_MODEL, _STATE = "state of the model", "state of the plug-in"
+_METRICS, _TEST = "metrics", "metrics of the test"
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of a tensor.
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """A run that has ended.
 
-    Bytes compare exactly; values do not, since NaN differs from itself and -0.0 equals 0.0.
-    """
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-class StopAfter:
-    """A plug-in that requests a stop after a number of batches in this process.
-
-    Args:
-        batches: the number of batches; ``None`` to never request a stop.
+    Attributes:
+        parts: what it ended with, by name.
+        recorder: the batches.
+        implements: the hooks of the plug-in.
+        changes_results: true if the plug-in says so, or if it has stopped the run.
     """
 
-    def __init__(self, batches: int | None) -> None:
-        self._batches = batches
+    parts: dict[str, Any]
+    recorder: Recorder
+    implements: tuple[str, ...]
+    changes_results: bool
 
-    @hookimpl
-    def on_training_batch_end(self, state: Any) -> None:
-        """Request the stop after the last batch."""
-        if state.running_iter == self._batches:
-            self._trainer.request_stop("enough for this test")
 
-    @hookimpl
-    def configure_trainer(self, trainer: Trainer) -> None:
-        """Store the trainer, which receives the request."""
-        self._trainer = trainer
+class _Kit:
+    """The runs of one test, each with new objects; folders keep what one leaves for the next."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        create: Callable[[], Any],
+        model: Callable[[], Model],
+        datamodule: Callable[[], DataModule],
+        arguments: dict[str, Any],
+    ) -> None:
+        self._folder = folder
+        self._create = create
+        self._model = model
+        self._datamodule = datamodule
+        self._arguments = arguments
+        self._created: list[Any] = []
+
+    def train(self, stop_after: int | None, name: str = "whole", *, bare: bool = False) -> _Trained:
+        """Train with a new plug-in, and test if nothing stops the run.
+
+        Args:
+            stop_after: the number of batches before the stop; ``None`` for no stop.
+            name: the name of the folder of the run.
+            bare: true to train without the plug-in.
+        """
+        plugin = None if bare else self._new_plugin()
+        recorder = Recorder(plugin)
+        trainer = self._trainer(plugin, [recorder, StopAfter(stop_after)], name)
+        model, datamodule = self._model(), self._datamodule()
+        trainer.fit(model, datamodule)
+        _require_no_quarantine(trainer)
+        stopped = bool(trainer.stop_requests) or not trainer.is_complete
+        parts = {
+            _MODEL: model.state_dict(),
+            _METRICS: dict(model.metrics),
+            _STATE: {} if bare else getattr(plugin, "state_dict", dict)(),
+        }
+        if stop_after is None:
+            trainer.test(model, datamodule)
+            _require_no_quarantine(trainer)
+            parts[_TEST] = dict(model.metrics)
+        row = next((row for row in _rows(trainer) if row.plugin is plugin), None)
+        says_so = row is not None and row.changes_results
+        return _Trained(parts, recorder, row.hooks if row else (), says_so or stopped)
+
+    def compare_resumed(self, whole: _Trained, batches: int) -> None:
+        """Require that a run which stops and resumes equals the uninterrupted one."""
+        __tracebackhide__ = True
+        found = self._differences(whole, batches)
+        if not found:
+            return
+        self._require_exact_model(batches)
+        changed = ", ".join(f"a different {part}" for part in found)
+        raise ConformanceError(
+            f"a run that stops after {batches} batches and resumes ends with {changed} than an"
+            f" uninterrupted run.\n{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
+            "Return everything that influences it from state_dict(), and restore it in"
+            " load_state_dict()."
+        )
+
+    def _differences(
+        self, whole: _Trained, batches: int, *, bare: bool = False
+    ) -> dict[str, Difference]:
+        name = f"{'bare-' if bare else ''}cut-{batches}"
+        cut = self.train(batches, name, bare=bare).recorder
+        resumed = self.train(None, name, bare=bare)
+        seen = [*cut.seen, *resumed.recorder.seen]
+        found = {"batch": first_other(whole.recorder.seen, seen)}
+        for part in whole.parts:
+            found[part] = difference(whole.parts[part], resumed.parts[part])
+        return {part: each for part, each in found.items() if each is not None}
+
+    def _require_exact_model(self, batches: int) -> None:
+        """Refuse a model or data that differ after a resume without the plug-in, too."""
+        bare = self.train(None, f"bare-{batches}", bare=True)
+        if found := self._differences(bare, batches, bare=True):
+            raise ConfigurationError(
+                f"{self._objects()} differ after a stop and a resume without the plug-in, too.\n"
+                f"{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
+                "Let their state be saved first: the plug-in cannot be tested with them."
+            )
+
+    def compare_without(self, whole: _Trained) -> None:
+        """Compare a run with one without the plug-in."""
+        __tracebackhide__ = True
+        bare = self.train(None, "bare", bare=True)
+        if "wrap_batches" in whole.implements:
+            other = first_other(bare.recorder.loaded, whole.recorder.loaded, whole=False)
+            if other is not None:
+                raise ConformanceError(
+                    "wrap_batches passes on other batches than the loader gave.\n"
+                    f"{_lines({'batch': other}, 'the loader', 'the plug-in')}\n"
+                    "Yield each batch once, unchanged and in the same order."
+                )
+        found = {} if whole.changes_results else _changes(bare, whole)
+        if not found:
+            return
+        if _changes(bare, self.train(None, "bare-again", bare=True)):
+            raise ConfigurationError(
+                f"{self._objects()} do not give the same results twice without the plug-in, so it"
+                " cannot be tested with them: draw random numbers from torch, numpy or random, and"
+                " log no times."
+            )
+        raise ConformanceError(
+            "the plug-in changes the results of the run.\n"
+            f"{_lines(found, 'the run without it', 'the run with it')}\n"
+            "If it is meant to, write changes_results = True in its class. Otherwise, change no"
+            " tensor of the model in place, and draw random numbers from a generator of its own:"
+            " torch.Generator()."
+        )
+
+    def check_failure(self) -> None:
+        """Require that the error of a run comes out."""
+        __tracebackhide__ = True
+        error = _Failure()
+        trainer = self._trainer(self._new_plugin(), [FailAtOnce(error)], "failing")
+        try:
+            trainer.fit(self._model(), self._datamodule())
+        except _Failure:
+            _require_no_quarantine(trainer)
+            return
+        except InvalidPluginError as other:  # its launch hook returned no result
+            raise ConformanceError("the plug-in swallows the error of a run that fails") from other
+        except Exception as other:
+            raise ConformanceError("the plug-in hides the error of a run that fails") from other
+        raise ConformanceError("the plug-in swallows the error of a run that fails")
+
+    def _new_plugin(self) -> Any:
+        plugin = self._create()
+        if not isinstance(plugin, ModuleType) and any(each is plugin for each in self._created):
+            raise ConformanceError(
+                "create returned the same plug-in twice, so it could keep in memory what it must"
+                f" save: let it return a new {type(plugin).__name__} at each call."
+            )
+        self._created.append(plugin)
+        return plugin
+
+    def _trainer(self, plugin: Any, helpers: list[Any], name: str) -> Trainer:
+        added = [*self._arguments.get("plugins", ()), *([] if plugin is None else [plugin])]
+        return Trainer(
+            **{
+                "total_steps": 3,
+                "valid_frequency": 1,
+                "print_frequency": 2,
+                "print_banner": False,
+                "use_cpu": True,
+                "autoload": False,
+                **self._arguments,
+                "run_root": self._folder / name,
+                "plugins": [*added, *helpers],
+            }
+        )
+
+    def _objects(self) -> str:
+        return f"{type(self._model()).__name__} and {type(self._datamodule()).__name__}"
 
 
 class _Failure(Exception):
     pass
 
 
-class _FailingModel(TinyModel):
-    def on_training_batch_end(self, state: Any, should_log: bool = False) -> None:
-        raise _Failure
+def _rows(trainer: Trainer) -> list[Any]:
+    return list(trainer.plugin_manager.rows.values())
 
 
-def _train(
-    plugin: Any, root: pathlib.Path, stop_after: int | None, arguments: dict[str, Any]
-) -> dict[str, Any]:
-    trainer = Trainer(
-        **{
-            "total_steps": 3,
-            "valid_frequency": 1,
-            "print_frequency": 2,
-            "run_root": root,
-            "print_banner": False,
-            "use_cpu": True,
-            "autoload": False,
-            "plugins": [plugin, StopAfter(stop_after)],
-            **arguments,
-        }
+def _changes(bare: _Trained, other: _Trained) -> dict[str, Difference]:
+    """Return the results that differ from those of a run without the plug-in.
+
+    Metrics of the plug-in do not count.
+    """
+    found = {_MODEL: difference(bare.parts[_MODEL], other.parts[_MODEL])}
+    for part in (_METRICS, _TEST):
+        metrics = {name: other.parts[part].get(name) for name in bare.parts[part]}
+        found[part] = difference(bare.parts[part], metrics)
+    return {part: each for part, each in found.items() if each is not None}
+
+
+def _lines(found: Mapping[str, Difference], left: str, right: str) -> str:
+    """Return a line for each difference, with both values."""
+    return "\n".join(
+        f"  {part}{each.place}: {each.left} in {left}, {each.right} in {right}"
+        for part, each in found.items()
     )
-    model = TinyModel()
-    trainer.fit(model, TinyDataModule())
-    state: dict[str, Any] = getattr(plugin, "state_dict", dict)()
-    result = {"state of the model": model.state_dict(), "state of the plug-in": state}
-    if stop_after is None:
-        trainer.test(model, TinyDataModule())
-    return result
 
 
-def _check_failure(plugin: Any, arguments: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {
-            "total_steps": 1,
-            "run_root": folder,
-            "print_banner": False,
-            "use_cpu": True,
-        }
-        options |= {"autoload": False, "plugins": [plugin], **arguments}
-        try:
-            Trainer(**options).fit(_FailingModel(), TinyDataModule())
-        except _Failure:
-            return
-        except InvalidPluginError as error:  # its launch hook returned no result
-            raise ConformanceError("the plug-in swallows the error of a run that fails") from error
-        except Exception as error:
-            raise ConformanceError("the plug-in hides the error of a run that fails") from error
-    raise ConformanceError("the plug-in swallows the error of a run that fails")
+def _stops(batches: int) -> tuple[int, ...]:
+    """Return after how many batches the runs stop: in the first of three epochs, and later."""
+    stops = sorted({1, 2 * batches // 9, 4 * batches // 9} - {0})
+    if batches < 2:
+        raise ConfigurationError(
+            f"check_conformance: a run has {batches} training batches, so none is left after a"
+            " stop: pass more samples, or more total_steps."
+        )
+    return tuple(stops)
+
+
+def _require_no_quarantine(trainer: Trainer) -> None:
+    """Require that no observer has failed; the run itself goes on without it."""
+    for quarantine in trainer.plugin_manager.quarantined.values():
+        raise ConformanceError(str(quarantine)) from quarantine.error
+
+
+def _check_arguments(
+    create: object, model: object, datamodule: object, arguments: Mapping[str, Any]
+) -> None:
+    functions = {"create": create, "model": model, "datamodule": datamodule}
+    for name, function in functions.items():
+        if isinstance(function, Model | DataModule) or not callable(function):
+            label = type(function).__name__
+            raise ConfigurationError(
+                f"check_conformance: {name} is an object of type {label}, but each run needs a new"
+                f" one: pass a function that creates it, such as lambda: {label}(...)."
+            )
+    for name in _FOLDERS:
+        if name in arguments:
+            raise ConfigurationError(
+                f"check_conformance: remove {name}={arguments[name]!r}; each run has a folder of"
+                " its own."
+            )
