@@ -470,4 +470,10 @@ def test_trial_goes_on_from_its_own_checkpoint(
 
 
 def test_conformance() -> None:
-    check_conformance(lambda: OptunaPlugin(optuna.create_study().ask(), "accuracy"))
+    study = optuna.create_study()
+    number = study.ask()._trial_id
+
+    def create() -> OptunaPlugin:  # of the same trial, as in another process
+        return OptunaPlugin(optuna.Trial(study, number), "accuracy")
+
+    check_conformance(create)

@@ -101,6 +101,16 @@ def test_metrics_show_a_state_that_nothing_else_shows() -> None:
     assert "  metrics['offset']: 18.0 in the uninterrupted run, 17.0 in the resumed run" in message
 
 
+def test_a_run_that_begins_anew_is_no_resumed_run() -> None:
+    numbers = iter(range(100))
+
+    class Renaming(Named):
+        def configure_model(self, model: Model) -> None:
+            model.rename(f"other-{next(numbers)}")
+
+    assert "after 1 batches does not resume: the next run begins anew" in message_of(Renaming)
+
+
 # A run without the plug-in.
 
 

@@ -179,6 +179,12 @@ class _Kit:
         name = f"{'bare-' if bare else ''}cut-{batches}"
         cut = self.train(batches, name, bare=bare).recorder
         resumed = self.train(None, name, bare=bare)
+        if resumed.recorder.batches == whole.recorder.batches and not bare:
+            raise ConformanceError(
+                f"a run that stops after {batches} batches does not resume: the next run begins"
+                " anew. Let create return plug-ins that find each other's checkpoints, with the"
+                " same arguments."
+            )
         seen = [*cut.seen, *resumed.recorder.seen]
         found = {"batch": first_other(whole.recorder.seen, seen)}
         for part in whole.parts:
