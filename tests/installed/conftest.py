@@ -153,6 +153,11 @@ class Environment:
         files = [str(file) for wheel in wheels.values() for file in wheel.glob("*.whl")]
         self._call(*PIP, "install", "--no-index", "--no-deps", "--no-compile", *files)
 
+    def install_project(self, name: str) -> None:
+        """Install a project from a folder below the current one, as ``pip install ./name`` does."""
+        options = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
+        self._call(*PIP, "install", *options, f"./{name}")
+
     def uninstall(self, *distributions: str) -> None:
         """Remove distributions again."""
         self._call(*PIP, "uninstall", "--yes", *distributions)
@@ -185,6 +190,10 @@ class Environment:
             )
             for name, outcome in report.items()
         }
+
+    def module(self, *arguments: str) -> str:
+        """Run a module that imports PyTorch, as ``python -m``, and return what it prints."""
+        return self._run("-m", *arguments)
 
     def run(self, script: str, **environ: str) -> Any:
         """Run a script that prints JSON, and return that."""
@@ -231,7 +240,8 @@ def make_environment(
 
     def make(*packages: str) -> Environment:
         environment = Environment(tmp_path_factory.mktemp("environment"), python, wheels)
-        environment.install(*packages)
+        if packages:
+            environment.install(*packages)
         return environment
 
     return make

@@ -1,4 +1,4 @@
-"""``helios plugins``: the commands that show the installed plug-ins and find their problems."""
+"""``helios plugins``: the commands that show plug-ins, find their problems, and create new ones."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ import typer
 from helios.cli.bisect import bisect
 from helios.cli.doctor import find_problems, print_json_report, print_report
 from helios.cli.plugins_list import print_list
+from helios.cli.plugins_new import new
 from helios.cli.plugins_plan import print_plan_with_imports, print_plan_without_imports
 from helios.cli.plugins_show import print_plugin
 from helios.cli.script_path import Script
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # Rich would take [tool.helios] for markup
 )
 app.command("bisect")(bisect)
+app.command("new")(new)
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Imports = Annotated[
