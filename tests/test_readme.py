@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from pages import blocks, page
 
 import helios
 from helios.core import Placed
@@ -19,16 +20,6 @@ from helios.plugins import HOOKS
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = pathlib.Path(sys.executable).parent
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    """Return the fenced code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def page(name: str) -> str:
-    """Return a page of the documentation."""
-    return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
 
 
 def defaults(text: str) -> dict[str, object]:
@@ -58,66 +49,22 @@ def call(method: object) -> str:
 
 def test_the_example_is_the_demo() -> None:
     demo = (ROOT / "src/helios/cli/demo.py").read_text(encoding="utf-8")
-    assert blocks("python")[0] == demo.split('"""\n\n', 1)[1]
+    assert blocks("python", README)[0] == demo.split('"""\n\n', 1)[1]
 
 
 def test_the_example_is_short() -> None:
-    assert len(blocks("python")[0].splitlines()) < 100
+    assert len(blocks("python", README)[0].splitlines()) < 100
 
 
 def test_the_plug_in_example_runs() -> None:
     namespace: dict[str, object] = {}
-    exec(compile(blocks("python")[1], "README.md", "exec"), namespace)
+    exec(compile(blocks("python", README)[1], "README.md", "exec"), namespace)
     from helios.testing import TinyDataModule, TinyModel
 
     trainer = namespace["trainer"]
     trainer.total_steps = 4
     trainer.fit(TinyModel(), TinyDataModule())
     assert "heartbeat" in trainer.plugins
-
-
-def test_the_example_of_the_plug_in_page_conforms(capsys: pytest.CaptureFixture[str]) -> None:
-    from helios.testing import check_conformance
-
-    namespace: dict[str, object] = {}
-    exec(compile(blocks("python", page("plugins"))[0], "docs/plugins.md", "exec"), namespace)
-    check_conformance(lambda: namespace["GradientNorm"](every=2))
-    shown = set(
-        re.findall(r"largest gradient norm up to epoch 1: (\d\.\d{3})", capsys.readouterr().out)
-    )
-    assert len(shown) == 1  # cut after one batch, four or eight, or not at all
-    assert float(shown.pop()) > 0
-
-
-def test_the_package_of_the_plug_in_page_is_built_and_tests_itself(
-    tmp_path: pathlib.Path, python: list[str]
-) -> None:
-    source, test = blocks("python", page("plugins"))
-    (project,) = (block for block in blocks("toml", page("plugins")) if "[project]" in block)
-    files = {
-        "pyproject.toml": project,
-        "src/helios_gradient_norm/__init__.py": source,
-        "tests/test_gradient_norm.py": test,
-    }
-    for name, text in files.items():
-        assert name in page("plugins") or name == "pyproject.toml"
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
-    subprocess.run([*pip, *options, "."], cwd=tmp_path, check=True)
-    paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    for arguments in (["pytest", "tests"], ["helios.cli", "plugins", "show", "gradient-norm"]):
-        result = subprocess.run(
-            [*python, "-m", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-    assert "helios-gradient-norm version 0.1.0" in re.sub(r"\s+", " ", result.stdout)
 
 
 def test_the_example_of_the_training_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +115,7 @@ def test_the_page_of_hooks_has_what_a_plug_in_finds_on_itself() -> None:
 
 
 def test_commands_run(tmp_path: pathlib.Path) -> None:
-    commands = [line for block in blocks("console") for line in block.splitlines()]
+    commands = [line for block in blocks("console", README) for line in block.splitlines()]
     mine = [command for command in commands if re.match(r"(\w+=\S+ )*helios ", command)]
     assert len(mine) == 3
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HELIOS_")}
@@ -193,8 +140,8 @@ def test_installation_is_that_of_the_packages() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for path in paths:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
             if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                assert (path.parent / target).exists(), f"{path.name}: {target}"

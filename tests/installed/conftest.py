@@ -153,10 +153,10 @@ class Environment:
         files = [str(file) for wheel in wheels.values() for file in wheel.glob("*.whl")]
         self._call(*PIP, "install", "--no-index", "--no-deps", "--no-compile", *files)
 
-    def install_project(self, name: str) -> None:
-        """Install a project from a folder below the current one, as ``pip install ./name`` does."""
+    def install_project(self, *target: str) -> None:
+        """Install a project from a folder, as ``pip install`` with these arguments would."""
         options = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
-        self._call(*PIP, "install", *options, f"./{name}")
+        self._call(*PIP, "install", *options, *target)
 
     def uninstall(self, *distributions: str) -> None:
         """Remove distributions again."""

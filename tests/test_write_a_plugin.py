@@ -1,0 +1,125 @@
+"""The blocks of docs/write-a-plugin.md that need no installation. The others: tests/installed."""
+
+import inspect
+import json
+import pathlib
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from helpers import Make
+from pages import blocks, page
+
+import helios
+from helios.testing import TinyDataModule, TinyModel, check_conformance
+
+PAGE = page("write-a-plugin")
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, Any]:
+    """Return the names of all blocks in Python, run one after the other."""
+    names: dict[str, Any] = {"__name__": "helios_gradient_norm"}
+    with pytest.MonkeyPatch.context() as patch:
+        module = types.ModuleType("helios_gradient_norm")
+        patch.setitem(sys.modules, "helios_gradient_norm", module)
+        for number, source in enumerate(blocks("python", PAGE)):
+            exec(compile(source, f"docs/write-a-plugin.md, block {number}", "exec"), names)
+            vars(module).update(names)
+    return names
+
+
+def plug_ins(names: dict[str, Any]) -> list[type[helios.Plugin]]:
+    return [
+        each
+        for each in names.values()
+        if isinstance(each, type) and issubclass(each, helios.Plugin) and each is not helios.Plugin
+    ]
+
+
+def test_every_plug_in_of_the_page_conforms(written: dict[str, Any]) -> None:
+    assert len(plug_ins(written)) == 4
+    for create in plug_ins(written):
+        check_conformance(create)
+
+
+def test_the_tests_of_the_page_are_those_of_its_package(written: dict[str, Any]) -> None:
+    # They run in tests/installed.
+    assert len([name for name in written if name.startswith("test_")]) == 3
+
+
+def test_history_has_the_numbers(
+    written: dict[str, Any], make_trainer: Make, tmp_path: pathlib.Path
+) -> None:
+    trainer = make_trainer(plugins=[written["HistoryPlugin"]()], run_root=tmp_path)
+    trainer.fit(TinyModel(), TinyDataModule())
+    lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [6, 12]
+    assert not written["HistoryPlugin"].applies_to(make_trainer())
+
+
+def test_a_loss_that_is_no_number_ends_the_run(written: dict[str, Any], make_trainer: Make) -> None:
+    class Diverging(TinyModel):
+        def train_step(self, batch: Any, state: helios.TrainingState) -> torch.Tensor:
+            self.log("loss", float("nan"))
+            return torch.zeros(())
+
+    with pytest.raises(ValueError, match=r"patience=0\): write a number"):
+        written["FinitePlugin"](patience=0)
+    trainer = make_trainer(plugins=[written["FinitePlugin"]()], total_steps=9)
+    with pytest.raises(FloatingPointError, match="is not finite"):
+        trainer.fit(Diverging(), TinyDataModule())
+    assert trainer.state.global_epoch < 9
+    assert trainer.stop_requests[0].reason == "3 times a number was not finite"
+
+
+def test_a_module_is_a_plug_in(
+    make_trainer: Make, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = types.ModuleType("helios_end")
+    exec(blocks("python", PAGE)[-1], vars(module))
+    trainer = make_trainer(plugins=[module], run_root=tmp_path, print_banner=True)
+    trainer.fit(TinyModel(), TinyDataModule())
+    assert "training has ended" in (tmp_path / "helios.log").read_text(encoding="utf-8")
+    assert "says when training has ended" in capsys.readouterr().out
+
+
+def test_the_project_file_of_the_page_sets_the_limit(
+    written: dict[str, Any],
+    make_trainer: Make,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(blocks("toml", PAGE)[-1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    registry: Any = helios.PLUGIN_REGISTRY
+    monkeypatch.setitem(registry._objects, "gradient-norm", written["GradientNormPlugin"])
+    trainer = make_trainer(plugins=["gradient-norm"])
+    assert trainer.plugins["gradient-norm"].limit == 5.0
+
+
+def test_the_page_has_each_attribute_of_a_plug_in() -> None:
+    section = PAGE.partition("You can set these attributes on the class:")[2].partition("\nA mod")[
+        0
+    ]
+    described = re.findall(r"^\| `(\w+)", section, re.MULTILINE)
+    assert sorted(described) == sorted({*inspect.get_annotations(helios.Plugin), "applies_to"})
+
+
+def test_the_page_has_each_fixture() -> None:
+    from helios.testing import pytest_plugin
+
+    described = re.findall(r"^\| `(helios_\w+)`", PAGE, re.MULTILINE)
+    assert sorted(described) == sorted(n for n in vars(pytest_plugin) if n.startswith("helios_"))
+
+
+def test_no_block_has_another_language() -> None:
+    assert set(re.findall(r"^```(\w+)", PAGE, re.MULTILINE)) == {
+        "console",
+        "python",
+        "text",
+        "toml",
+    }
