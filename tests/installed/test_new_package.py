@@ -3,6 +3,7 @@
 One has the name that users see first; the other follows docs/write-a-plugin.md, line by line.
 """
 
+import os
 import pathlib
 import re
 import shlex
@@ -122,7 +123,11 @@ def test_linters_find_nothing(story: Story, tmp_path: pathlib.Path) -> None:
 def _problems(command: list[str], project: pathlib.Path) -> list[str]:
     """Return the lines of a linter about the files of a project, and not about Helios."""
     result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=project, capture_output=True, text=True
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
     )
     assert result.stderr == ""
     return [line for line in result.stdout.splitlines() if line.startswith(("src", "tests"))]
