@@ -160,6 +160,7 @@ def test_pair_is_named_with_the_ways_out() -> None:
     assert f"  progress  {origin}\n" in output
     assert '  Trainer(block=["helios-trainer:metrics-file"])\n' in output
     assert "  HELIOS_BLOCK_PLUGINS=helios-trainer:progress\n" in output
+    assert '  block = ["helios-trainer:progress"]    in [tool.helios] of pyproject.toml\n' in output
     assert "runs; halving 4 plug-ins needs at most 9.\n" in output
     assert output.endswith("a warning\nthey do not go together\n")
 

@@ -2,19 +2,30 @@
 
 import datetime
 import enum
+import inspect
 import math
 import pathlib
+import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, notes_of
+from packages import write_distribution
+from typer.testing import CliRunner
 
 from helios import PLUGIN_REGISTRY, Plugin
-from helios.errors import ConfigurationError, InvalidPluginError, PluginProblems, UnknownNameError
+from helios.cli.app import app
+from helios.errors import (
+    ConfigurationError,
+    InvalidPluginError,
+    PluginLoadError,
+    PluginProblems,
+    UnknownNameError,
+)
 from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
-from helios.plugins.configuration import Configuration, read_configuration
+from helios.plugins.configuration import Configuration, read_configuration, setting
 from helios.plugins.selection import Selection
 
 if TYPE_CHECKING:
@@ -295,6 +306,7 @@ def test_arguments_that_are_missing(make_trainer: Make, monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError) as caught:
         make_trainer(plugins=[("Needy", {"metric_name": "accuracy"})])
     assert "'Needy', named in Trainer(plugins=...), requires arguments (trial)" in str(caught.value)
+    assert "or write them below [tool.helios.plugins.Needy] in pyproject.toml." in str(caught.value)
     assert "pass an instance" in str(caught.value)
 
 
@@ -359,3 +371,59 @@ def test_everything_wrong_is_reported_at_once(project: Any, make_trainer: Make) 
     ]
     assert str(caught.value).startswith("the plug-ins have 4 problems:\n  1. no plug-in")
     assert isinstance(caught.value, ValueError)
+
+
+# Where a wrong value comes from.
+
+
+class Strict(Plugin):
+    """Refuses what its annotation allows."""
+
+    def __init__(self, share: float = 0.5, sign: int = 1) -> None:
+        super().__init__("strict")
+        if not 0 < share < 1:
+            raise ValueError("the share is between 0 and 1")
+
+    def setup(self) -> None: ...
+
+
+def notes_from_file(trainer_arguments: dict[str, Any], make_trainer: Make) -> list[str]:
+    with pytest.raises((ValueError, PluginLoadError)) as caught:
+        make_trainer(**trainer_arguments)
+    return [note for note in notes_of(caught.value) if "pyproject.toml" in note]
+
+
+def test_an_error_of_a_constructor_names_the_file(
+    project: Any, make_trainer: Make, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PLUGIN_REGISTRY, "_objects", {"Strict": Strict})
+    project("[tool.helios.plugins.Strict]\nshare = 2.0\nsign = 3\n")
+    place = f"tool.helios.plugins.Strict in {tmp_path / 'pyproject.toml'}"
+    notes = notes_from_file({"plugins": ["Strict"]}, make_trainer)
+    assert notes == [f"with arguments from {place}: share, sign"]
+    project("[tool.helios]\n")
+    assert notes_from_file({"plugins": [("Strict", {"share": 2.0})]}, make_trainer) == []
+
+
+def test_an_error_of_an_installed_constructor_names_the_file(
+    project: Any, make_trainer: Make, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = inspect.getsource(Strict)
+    modules = {"strict_module.py": f"from helios import Plugin\n\n\n{text}"}
+    offers = {"strict": "strict_module:Strict"}
+    write_distribution(tmp_path / "site", "strict-tools", modules=modules, offers=offers)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
+    project("[tool.helios.plugins.strict]\nshare = 2.0\n")
+    place = f"tool.helios.plugins.strict in {tmp_path / 'pyproject.toml'}"
+    notes = notes_from_file({"autoload": ["strict"]}, make_trainer)
+    assert notes == [f"with arguments from {place}: share"]
+    with pytest.raises(PluginLoadError, match=r'block = \["strict"\] +in \[tool.helios\]'):
+        make_trainer(autoload=["strict"])
+    result = CliRunner().invoke(app, ["plugins", "show", "strict"])
+    assert f"it could not be built with arguments from {place}" in " ".join(result.output.split())
+
+
+def test_names_in_remedies_are_toml() -> None:
+    line = setting("block", ["a:b", 'x"y', "é"])
+    assert tomllib.loads(line) == {"block": ["a:b", 'x"y', "é"]}

@@ -115,7 +115,7 @@ def test_conflict(trainer: Trainer, claim: str, one: str, other: str) -> None:
     assert re.search(rf"'alpha' from .*: {re.escape(how(one, claim))}", message)
     assert re.search(rf"'beta' from .*: {re.escape(how(other, claim))}", message)
     assert "Trainer(block=['beta'])" in message
-    assert "HELIOS_BLOCK_PLUGINS=alpha" in message
+    assert 'HELIOS_BLOCK_PLUGINS=alpha, or block = ["alpha"] in [tool.helios]' in message
     assert "registered by trainer.register_plugin()" in message
 
 

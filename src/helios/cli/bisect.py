@@ -15,7 +15,7 @@ import typer
 from helios.cli.output import fail, print_json, say
 from helios.cli.script_path import Script
 from helios.errors import ConfigurationError
-from helios.plugins.configuration import read_configuration
+from helios.plugins.configuration import read_configuration, setting
 from helios.plugins.discovery import EntryPointRecord, discover
 from helios.plugins.selection import BLOCK_VARIABLE, Selection, autoload_off
 
@@ -303,6 +303,10 @@ def _culprits_as_text(culprits: Sequence[EntryPointRecord], runner: CommandRunne
             "Switch it off with one of:" if len(culprits) == 1 else "Switch off one with one of:",
             *(f'  Trainer(block=["{record.qualified_name}"])' for record in culprits),
             *(f"  {BLOCK_VARIABLE}={record.qualified_name}" for record in culprits),
+            *(
+                f"  {setting('block', [r.qualified_name])}    in [tool.helios] of pyproject.toml"
+                for r in culprits
+            ),
         ]
     )
 

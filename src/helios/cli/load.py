@@ -56,7 +56,8 @@ def load_plugin(
     table, given = selection.arguments_for(record.name, record)
     key = selection.configured.key
     arguments = read_arguments(loaded, given, lambda name: key("plugins", table, name))
-    plugin, not_built = _build(loaded, arguments) if build else (None, "it is not called")
+    source = f" with arguments from {key('plugins', table)}" if given else ""
+    plugin, not_built = _build(loaded, arguments, source) if build else (None, "it is not called")
     if plugin is None and inspect.isclass(loaded) and issubclass(loaded, Plugin):
         # The class shows its hooks and its order, even if its constructor did not run.
         plugin = object.__new__(loaded)
@@ -67,8 +68,14 @@ def load_plugin(
     return LoadedPlugin(loaded, row, not_built)
 
 
-def _build(loaded: Any, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """Return the plug-in that is built and an empty text, or ``None`` and the reason."""
+def _build(loaded: Any, arguments: dict[str, Any], source: str) -> tuple[Any, str]:
+    """Return the plug-in that is built and an empty text, or ``None`` and the reason.
+
+    Args:
+        loaded: the class or function.
+        arguments: its arguments.
+        source: the words that say where they come from; may be empty.
+    """
     if missing := missing_arguments(loaded, arguments):
         return None, f"it needs arguments: {', '.join(missing)}"
     try:
@@ -76,7 +83,7 @@ def _build(loaded: Any, arguments: dict[str, Any]) -> tuple[Any, str]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return None, f"it could not be built: {describe(error)}"
+        return None, f"it could not be built{source}: {describe(error)}"
 
 
 def construct_trainer(

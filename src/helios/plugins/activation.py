@@ -1,8 +1,9 @@
 """Activation: find the requested plug-ins, build them, and register them."""
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helios.errors import (
@@ -256,9 +257,11 @@ class _Activation:
             raise ConfigurationError(
                 f"the plug-in {name!r}, named in {source}, requires arguments"
                 f" ({', '.join(needed)}): pass an instance, or a pair of its name and a"
-                " dictionary, in Trainer(plugins=[...])."
+                " dictionary, in Trainer(plugins=[...]), or write them below"
+                f" [tool.helios.plugins.{record.name if record else name}] in pyproject.toml."
             )
-        plugin = contain_exit(record, name, source, lambda: create_plugin(name, **kwargs))
+        with self._naming_the_file(name, record):
+            plugin = contain_exit(record, name, source, lambda: create_plugin(name, **kwargs))
         return plugin, record_call(factory, (), kwargs)
 
     # Installed plug-ins.
@@ -300,7 +303,8 @@ class _Activation:
             reason = reason_not_to_build(loaded, record, self._trainer, arguments)
             if reason is not None:
                 return reason
-            plugin = build(loaded, record, arguments)
+            with self._naming_the_file(record.name, record):
+                plugin = build(loaded, record, arguments)
             given = record_call(loaded, (), arguments) if callable(loaded) else arguments
             return attempt(record, "is not valid", lambda: self._add(plugin, record, given))
         except (PluginLoadError, InvalidPluginError) as error:
@@ -326,6 +330,18 @@ class _Activation:
         return None
 
     # Shared by both.
+
+    @contextlib.contextmanager
+    def _naming_the_file(self, name: str, record: EntryPointRecord | None) -> Iterator[None]:
+        """Add a note to an error of a constructor that got arguments from the project file."""
+        table, arguments = self._selection.arguments_for(name, record)
+        try:
+            yield
+        except Exception as error:
+            if arguments:
+                place = self._selection.configured.key("plugins", table)
+                error.add_note(f"with arguments from {place}: {', '.join(arguments)}")
+            raise
 
     def _configured(
         self, factory: Any, name: str, record: EntryPointRecord | None

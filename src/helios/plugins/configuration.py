@@ -1,13 +1,19 @@
 """The table ``[tool.helios]`` in ``pyproject.toml``, which configures plug-ins."""
 
 import dataclasses
+import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helios.errors import ConfigurationError, nearest
 
 FILE = "pyproject.toml"
+
+
+def setting(key: str, names: Sequence[str]) -> str:
+    """Return the line below ``[tool.helios]`` that sets a list of names, for remedies."""
+    return f"{key} = {json.dumps(list(names), ensure_ascii=False)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from helios.errors import (
     kind_of,
     printable,
 )
+from helios.plugins.configuration import setting
 from helios.plugins.declarations import source_of
 from helios.plugins.metadata import canonical
 from helios.plugins.plan import Inactive
@@ -162,12 +163,14 @@ def _remedies(rows: Sequence[Registration]) -> str:
         others = [name for name in names if name != kept]
         lines.append(
             f"  Trainer(block={others!r})    keeps {kept!r}"
-            f"    (or HELIOS_BLOCK_PLUGINS={printable(','.join(others))})"
+            f"    (or HELIOS_BLOCK_PLUGINS={printable(','.join(others))}, or"
+            f" {setting('block', others)} in [tool.helios])"
         )
     if not rows[-1].explicit:
         lines.append(
             f"  Trainer(plugins=[{names[-1]!r}])    a named plug-in takes precedence over the"
             f" other{'s' * (len(rows) > 2)}"
+            f"    (or {setting('enable', names[-1:])} in [tool.helios])"
         )
     return "\n".join(lines)
 

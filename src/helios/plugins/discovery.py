@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helios.errors import InvalidPluginError, PluginError, PluginLoadError, describe
+from helios.plugins.configuration import setting
 from helios.plugins.metadata import (
     GROUP,
     canonical,
@@ -109,6 +110,7 @@ class EntryPointRecord:
             f"{remedy}Switch it off with one of:\n"
             f"  Trainer(block=[{self.name!r}])\n"
             f"  HELIOS_BLOCK_PLUGINS={self.name}\n"
+            f"  {setting('block', [self.name])}    in [tool.helios] of pyproject.toml\n"
             f"{self._removal}"
             'or skip every plug-in that fails to load: Trainer(on_load_error="skip").'
         )

@@ -90,13 +90,18 @@ def reason_not_to_build(
     is_called = check_installed(record, loaded)
     if inspect.isclass(loaded) and issubclass(loaded, Plugin):
         if not loaded.autoload:
-            return "not autoloaded: name it in Trainer(plugins=[...])"
+            return (
+                "not autoloaded: name it in Trainer(plugins=[...]), or in enable in [tool.helios]"
+            )
         if not attempt(record, "failed in applies_to", lambda: bool(loaded.applies_to(trainer))):
             return "does not apply to this trainer"
     if is_called:
         needed = attempt(record, "is not valid", lambda: missing_arguments(loaded, arguments))
         if needed:
-            return f"requires arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...])"
+            return (
+                f"requires arguments ({', '.join(needed)}): pass it in Trainer(plugins=[...]), or"
+                f" write them below [tool.helios.plugins.{record.name}]"
+            )
     return None
 
 

@@ -5,10 +5,8 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from helios.errors import (
-    PluginOrderError,
-    kind_of,
-)
+from helios.errors import PluginOrderError, kind_of
+from helios.plugins.configuration import setting
 from helios.plugins.metadata import canonical
 from helios.plugins.provenance import origin_of
 from helios.plugins.table import Registration
@@ -103,7 +101,10 @@ def _cycle_error(cycle: list[Registration]) -> PluginOrderError:
     active = [
         f"  {row.id!r} from {origin}, active because it is {row.reason}" for row, origin in origins
     ]
-    blocks = dict.fromkeys(f"  Trainer(block=[{row.name!r}])" for row in cycle)
+    blocks = dict.fromkeys(
+        f"  Trainer(block=[{row.name!r}])    (or {setting('block', [row.name])} in [tool.helios])"
+        for row in cycle
+    )
     return PluginOrderError(
         f"no order of the plug-ins is possible, since each must come before the next: {circle}\n"
         + "\n".join([*steps, *active])

@@ -41,7 +41,7 @@ CODES: dict[type[HeliosError], str] = {
 """The code for each class of errors; the first class that fits counts."""
 
 _GENERAL_REMEDIES = ("correct the code or the setting that the message names",)
-_REMEDY_STARTS = ("Trainer(", "HELIOS_", "pip ")
+_REMEDY_STARTS = ("Trainer(", "HELIOS_", "block = ", "pip ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Problem:
         what, *lines = str(error).splitlines()
         told = [_copyable(line) for line in lines if line.strip().startswith(_REMEDY_STARTS)]
         where = [line for line in lines if line.startswith("  ") and _copyable(line) not in told]
+        if any(remedy.startswith("block = ") for remedy in remedies):  # one is enough
+            told = [line for line in told if not line.startswith("block = ")]
         all_remedies = (*remedies, *told) or _GENERAL_REMEDIES
         about = error if isinstance(error, PluginError) else PluginError()
         facts = about.claims, about.plugins
