@@ -282,16 +282,53 @@ def test_a_model_that_is_not_exact_is_not_blamed_on_the_plug_in() -> None:
         check_conformance(Named, Forgetful)
 
 
-def test_results_that_change_by_themselves_are_not_blamed_on_the_plug_in() -> None:
-    times = iter(range(1000))
+def test_times_do_not_count() -> None:
+    times = iter(range(10000))
 
     class Timed(TinyModel):
+        def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+            self.log("seconds of training", float(next(times)))
+            return super().train_step(batch, state)
+
         def valid_step(self, batch: Any, step: int) -> torch.Tensor:
             self.log("seconds", float(next(times)))
             return super().valid_step(batch, step)
 
-    with pytest.raises(ConfigurationError, match="Timed and TinyDataModule do not give the same"):
-        check_conformance(Named, Timed)
+    class Timing(Named):
+        def on_validation_end(self) -> None:
+            self.trainer.model.log("time", next(times))
+
+    check_conformance(Timing, Timed)
+    assert "  state of the plug-in['nested'][0]: " in message_of(Counting, model=Timed)
+
+
+def test_weights_that_change_by_themselves_are_not_blamed_on_the_plug_in() -> None:
+    numbers = iter(range(1000))
+
+    class Moody(TinyModel):
+        def on_training_end(self) -> None:
+            with torch.no_grad():
+                self.net[0].bias += next(numbers)
+
+    with pytest.raises(ConfigurationError, match="Moody and TinyDataModule do not give the same"):
+        check_conformance(Named, Moody)
+
+
+def test_numbers_that_loggers_receive_are_compared() -> None:
+    class Mean(Named):
+        def setup(self) -> None:
+            self.values: list[float] = []
+
+        def on_after_optimizer_step(self, state: TrainingState) -> None:
+            self.values.append(float(state.global_iteration))
+
+        def on_training_epoch_end(self) -> None:
+            self.trainer.model.log("mean", sum(self.values) / len(self.values))
+            self.values.clear()
+
+    message = message_of(Mean)
+    place = "logged numbers['mean'][0][1]"
+    assert f"  {place}: 3.5 in the uninterrupted run, 4.0 in the resumed run" in message
 
 
 @pytest.mark.parametrize(

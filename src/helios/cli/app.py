@@ -72,6 +72,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # these would hide the notes that name the plug-in
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from helios import DataModule, Model, Trainer
 from helios.errors import ConfigurationError, InvalidPluginError
-from helios.testing.comparison import Difference, difference
+from helios.testing.comparison import Difference, difference, equal
 from helios.testing.recorder import FailAtOnce, Recorder, StopAfter, first_other
 from helios.testing.tiny import TinyDataModule, TinyModel
 
@@ -50,11 +50,12 @@ def check_conformance(
     - the trainer can register the plug-in, and ``fit`` and ``test`` finish;
     - no hook fails, even of a plug-in with ``critical = False``, and each hook runs its body;
     - ``state_dict`` returns plain data, also before the first batch;
-    - a run that stops and resumes in a new trainer receives the same batches, and ends with the
-      same weights, metrics and state of the plug-in as an uninterrupted run;
+    - a run that stops and resumes in a new trainer receives the same batches, logs the same
+      numbers, and ends with the same weights, metrics and state of the plug-in as an uninterrupted
+      run. Numbers that differ in two equal runs, such as times, do not count;
     - ``wrap_batches`` passes on the batches of the loader;
-    - weights and metrics are those of a run without the plug-in, unless the class says
-      ``changes_results = True``;
+    - weights, metrics and logged numbers are those of a run without the plug-in, unless the class
+      says ``changes_results = True``;
     - the plug-in does not hide the error of a failing run.
 
     Args:
@@ -92,7 +93,8 @@ def check_conformance(
 
 
 _MODEL, _STATE = "state of the model", "state of the plug-in"
-_METRICS, _TEST = "metrics", "metrics of the test"
+_METRICS, _TEST, _LOGGED = "metrics", "metrics of the test", "logged numbers"
+_NUMBERS = (_METRICS, _TEST, _LOGGED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,7 @@ class _Kit:
             trainer.test(model, datamodule)
             _require_no_quarantine(trainer)
             parts[_TEST] = dict(model.metrics)
+        parts[_LOGGED] = recorder.logged
         row = next((row for row in _rows(trainer) if row.plugin is plugin), None)
         says_so = row is not None and row.changes_results
         return _Trained(parts, recorder, row.hooks if row else (), says_so or stopped)
@@ -161,7 +164,11 @@ class _Kit:
     def compare_resumed(self, whole: _Trained, batches: int) -> None:
         """Require that a run which stops and resumes equals the uninterrupted one."""
         __tracebackhide__ = True
-        found = self._differences(whole, batches)
+        resumed = self._stopped_and_resumed(whole, batches)
+        found = _differences(whole, resumed)
+        if found and found.keys() <= set(_NUMBERS):
+            again = self.train(None, f"again-{batches}")  # some numbers are times
+            found = _differences(whole, resumed, _unstable(whole, again))
         if not found:
             return
         self._require_exact_model(batches)
@@ -173,11 +180,12 @@ class _Kit:
             " load_state_dict()."
         )
 
-    def _differences(
+    def _stopped_and_resumed(
         self, whole: _Trained, batches: int, *, bare: bool = False
-    ) -> dict[str, Difference]:
+    ) -> _Trained:
+        """Return what an interrupted run and the one that resumes it have done together."""
         name = f"{'bare-' if bare else ''}cut-{batches}"
-        cut = self.train(batches, name, bare=bare).recorder
+        cut = self.train(batches, name, bare=bare)
         resumed = self.train(None, name, bare=bare)
         if resumed.recorder.batches == whole.recorder.batches and not bare:
             raise ConformanceError(
@@ -185,16 +193,14 @@ class _Kit:
                 " anew. Let create return plug-ins that find each other's checkpoints, with the"
                 " same arguments."
             )
-        seen = [*cut.seen, *resumed.recorder.seen]
-        found = {"batch": first_other(whole.recorder.seen, seen)}
-        for part in whole.parts:
-            found[part] = difference(whole.parts[part], resumed.parts[part])
-        return {part: each for part, each in found.items() if each is not None}
+        resumed.recorder.prepend(cut.recorder)
+        return resumed
 
     def _require_exact_model(self, batches: int) -> None:
         """Refuse a model or data that differ after a resume without the plug-in, too."""
-        bare = self.train(None, f"bare-{batches}", bare=True)
-        if found := self._differences(bare, batches, bare=True):
+        bare, again = (self.train(None, f"bare-{batches}-{n}", bare=True) for n in range(2))
+        resumed = self._stopped_and_resumed(bare, batches, bare=True)
+        if found := _differences(bare, resumed, _unstable(bare, again)):
             raise ConfigurationError(
                 f"{self._objects()} differ after a stop and a resume without the plug-in, too.\n"
                 f"{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
@@ -216,11 +222,14 @@ class _Kit:
         found = {} if whole.changes_results else _changes(bare, whole)
         if not found:
             return
-        if _changes(bare, self.train(None, "bare-again", bare=True)):
+        again = self.train(None, "bare-again", bare=True)
+        found = _changes(bare, whole, _unstable(bare, again))
+        if not found:
+            return
+        if difference(bare.parts[_MODEL], again.parts[_MODEL]) is not None:
             raise ConfigurationError(
                 f"{self._objects()} do not give the same results twice without the plug-in, so it"
-                " cannot be tested with them: draw random numbers from torch, numpy or random, and"
-                " log no times."
+                " cannot be tested with them: draw random numbers from torch, numpy or random."
             )
         raise ConformanceError(
             "the plug-in changes the results of the run.\n"
@@ -284,15 +293,55 @@ def _rows(trainer: Trainer) -> list[Any]:
     return list(trainer.plugin_manager.rows.values())
 
 
-def _changes(bare: _Trained, other: _Trained) -> dict[str, Difference]:
+def _differences(
+    whole: _Trained, resumed: _Trained, ignored: frozenset[str] = frozenset()
+) -> dict[str, Difference]:
+    """Return the parts of two runs that differ.
+
+    Args:
+        whole: one run.
+        resumed: the other run.
+        ignored: the names of numbers that do not count.
+    """
+    found = {"batch": first_other(whole.recorder.seen, resumed.recorder.seen)}
+    for part in whole.parts:
+        left, right = whole.parts[part], resumed.parts[part]
+        if part in _NUMBERS:
+            left, right = (_without(numbers, ignored) for numbers in (left, right))
+        found[part] = difference(left, right)
+    return {part: each for part, each in found.items() if each is not None}
+
+
+def _without(numbers: dict[str, Any], ignored: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in sorted(numbers.items()) if name not in ignored}
+
+
+def _unstable(first: _Trained, second: _Trained) -> frozenset[str]:
+    """Return the names of the numbers that differ in two equal runs, as times do."""
+    return frozenset(
+        name
+        for part in _NUMBERS
+        for name, value in first.parts[part].items()
+        if not equal(value, second.parts[part].get(name))
+    )
+
+
+def _changes(
+    bare: _Trained, other: _Trained, ignored: frozenset[str] = frozenset()
+) -> dict[str, Difference]:
     """Return the results that differ from those of a run without the plug-in.
 
-    Metrics of the plug-in do not count.
+    Numbers of the plug-in do not count.
+
+    Args:
+        bare: the run without it.
+        other: the run with it.
+        ignored: the names of numbers that do not count, either.
     """
     found = {_MODEL: difference(bare.parts[_MODEL], other.parts[_MODEL])}
-    for part in (_METRICS, _TEST):
-        metrics = {name: other.parts[part].get(name) for name in bare.parts[part]}
-        found[part] = difference(bare.parts[part], metrics)
+    for part in _NUMBERS:
+        expected = _without(bare.parts[part], ignored)
+        found[part] = difference(expected, {name: other.parts[part].get(name) for name in expected})
     return {part: each for part, each in found.items() if each is not None}
 
 

@@ -58,17 +58,26 @@ class Recorder:
     Attributes:
         loaded: each batch before the plug-ins process it, with its phase.
         seen: each batch that the model receives, with its phase.
+        logged: the numbers that loggers receive, by name: each with its step.
     """
 
     def __init__(self, watched: Any = None) -> None:
         self._watched = watched
         self.loaded: list[tuple[str, Digest]] = []
         self.seen: list[tuple[str, Digest]] = []
+        self.logged: dict[str, list[tuple[int, float]]] = {}
 
     @property
     def batches(self) -> int:
         """The number of training batches."""
         return sum(phase == "training" for phase, _ in self.seen)
+
+    def prepend(self, other: "Recorder") -> None:
+        """Add the records of a run that this one has resumed."""
+        self.loaded[:0], self.seen[:0] = other.loaded, other.seen
+        for name in {**other.logged, **self.logged}:
+            both = (each.logged.get(name, []) for each in (other, self))
+            self.logged[name] = [number for numbers in both for number in numbers]
 
     @hookimpl
     def on_training_start(self) -> None:
@@ -76,6 +85,12 @@ class Recorder:
         state = getattr(self._watched, "state_dict", None)
         if state is not None:
             plain.check(state(), "state_dict() before the first batch")
+
+    @hookimpl
+    def on_log(self, metrics: dict[str, float], state: Any) -> None:
+        """Record the logged numbers."""
+        for name, value in metrics.items():
+            self.logged.setdefault(name, []).append((state.current_iteration, value))
 
     @hookimpl(wrapper=True)
     def process_training_batch(self, batch: Any) -> Generator[None, Any, Any]:
