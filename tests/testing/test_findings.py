@@ -1,6 +1,7 @@
 """What the conformance kit tells of a plug-in that fails: the place, and both values."""
 
 import functools
+import logging
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -83,7 +84,9 @@ def message_of(create: Callable[[], Any], **arguments: Any) -> str:
 
 def test_the_key_and_both_values_are_shown() -> None:
     message = message_of(Counting)
-    assert message.startswith("a run that stops after 1 batches and resumes ends with a different")
+    assert message.startswith(
+        "a run that stops after 1 batches and resumes ends with different state of"
+    )
     line = "state of the plug-in['nested'][0]: 18 in the uninterrupted run, 17 in the resumed run"
     assert f"\n  {line}\n" in message
 
@@ -212,6 +215,19 @@ def test_a_state_that_is_not_plain_before_the_first_save_is_found(critical: bool
     Late.critical = critical
     with pytest.raises(CheckpointError, match=r"before the first batch\['value'\]: .*Random"):
         check_conformance(Late)
+
+
+def test_only_warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Talking(Named):
+        def on_training_end(self) -> None:
+            logging.getLogger("helios.talking").info("a fact")
+            logging.getLogger("helios.talking").warning("a warning")
+
+    caplog.set_level(logging.INFO)
+    check_conformance(Talking)
+    assert {record.getMessage() for record in caplog.records} == {"a warning"}
+    logging.getLogger("helios.talking").info("after it")
+    assert caplog.records[-1].getMessage() == "after it"
 
 
 def test_the_same_object_twice_proves_nothing() -> None:

@@ -96,4 +96,5 @@ def _next_steps(package: PackageName) -> list[str]:
         f"  helios plugins show {package.plugin}",
         f"  python -m pytest {name}",
         "The next run in this environment uses it. Try helios demo: it needs scikit-learn.",
+        "docs/write-a-plugin.md of Helios explains how to continue.",
     ]

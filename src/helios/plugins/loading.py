@@ -90,9 +90,7 @@ def reason_not_to_build(
     is_called = check_installed(record, loaded)
     if inspect.isclass(loaded) and issubclass(loaded, Plugin):
         if not loaded.autoload:
-            return (
-                "not autoloaded: name it in Trainer(plugins=[...]), or in enable in [tool.helios]"
-            )
+            return "not autoloaded: name it in Trainer(plugins=[...]) or in tool.helios.enable"
         if not attempt(record, "failed in applies_to", lambda: bool(loaded.applies_to(trainer))):
             return "does not apply to this trainer"
     if is_called:

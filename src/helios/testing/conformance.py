@@ -1,9 +1,11 @@
 """A test that every plug-in must pass, as one function call."""
 
+import contextlib
 import dataclasses
+import logging
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +82,7 @@ def check_conformance(
     """
     __tracebackhide__ = True
     _check_arguments(create, model, datamodule, trainer_arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _few_messages():
         kit = _Kit(pathlib.Path(folder), create, model, datamodule, trainer_arguments)
         whole = kit.train(stop_after=None)
         kit.compare_without(whole)
@@ -172,7 +174,7 @@ class _Kit:
         if not found:
             return
         self._require_exact_model(batches)
-        changed = ", ".join(f"a different {part}" for part in found)
+        changed = ", ".join(f"different {part}" for part in found)
         raise ConformanceError(
             f"a run that stops after {batches} batches and resumes ends with {changed} than an"
             f" uninterrupted run.\n{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
@@ -244,6 +246,7 @@ class _Kit:
         __tracebackhide__ = True
         error = _Failure()
         trainer = self._trainer(self._new_plugin(), [FailAtOnce(error)], "failing")
+        trainer.train_exceptions.append(_Failure)  # it need not be logged
         try:
             trainer.fit(self._model(), self._datamodule())
         except _Failure:
@@ -287,6 +290,17 @@ class _Kit:
 
 class _Failure(Exception):
     pass
+
+
+@contextlib.contextmanager
+def _few_messages() -> Iterator[None]:
+    """Log warnings and errors only: pytest would show the headers of all runs below a failure."""
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _rows(trainer: Trainer) -> list[Any]:
