@@ -425,5 +425,7 @@ def test_an_error_of_an_installed_constructor_names_the_file(
 
 
 def test_names_in_remedies_are_toml() -> None:
-    line = setting("block", ["a:b", 'x"y', "é"])
-    assert tomllib.loads(line) == {"block": ["a:b", 'x"y', "é"]}
+    names = ["a:b", 'x"y', "é", "\x1b[2K", "\u202e"]
+    line = setting("block", names)
+    assert tomllib.loads(line) == {"block": names}
+    assert line.isprintable()

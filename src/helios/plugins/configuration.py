@@ -6,14 +6,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helios.errors import ConfigurationError, nearest
+from helios.errors import ConfigurationError, nearest, printable
 
 FILE = "pyproject.toml"
 
 
 def setting(key: str, names: Sequence[str]) -> str:
     """Return the line below ``[tool.helios]`` that sets a list of names, for remedies."""
-    return f"{key} = {json.dumps(list(names), ensure_ascii=False)}"
+    return printable(f"{key} = {json.dumps(list(names), ensure_ascii=False)}")
 
 
 @dataclasses.dataclass(frozen=True)
