@@ -11,9 +11,22 @@ from typing import Any
 
 from helios import DataModule, Model, Trainer
 from helios.errors import ConfigurationError, InvalidPluginError
-from helios.testing.comparison import Difference, difference, equal
+from helios.testing.comparison import difference
 from helios.testing.recorder import FailAtOnce, Recorder, StopAfter, first_other
 from helios.testing.tiny import TinyDataModule, TinyModel
+from helios.testing.trained import (
+    LOGGED,
+    METRICS,
+    MODEL,
+    NUMBERS,
+    STATE,
+    TEST,
+    Trained,
+    changes,
+    differences,
+    lines,
+    unstable,
+)
 
 _FOLDERS = ("run_root", "chkpt_root")
 
@@ -90,30 +103,8 @@ def check_conformance(
         for batches in stops:
             kit.compare_resumed(whole, batches)
         kit.check_failure()
-    state, metrics = whole.parts[_STATE], whole.parts[_METRICS]
+    state, metrics = whole.parts[STATE], whole.parts[METRICS]
     return Conformance(whole.recorder.batches, stops, state, metrics)
-
-
-_MODEL, _STATE = "state of the model", "state of the plug-in"
-_METRICS, _TEST, _LOGGED = "metrics", "metrics of the test", "logged numbers"
-_NUMBERS = (_METRICS, _TEST, _LOGGED)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trained:
-    """A run that has ended.
-
-    Attributes:
-        parts: what it ended with, by name.
-        recorder: the batches.
-        implements: the hooks of the plug-in.
-        changes_results: true if the plug-in says so, or if it has stopped the run.
-    """
-
-    parts: dict[str, Any]
-    recorder: Recorder
-    implements: tuple[str, ...]
-    changes_results: bool
 
 
 class _Kit:
@@ -134,7 +125,7 @@ class _Kit:
         self._arguments = arguments
         self._created: list[Any] = []
 
-    def train(self, stop_after: int | None, name: str = "whole", *, bare: bool = False) -> _Trained:
+    def train(self, stop_after: int | None, name: str = "whole", *, bare: bool = False) -> Trained:
         """Train with a new plug-in, and test if nothing stops the run.
 
         Args:
@@ -150,41 +141,39 @@ class _Kit:
         _require_no_quarantine(trainer)
         stopped = bool(trainer.stop_requests) or not trainer.is_complete
         parts = {
-            _MODEL: model.state_dict(),
-            _METRICS: dict(model.metrics),
-            _STATE: {} if bare else getattr(plugin, "state_dict", dict)(),
+            MODEL: model.state_dict(),
+            METRICS: dict(model.metrics),
+            STATE: {} if bare else getattr(plugin, "state_dict", dict)(),
         }
         if stop_after is None:
             trainer.test(model, datamodule)
             _require_no_quarantine(trainer)
-            parts[_TEST] = dict(model.metrics)
-        parts[_LOGGED] = recorder.logged
+            parts[TEST] = dict(model.metrics)
+        parts[LOGGED] = recorder.logged
         row = next((row for row in _rows(trainer) if row.plugin is plugin), None)
         says_so = row is not None and row.changes_results
-        return _Trained(parts, recorder, row.hooks if row else (), says_so or stopped)
+        return Trained(parts, recorder, row.hooks if row else (), says_so or stopped)
 
-    def compare_resumed(self, whole: _Trained, batches: int) -> None:
+    def compare_resumed(self, whole: Trained, batches: int) -> None:
         """Require that a run which stops and resumes equals the uninterrupted one."""
         __tracebackhide__ = True
         resumed = self._stopped_and_resumed(whole, batches)
-        found = _differences(whole, resumed)
-        if found and found.keys() <= set(_NUMBERS):
+        found = differences(whole, resumed)
+        if found and found.keys() <= set(NUMBERS):
             again = self.train(None, f"again-{batches}")  # some numbers are times
-            found = _differences(whole, resumed, _unstable(whole, again))
+            found = differences(whole, resumed, unstable(whole, again))
         if not found:
             return
         self._require_exact_model(batches)
         changed = ", ".join(f"different {part}" for part in found)
         raise ConformanceError(
             f"a run that stops after {batches} batches and resumes ends with {changed} than an"
-            f" uninterrupted run.\n{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
+            f" uninterrupted run.\n{lines(found, 'the uninterrupted run', 'the resumed run')}\n"
             "Return everything that influences it from state_dict(), and restore it in"
             " load_state_dict()."
         )
 
-    def _stopped_and_resumed(
-        self, whole: _Trained, batches: int, *, bare: bool = False
-    ) -> _Trained:
+    def _stopped_and_resumed(self, whole: Trained, batches: int, *, bare: bool = False) -> Trained:
         """Return what an interrupted run and the one that resumes it have done together."""
         name = f"{'bare-' if bare else ''}cut-{batches}"
         cut = self.train(batches, name, bare=bare)
@@ -202,14 +191,14 @@ class _Kit:
         """Refuse a model or data that differ after a resume without the plug-in, too."""
         bare, again = (self.train(None, f"bare-{batches}-{n}", bare=True) for n in range(2))
         resumed = self._stopped_and_resumed(bare, batches, bare=True)
-        if found := _differences(bare, resumed, _unstable(bare, again)):
+        if found := differences(bare, resumed, unstable(bare, again)):
             raise ConfigurationError(
                 f"{self._objects()} differ after a stop and a resume without the plug-in, too.\n"
-                f"{_lines(found, 'the uninterrupted run', 'the resumed run')}\n"
+                f"{lines(found, 'the uninterrupted run', 'the resumed run')}\n"
                 "Let their state be saved first: the plug-in cannot be tested with them."
             )
 
-    def compare_without(self, whole: _Trained) -> None:
+    def compare_without(self, whole: Trained) -> None:
         """Compare a run with one without the plug-in."""
         __tracebackhide__ = True
         bare = self.train(None, "bare", bare=True)
@@ -218,24 +207,24 @@ class _Kit:
             if other is not None:
                 raise ConformanceError(
                     "wrap_batches passes on other batches than the loader gave.\n"
-                    f"{_lines({'batch': other}, 'the loader', 'the plug-in')}\n"
+                    f"{lines({'batch': other}, 'the loader', 'the plug-in')}\n"
                     "Yield each batch once, unchanged and in the same order."
                 )
-        found = {} if whole.changes_results else _changes(bare, whole)
+        found = {} if whole.changes_results else changes(bare, whole)
         if not found:
             return
         again = self.train(None, "bare-again", bare=True)
-        found = _changes(bare, whole, _unstable(bare, again))
+        found = changes(bare, whole, unstable(bare, again))
         if not found:
             return
-        if difference(bare.parts[_MODEL], again.parts[_MODEL]) is not None:
+        if difference(bare.parts[MODEL], again.parts[MODEL]) is not None:
             raise ConfigurationError(
                 f"{self._objects()} do not give the same results twice without the plug-in, so it"
                 " cannot be tested with them: draw random numbers from torch, numpy or random."
             )
         raise ConformanceError(
             "the plug-in changes the results of the run.\n"
-            f"{_lines(found, 'the run without it', 'the run with it')}\n"
+            f"{lines(found, 'the run without it', 'the run with it')}\n"
             "If it is meant to, write changes_results = True in its class. Otherwise, change no"
             " tensor of the model in place, and draw random numbers from a generator of its own:"
             " torch.Generator()."
@@ -305,66 +294,6 @@ def _few_messages() -> Iterator[None]:
 
 def _rows(trainer: Trainer) -> list[Any]:
     return list(trainer.plugin_manager.rows.values())
-
-
-def _differences(
-    whole: _Trained, resumed: _Trained, ignored: frozenset[str] = frozenset()
-) -> dict[str, Difference]:
-    """Return the parts of two runs that differ.
-
-    Args:
-        whole: one run.
-        resumed: the other run.
-        ignored: the names of numbers that do not count.
-    """
-    found = {"batch": first_other(whole.recorder.seen, resumed.recorder.seen)}
-    for part in whole.parts:
-        left, right = whole.parts[part], resumed.parts[part]
-        if part in _NUMBERS:
-            left, right = (_without(numbers, ignored) for numbers in (left, right))
-        found[part] = difference(left, right)
-    return {part: each for part, each in found.items() if each is not None}
-
-
-def _without(numbers: dict[str, Any], ignored: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in sorted(numbers.items()) if name not in ignored}
-
-
-def _unstable(first: _Trained, second: _Trained) -> frozenset[str]:
-    """Return the names of the numbers that differ in two equal runs, as times do."""
-    return frozenset(
-        name
-        for part in _NUMBERS
-        for name, value in first.parts[part].items()
-        if not equal(value, second.parts[part].get(name))
-    )
-
-
-def _changes(
-    bare: _Trained, other: _Trained, ignored: frozenset[str] = frozenset()
-) -> dict[str, Difference]:
-    """Return the results that differ from those of a run without the plug-in.
-
-    Numbers of the plug-in do not count.
-
-    Args:
-        bare: the run without it.
-        other: the run with it.
-        ignored: the names of numbers that do not count, either.
-    """
-    found = {_MODEL: difference(bare.parts[_MODEL], other.parts[_MODEL])}
-    for part in _NUMBERS:
-        expected = _without(bare.parts[part], ignored)
-        found[part] = difference(expected, {name: other.parts[part].get(name) for name in expected})
-    return {part: each for part, each in found.items() if each is not None}
-
-
-def _lines(found: Mapping[str, Difference], left: str, right: str) -> str:
-    """Return a line for each difference, with both values."""
-    return "\n".join(
-        f"  {part}{each.place}: {each.left} in {left}, {each.right} in {right}"
-        for part, each in found.items()
-    )
 
 
 def _stops(batches: int) -> tuple[int, ...]:
