@@ -124,3 +124,22 @@ def test_missing_data_is_explained(tmp_path: pathlib.Path, python: list[str]) ->
     result = subprocess.run([*python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert "pip install scikit-learn" in result.stderr
+
+
+def test_an_error_is_shown_with_its_notes(tmp_path: pathlib.Path, python: list[str]) -> None:
+    pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
+    code = """
+import sys, helios.cli, helios.cli.demo
+
+def run(*arguments):
+    error = ValueError("too hot")
+    error.add_note("raised in setup of plug-in 'oven'")
+    raise error
+
+helios.cli.demo.run = run
+sys.argv = ["helios", "demo"]
+helios.cli.main()
+"""
+    result = subprocess.run([*python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.endswith("ValueError: too hot\nraised in setup of plug-in 'oven'\n")
