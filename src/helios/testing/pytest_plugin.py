@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from helios import Trainer
     from helios.plugins.discovery import EntryPointRecord
     from helios.testing import TinyDataModule, TinyModel
 
@@ -43,14 +42,14 @@ def helios_run_root(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def helios_trainer(helios_run_root: pathlib.Path) -> "Callable[..., Trainer]":
+def helios_trainer(helios_run_root: pathlib.Path) -> Callable[..., Any]:
     """A function that creates trainers, which train for two epochs on the CPU.
 
     They use no installed plug-ins; all arguments of ``helios.Trainer`` override the defaults.
     """
     from helios import Trainer
 
-    def create(**arguments: Any) -> Trainer:
+    def create(**arguments: Any) -> Any:
         defaults = {
             "total_steps": 2,
             "valid_frequency": 1,
