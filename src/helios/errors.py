@@ -42,6 +42,10 @@ class CheckpointError(HeliosError, RuntimeError):
     """Raised if a checkpoint is damaged, is too new, or does not match the run."""
 
 
+class StudyError(HeliosError, RuntimeError):
+    """Raised if a study of hyperparameters cannot be created, loaded or continued."""
+
+
 class DamagedCheckpointError(CheckpointError):
     """Raised if a checkpoint is damaged; an older checkpoint can replace it."""
 

@@ -8,5 +8,13 @@ if importlib.util.find_spec("optuna") is None:
     )
 
 from helios.plugins.optuna.plugin import OptunaPlugin
+from helios.plugins.optuna.samplers import checkpoint_sampler, restore_sampler
+from helios.plugins.optuna.studies import create_or_load_study, create_study_starting_from_trial
 
-__all__ = ["OptunaPlugin"]
+__all__ = [
+    "OptunaPlugin",
+    "checkpoint_sampler",
+    "create_or_load_study",
+    "create_study_starting_from_trial",
+    "restore_sampler",
+]

@@ -37,13 +37,32 @@ def number_of(trial: Any) -> int:
     frozen = _frozen(trial)
     if frozen is None:
         return int(trial.number)
-    storages = optuna.storages
-    callback = getattr(storages, "RetryHeartbeatStaleTrialCallback", None)  # Optuna 4.9 or later
-    callback = callback or storages.RetryFailedTrialCallback
     with warnings.catch_warnings():  # the only public function is experimental
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        first = callback.retried_trial_number(frozen)
+        first = retry_callback().retried_trial_number(frozen)
     return int(trial.number if first is None else first)
+
+
+def retry_callback() -> Any:
+    """Return the class with which Optuna retries the trials of dead processes."""
+    import optuna
+
+    newer = getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback", None)  # Optuna 4.9
+    return newer or optuna.storages.RetryFailedTrialCallback
+
+
+def states() -> Any:
+    """Return the states of trials."""
+    import optuna
+
+    return optuna.trial.TrialState
+
+
+def requeue(storage: Any, study_name: str, number: int) -> None:
+    """Let a trial whose process has died be the next one that is run."""
+    study = storage.get_study_id_from_name(study_name)
+    trial = storage.get_trial_id_from_study_id_trial_number(study, number)
+    storage.set_trial_state_values(trial, states().WAITING)
 
 
 def key_of(trial: Any) -> str:
