@@ -28,7 +28,9 @@ def _folder() -> pathlib.Path | None:
     if on_path is not None:
         return pathlib.Path(on_path).resolve().parent
     found = pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    return max((path.parent for path in found), key=lambda path: float(path.parts[-2]), default=None)
+    return max(
+        (path.parent for path in found), key=lambda path: float(path.parts[-2]), default=None
+    )
 
 
 class Server:
@@ -77,7 +79,14 @@ def server() -> Iterator[Server]:
             command = [str(programs / program), "--pgdata", str(data), *arguments]
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **user)
 
-        run("initdb", "--username=helios", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8")
+        run(
+            "initdb",
+            "--username=helios",
+            "--auth=trust",
+            "--no-sync",
+            "--locale=C",
+            "--encoding=UTF8",
+        )
         options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
         run("pg_ctl", "start", "--wait", f"--log={folder / 'log'}", f"--options={options}")
         try:

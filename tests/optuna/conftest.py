@@ -7,8 +7,6 @@ from typing import Any
 import postgresql
 import pytest
 
-STORAGES = ["memory", "sqlite", "journal", "postgresql"]
-
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[postgresql.Server]:
@@ -20,12 +18,15 @@ def postgresql_server() -> Iterator[postgresql.Server]:
 
 
 @pytest.fixture
-def make_storage(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Callable[..., Any]:
+def make_storage(
+    tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], Any]]:
     """Return a function that opens a storage, as each process does; one in memory is shared."""
     import optuna
 
     memory = optuna.storages.InMemoryStorage()
     urls: dict[str, str] = {}
+    databases: list[Any] = []
 
     def make(kind: str) -> Any:
         if kind == "memory":
@@ -40,6 +41,10 @@ def make_storage(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Call
                 if kind == "sqlite"
                 else request.getfixturevalue("postgresql_server").new_database()
             )
-        return urls[kind]
+        databases.append(optuna.storages.RDBStorage(urls[kind]))
+        return databases[-1]
 
-    return make
+    yield make
+    for database in databases:
+        database.remove_session()
+        database.engine.dispose()

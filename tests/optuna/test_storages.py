@@ -31,6 +31,7 @@ def test_study(
             storage=make_storage(kind),
             study_name="study",
             load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(seed=0),
             pruner=Pruner(3),
             **arguments,
         )

@@ -26,9 +26,7 @@ def cut(storage: Any, name: str, trial_id: int, sampler_path: pathlib.Path | Non
 
     finish(storage, name)
     old = optuna.load_study(study_name=name, storage=storage)
-    new = optuna.create_study(
-        study_name=name + _SUFFIX, storage=storage, directions=old.directions
-    )
+    new = optuna.create_study(study_name=name + _SUFFIX, storage=storage, directions=old.directions)
     old_id, new_id = (storage.get_study_id_from_name(each.study_name) for each in (old, new))
     for key, value in storage.get_study_system_attrs(old_id).items():
         storage.set_study_system_attr(new_id, key, value)
@@ -36,7 +34,11 @@ def cut(storage: Any, name: str, trial_id: int, sampler_path: pathlib.Path | Non
         if key != _MARK:
             new.set_user_attr(key, value)
     new.add_trials(trial for trial in old.get_trials(deepcopy=False) if trial.number < trial_id)
-    mark = {"key": secrets.token_hex(8), "trial": trial_id, "samplers": sampler_path and str(sampler_path.resolve())}
+    mark = {
+        "key": secrets.token_hex(8),
+        "trial": trial_id,
+        "samplers": sampler_path and str(sampler_path.resolve()),
+    }
     new.set_user_attr(_MARK, mark)
     finish(storage, name)
 
