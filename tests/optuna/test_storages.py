@@ -10,7 +10,6 @@ from helpers import Make
 pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
 import optuna
-import postgresql
 from searches import Killed, Killer, Pruner, Scoring, States
 
 from helios.plugins.optuna import OptunaPlugin, create_or_load_study

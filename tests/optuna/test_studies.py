@@ -164,7 +164,7 @@ def test_sampler_cannot_run_code(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "reference",
-    [b"coptuna.samplers._tpe.sampler\nwarnings\n.", b"coptuna.samplers\nBaseSampler.__init__\n."],
+    [b"coptuna.samplers._base\nabc\n.", b"coptuna.samplers\nBaseSampler.__init__\n."],
     ids=["imported module", "attribute"],
 )
 def test_names_that_are_no_samplers(tmp_path: pathlib.Path, reference: bytes) -> None:
@@ -353,7 +353,7 @@ def test_heartbeat(tmp_path: pathlib.Path) -> None:
         storage=url, study_name="study", load_if_exists=True, heartbeat_interval=60
     )
     trial = study.ask()
-    trial.suggest_float("x", 0.5, 0.5)
+    assert trial.suggest_float("x", 0, 1) >= 0
     storage = trial.storage
     storage.record_heartbeat(trial._trial_id)
     backend = storage._backend
@@ -361,7 +361,7 @@ def test_heartbeat(tmp_path: pathlib.Path) -> None:
         connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     assert [each.state for each in study.trials] == [States.FAIL, States.COMPLETE]
-    assert values(study) == [0.5, 0.5]
+    assert values(study) == [trial.params["x"]] * 2
     backend.remove_session()
     backend.engine.dispose()
 

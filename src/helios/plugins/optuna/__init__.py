@@ -9,6 +9,7 @@ if importlib.util.find_spec("optuna") is None:
 
 from helios.plugins.optuna.plugin import OptunaPlugin
 from helios.plugins.optuna.samplers import checkpoint_sampler, restore_sampler
+from helios.plugins.optuna.search import tune
 from helios.plugins.optuna.studies import create_or_load_study, create_study_starting_from_trial
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "create_or_load_study",
     "create_study_starting_from_trial",
     "restore_sampler",
+    "tune",
 ]

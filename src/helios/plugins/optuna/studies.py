@@ -45,7 +45,7 @@ def create_or_load_study(
         StudyError: the study could not be loaded later.
         TypeError: ``storage`` is neither a URL nor a storage.
     """
-    storage = _storage_of(study_args, heartbeat_interval)
+    storage = storage_of(study_args, heartbeat_interval)
     if not study_args.get("load_if_exists"):
         raise StudyError("create_or_load_study needs load_if_exists=True, to load the study later.")
     name = study_args["study_name"] = _name_of(study_args, storage)
@@ -89,7 +89,7 @@ def create_study_starting_from_trial(
         StudyError: the study does not exist, or has no such trial.
         TypeError: ``storage`` is neither a URL nor a storage.
     """
-    storage = _storage_of(study_args)
+    storage = storage_of(study_args)
     name = _name_of(study_args, storage)
     if name is None:
         raise StudyError(f"the storage has no study: {study_args['storage']!r}.")
@@ -120,7 +120,7 @@ def warn_of_sqlite(logger: logging.Logger) -> None:
     )
 
 
-def _storage_of(study_args: dict[str, Any], heartbeat_interval: int | None = None) -> Any:
+def storage_of(study_args: dict[str, Any], heartbeat_interval: int | None = None) -> Any:
     """Return the storage as an object."""
     import optuna
 

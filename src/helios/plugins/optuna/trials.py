@@ -58,6 +58,28 @@ def states() -> Any:
     return optuna.trial.TrialState
 
 
+def open_trial(study: Any, storage: Any, number: int) -> Any:
+    """Return a running trial that another process may have begun."""
+    import optuna
+
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return optuna.trial.Trial(
+        study, storage.get_trial_id_from_study_id_trial_number(study_id, number)
+    )
+
+
+def suggest(trial: Any, name: str, distribution: Any) -> Any:
+    """Let a trial suggest a value from a distribution."""
+    import optuna
+
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    is_integer = isinstance(distribution, optuna.distributions.IntDistribution)
+    method = trial.suggest_int if is_integer else trial.suggest_float
+    step, log = distribution.step, distribution.log
+    return method(name, distribution.low, distribution.high, step=step, log=log)
+
+
 def requeue(storage: Any, study_name: str, number: int) -> None:
     """Let a trial whose process has died be the next one that is run."""
     study = storage.get_study_id_from_name(study_name)
