@@ -51,6 +51,22 @@ class Server:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://helios@/{name}?host={self._folder}"
 
+    def statistics(self, url: str) -> tuple[int, ...]:
+        """Return what a database counts once all have left it: transactions, and rows written."""
+        name = url.partition("@/")[2].partition("?")[0]
+        with self.connect("postgres") as connection:
+
+            def query(text: str) -> Any:
+                return connection.execute(text, [name]).fetchone()
+
+            while query("SELECT count(*) FROM pg_stat_activity WHERE datname = %s") != (0,):
+                pass
+            found: tuple[int, ...] = query(
+                "SELECT xact_commit + xact_rollback, tup_inserted, tup_updated"
+                " FROM pg_stat_database WHERE datname = %s"
+            )
+            return found
+
     def connect(self, database: str) -> Any:
         """Connect to a database by name."""
         import psycopg
@@ -87,7 +103,9 @@ def server() -> Iterator[Server]:
             "--locale=C",
             "--encoding=UTF8",
         )
-        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+        settings = ["listen_addresses=", f"unix_socket_directories={folder}"]
+        settings += ["fsync=off", "autovacuum=off"]
+        options = " ".join(f"-c {setting}" for setting in settings)
         run("pg_ctl", "start", "--wait", f"--log={folder / 'log'}", f"--options={options}")
         try:
             yield Server(folder)

@@ -86,7 +86,7 @@ def search(root: str, trials: int, **options: Any) -> Any:
             helios.Trainer,
             total_steps=10,
             valid_frequency=1,
-            chkpt_frequency=1,
+            chkpt_frequency=2,
             keep_last=1,
             use_cpu=True,
             print_banner=False,
