@@ -22,8 +22,8 @@ import helios
 from helios.plugins.optuna import tune
 
 SPACE = {
-    "lr": optuna.distributions.FloatDistribution(1e-4, 3e-2, log=True),
-    "width": optuna.distributions.IntDistribution(32, 256),
+    "lr": optuna.distributions.FloatDistribution(3e-4, 3e-2, log=True),
+    "width": optuna.distributions.IntDistribution(64, 256),
     "activation": optuna.distributions.CategoricalDistribution(["ReLU", "Tanh"]),
 }
 
@@ -34,10 +34,12 @@ class Digits(helios.DataModule):
     def setup(self) -> None:
         images, labels = load_digits(return_X_y=True)
         pixels = torch.tensor(images, dtype=torch.float32) / 16
-        data = TensorDataset(pixels, torch.tensor(labels))
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
-        parts = [torch.utils.data.Subset(data, part) for part in (order[360:], order[:360])]
-        self._add_train_phase(parts[0], {"batch_size": 32, "shuffle": True, "seeding": "none"})
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        parts = [
+            TensorDataset(pixels[part], torch.tensor(labels)[part])
+            for part in (order[360:], order[:360])
+        ]
+        self._add_train_phase(parts[0], {"batch_size": 64, "shuffle": True, "seeding": "none"})
         self._add_valid_dataset(parts[1], {"batch_size": 360})
 
 
@@ -86,7 +88,7 @@ def search(root: str, trials: int, **options: Any) -> Any:
             helios.Trainer,
             total_steps=10,
             valid_frequency=1,
-            chkpt_frequency=2,
+            chkpt_frequency=3,
             keep_last=1,
             use_cpu=True,
             print_banner=False,
