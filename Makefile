@@ -1,6 +1,7 @@
 # From a fresh clone, with Python 3.11 or newer, make and pip:
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
+#   make test-optuna4  the tests of the Optuna plug-in, with Optuna 4; make test runs them, too
 #   make soak   kills random runs at random moments, for SECONDS (600), and tries odd arguments
 #   make bench  what Helios costs beside PyTorch and other trainers; BENCH=loop,save chooses
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
 PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 
-.PHONY: demo test lint soak bench clean
+.PHONY: demo test test-optuna4 lint soak bench clean
 
 demo: .venv/installed
 	$(BIN)/helios demo
@@ -18,7 +19,16 @@ demo: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+	$(MAKE) test-optuna4
 	printf '%s\n' $(CONTRIB) | xargs -n 1 -P 2 $(BIN)/python -m pytest
+
+# Optuna 4 comes first on the path, so the large packages are not installed twice.
+test-optuna4: export OMP_NUM_THREADS = 1
+test-optuna4: .venv/optuna4
+	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest -n 2 --dist loadfile tests/optuna
+
+.venv/optuna4: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ optuna==4.9.0
 
 lint: .venv/installed
 	$(BIN)/ruff check

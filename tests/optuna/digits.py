@@ -34,7 +34,7 @@ class Digits(helios.DataModule):
     def setup(self) -> None:
         images, labels = load_digits(return_X_y=True)
         pixels = torch.tensor(images, dtype=torch.float32) / 16
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(2))
         parts = [
             TensorDataset(pixels[part], torch.tensor(labels)[part])
             for part in (order[360:], order[:360])
@@ -99,6 +99,7 @@ def search(root: str, trials: int, **options: Any) -> Any:
         root=root,
         sampler=functools.partial(optuna.samplers.TPESampler, n_startup_trials=5),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+        seed=2,
         verbose=False,
         **options,
     )

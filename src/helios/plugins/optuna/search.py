@@ -191,7 +191,7 @@ class _Search:
         )
 
     def _run_in_pool(self, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")  # PyTorch does not survive a fork
+        context = _process_context()
         with concurrent.futures.ProcessPoolExecutor(
             processes, context, initializer=worker.receive, initargs=(self._job,)
         ) as pool:
@@ -311,6 +311,15 @@ def _check_picklable(job: worker.Job, processes: int) -> None:
             " Define classes and functions at the top level of a module, and use functools.partial"
             " in place of lambda."
         ) from error
+
+
+def _process_context() -> Any:
+    """Return the way to start processes; one that uses a GPU cannot be forked itself."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__])  # so PyTorch is imported once
+    return context
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,7 +83,9 @@ def write_plots(study: Any, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _PLOTS:
         try:
-            figure = getattr(optuna.visualization, f"plot_{name}")(study)
+            with warnings.catch_warnings():  # of parts that are experimental, or of few trials
+                warnings.simplefilter("ignore")
+                figure = getattr(optuna.visualization, f"plot_{name}")(study)
         except (ImportError, RuntimeError, ValueError) as error:
             # Some need several complete trials, or scikit-learn.
             _logger.info("Optuna plug-in: no plot of %s: %s", name, error)
