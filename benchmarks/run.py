@@ -28,7 +28,7 @@ DATA, RESULTS = HERE / "results.json", HERE / "RESULTS.md"
 COMMANDS = {
     "loop": [["loop.py"]],
     "data": [["data.py"], ["seeding.py"]],
-    "hooks": [["loop.py", "--hooks"]],
+    "hooks": [["loop.py", "--hooks"], ["optuna_plugin.py"]],
     "save": [["checkpoint.py"]],
     "start": [["imports.py"], ["start.py"]],
     "cuda": [["gpu.py"]],
