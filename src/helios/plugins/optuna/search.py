@@ -15,7 +15,7 @@ import numpy as np
 
 from helios.checkpoints.lock import FolderLock
 from helios.errors import ConfigurationError, StudyError
-from helios.plugins.optuna import studies, summary, trials, worker
+from helios.plugins.optuna import journal, studies, summary, trials, worker
 
 _logger = logging.getLogger(__name__)
 
@@ -90,15 +90,13 @@ def tune(
             )
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
 
     _check(space, n_trials, processes, sampler, n_jobs)
     folder = pathlib.Path(root).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with _only_search_in(folder):
         if storage is None:
-            backend = JournalFileBackend(str(folder / "study.log"))
-            storage = optuna.storages.JournalStorage(backend)
+            storage = journal.open_journal(folder)
         storage = studies.storage_of({"storage": storage})
         study = optuna.create_study(
             storage=storage,
