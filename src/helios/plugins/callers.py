@@ -1,6 +1,8 @@
 """The bound callers of the hooks, and the record of a plug-in that is switched off."""
 
 import dataclasses
+import itertools
+import operator
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -74,33 +76,33 @@ def _is_plain(implementation: pluggy.HookImpl) -> bool:
 
 def _direct_caller(hook: HookInfo, implementations: list[pluggy.HookImpl]) -> Callable[..., Any]:
     """Return a function that calls plain implementations as pluggy does, in the given order."""
-    calls = [
-        (implementation, implementation.function, _selection(hook, implementation))
-        for implementation in implementations
+    groups = [
+        (_selection(names), [(implementation, implementation.function) for implementation in group])
+        for names, group in itertools.groupby(implementations, key=lambda each: each.argnames)
     ]
     is_unique = hook.claim is not None
 
     # attribution.py finds this function by its name, and the plug-in in hook_impl.
     def call_directly(**arguments: Any) -> Any:
         results = []
-        for hook_impl, function, names in calls:  # noqa: B007 - for attribution.py
-            if names is None:
-                result = function(**arguments)
-            else:
-                result = function(*[arguments[name] for name in names])
-            if result is not None:
-                if is_unique:
-                    return result
-                results.append(result)
+        for select, calls in groups:
+            values = select(arguments)
+            for hook_impl, function in calls:  # noqa: B007 - for attribution.py
+                result = function(*values)
+                if result is not None:
+                    if is_unique:
+                        return result
+                    results.append(result)
         return None if is_unique else results
 
     return call_directly
 
 
-def _selection(hook: HookInfo, implementation: pluggy.HookImpl) -> tuple[str, ...] | None:
-    """Return the names of the arguments to pass, or ``None`` for all of them."""
-    names = tuple(implementation.argnames)
-    return None if set(names) == set(hook.arguments) else names
+def _selection(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    """Return a function that selects arguments by their names, in the order of the names."""
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda arguments: tuple(arguments[name] for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
