@@ -84,8 +84,8 @@ class Everything(Plugin):
         self._write("process_training_batch", batch, state)
         return batch[0] * 10
 
-    def on_training_batch_start(self, state):
-        self._write("on_training_batch_start", state)
+    def on_training_batch_start(self, batch, samples, state):
+        self._write("on_training_batch_start", batch, samples, state)
 
     def on_before_optimizer_step(self, optimizer, state):
         gradient = optimizer.param_groups[0]["params"][0].grad.item()
@@ -95,8 +95,8 @@ class Everything(Plugin):
         gradient = optimizer.param_groups[0]["params"][0].grad
         self._write("on_after_optimizer_step", optimizer, gradient, state)
 
-    def on_training_batch_end(self, outputs, state):
-        self._write("on_training_batch_end", outputs, state)
+    def on_training_batch_end(self, outputs, batch, samples, state):
+        self._write("on_training_batch_end", outputs, batch, samples, state)
 
     def on_log(self, metrics, state):
         self._write("on_log", metrics, state)
@@ -118,8 +118,11 @@ class Everything(Plugin):
         self._write("process_validation_batch", batch, step)
         return batch[0] * 10
 
-    def on_validation_batch_end(self, outputs, step):
-        self._write("on_validation_batch_end", outputs, step)
+    def on_validation_batch_start(self, batch, samples, step):
+        self._write("on_validation_batch_start", batch, samples, step)
+
+    def on_validation_batch_end(self, outputs, batch, samples, step):
+        self._write("on_validation_batch_end", outputs, batch, samples, step)
 
     def on_validation_end(self, validation_cycle):
         self._write("on_validation_end", validation_cycle)
@@ -131,8 +134,11 @@ class Everything(Plugin):
         self._write("process_testing_batch", batch, step)
         return batch[0] * 10
 
-    def on_testing_batch_end(self, outputs, step):
-        self._write("on_testing_batch_end", outputs, step)
+    def on_testing_batch_start(self, batch, samples, step):
+        self._write("on_testing_batch_start", batch, samples, step)
+
+    def on_testing_batch_end(self, outputs, batch, samples, step):
+        self._write("on_testing_batch_end", outputs, batch, samples, step)
 
     def on_testing_end(self):
         self._write("on_testing_end")

@@ -48,7 +48,7 @@ class Observer(Named):
         raise Fault
 
 
-ARGUMENTS = {"outputs": None, "state": TrainingState()}
+ARGUMENTS = {"outputs": None, "batch": None, "samples": lambda: 4, "state": TrainingState()}
 
 
 def manager_of(*plugins: object) -> PluginManager:
@@ -131,3 +131,27 @@ def test_monitor_of_pluggy_sees_each_call_until_it_is_removed() -> None:
     call(manager)
     assert seen == ["on_training_batch_end"]
     assert is_direct(manager)
+
+
+class Counting(Named):
+    """Takes the number of samples."""
+
+    def on_training_batch_end(self, samples: int) -> None:  # type: ignore[override]
+        self._seen = samples
+
+
+def test_samples_are_counted_only_for_those_that_take_them() -> None:
+    counting, counted = Counting("counting"), []
+    arguments = {**ARGUMENTS, "samples": lambda: counted.append(None) or 4}
+    for plugins in [(Failing("first"), Failing("second")), (Failing("first"), Wrapping("second"))]:
+        hook = manager_of(*plugins).callers.on_training_batch_end
+        assert hook is not None
+        hook(**arguments)
+    assert not counted
+    for others in [(), (Failing("first"),), (Wrapping("first"),)]:
+        counted.clear()
+        hook = manager_of(counting, *others).callers.on_training_batch_end
+        assert hook is not None
+        hook(**arguments)
+        assert counting._seen == 4
+        assert len(counted) == 1

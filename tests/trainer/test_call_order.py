@@ -71,7 +71,7 @@ def recording_plugin(lines: list[str]) -> Plugin:
         if name == "step_context":
             return context()
         for passed_on in ("batch", "batches", "module"):
-            if passed_on in arguments:
+            if passed_on in arguments and not name.startswith("on_"):
                 return arguments[passed_on]
         return False if name == "should_training_stop" else None
 
@@ -177,6 +177,7 @@ model.eval()
 plugin.on_validation_start(cycle=0)
 model.on_validation_start(cycle=0)
 plugin.process_validation_batch(step=0)
+plugin.on_validation_batch_start(step=0)
 model.on_validation_batch_start(step=0)
 plugin.step_context(phase=validation)
 enter
@@ -253,6 +254,7 @@ plugin.on_testing_start()
 model.on_testing_start()
 model.eval()
 plugin.process_testing_batch(step=0)
+plugin.on_testing_batch_start(step=0)
 model.on_testing_batch_start(step=0)
 plugin.step_context(phase=testing)
 enter

@@ -123,6 +123,10 @@ class Session:
             prepared = compiled
         return prepared
 
+    def samples(self) -> int:
+        """Return the number of samples that the loader put into the current batch; 1 outside."""
+        return 1 if self.batch is None else self._batch_size(self.batch)
+
     def log(self, name: str, value: Any, weight: Number | None = None) -> None:
         """Add a value to the mean of its name. See :meth:`Model.log`."""
         if isinstance(value, nn.Module) and is_metric(value):

@@ -14,6 +14,7 @@ from helios.plugins.guards import is_wrapper
 from helios.plugins.hookspecs import HOOKS, HookInfo
 
 _LINE, _INDENTED = "\n", "\n    "
+_COUNTED = "samples"
 
 
 class HookCallers:
@@ -22,6 +23,9 @@ class HookCallers:
     A test for ``None`` is about thirty times faster than a hook call without an implementation. If
     all implementations of a hook are plain functions, they are called without pluggy, which costs
     a tenth. Wrappers and everything unusual are left to pluggy.
+
+    The loops pass ``samples`` as a function, because it takes time to count them. It is called only
+    if somebody takes the argument.
 
     Args:
         relay: the hooks of the manager.
@@ -40,6 +44,9 @@ class HookCallers:
             call: Callable[..., Any] | None = caller if implementations else None
             if implementations and not self._monitors and all(map(_is_plain, implementations)):
                 call = _direct_caller(hook, implementations[::-1])
+            is_taken = self._monitors or any(_COUNTED in each.argnames for each in implementations)
+            if call is not None and _COUNTED in hook.arguments and is_taken:
+                call = _counting(call)
             setattr(self, name, call)
 
     def add_monitor(self, remove: Callable[[], None]) -> Callable[[], None]:
@@ -72,6 +79,15 @@ def _is_plain(implementation: pluggy.HookImpl) -> bool:
         return False
     names: tuple[str, ...] = code.co_varnames[is_method : code.co_argcount]
     return names == tuple(implementation.argnames) and not code.co_posonlyargcount
+
+
+def _counting(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a caller that counts the samples first, unless it receives their number."""
+
+    def call_with_samples(samples: Callable[[], int] | int, **arguments: Any) -> Any:
+        return call(samples=samples() if callable(samples) else samples, **arguments)
+
+    return call_with_samples
 
 
 def _direct_caller(hook: HookInfo, implementations: list[pluggy.HookImpl]) -> Callable[..., Any]:

@@ -136,10 +136,12 @@ class PluginSpec:
         return batch
 
     @hookspec
-    def on_training_batch_start(self, state: TrainingState) -> None:
+    def on_training_batch_start(self, batch: Any, samples: int, state: TrainingState) -> None:
         """Called after ``process_training_batch``, before the model's ``train_step``.
 
         Args:
+            batch: the batch that the model will receive.
+            samples: the number of samples that the loader put into it.
             state: the position of the run.
         """
 
@@ -166,11 +168,15 @@ class PluginSpec:
         """
 
     @hookspec
-    def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
+    def on_training_batch_end(
+        self, outputs: Any, batch: Any, samples: int, state: TrainingState
+    ) -> None:
         """Called after the model's ``train_step``.
 
         Args:
             outputs: the return value of ``train_step``.
+            batch: the batch that the model received.
+            samples: the number of samples that the loader put into it.
             state: the position of the run.
         """
 
@@ -233,11 +239,23 @@ class PluginSpec:
         return batch
 
     @hookspec
-    def on_validation_batch_end(self, outputs: Any, step: int) -> None:
+    def on_validation_batch_start(self, batch: Any, samples: int, step: int) -> None:
+        """Called after ``process_validation_batch``, before the model's ``valid_step``.
+
+        Args:
+            batch: the batch that the model will receive.
+            samples: the number of samples that the loader put into it.
+            step: the number of the batch, from 0.
+        """
+
+    @hookspec
+    def on_validation_batch_end(self, outputs: Any, batch: Any, samples: int, step: int) -> None:
         """Called after the model's ``valid_step``.
 
         Args:
             outputs: the return value of ``valid_step``.
+            batch: the batch that the model received.
+            samples: the number of samples that the loader put into it.
             step: the number of the batch, from 0.
         """
 
@@ -269,11 +287,23 @@ class PluginSpec:
         return batch
 
     @hookspec
-    def on_testing_batch_end(self, outputs: Any, step: int) -> None:
+    def on_testing_batch_start(self, batch: Any, samples: int, step: int) -> None:
+        """Called after ``process_testing_batch``, before the model's ``test_step``.
+
+        Args:
+            batch: the batch that the model will receive.
+            samples: the number of samples that the loader put into it.
+            step: the number of the batch, from 0.
+        """
+
+    @hookspec
+    def on_testing_batch_end(self, outputs: Any, batch: Any, samples: int, step: int) -> None:
         """Called after the model's ``test_step``.
 
         Args:
             outputs: the return value of ``test_step``.
+            batch: the batch that the model received.
+            samples: the number of samples that the loader put into it.
             step: the number of the batch, from 0.
         """
 

@@ -18,7 +18,15 @@ UNMARKED: pluggy.HookimplOpts = {
 }
 """The options of an implementation without a marker."""
 
-hookspec = pluggy.HookspecMarker(PROJECT)
+Declare = Callable[[Callable[..., Any]], Any]
+
+_mark = pluggy.HookspecMarker(PROJECT)
+hookspec: Declare = _mark
+"""The decorator that declares a hook of kind *all*.
+
+Type checkers see ``Any``, because an implementation may omit arguments, and later releases add some.
+"""
+
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """The decorator that marks a function as the implementation of a hook.
 
@@ -29,7 +37,7 @@ only to set the options of pluggy (``tryfirst``, ``trylast``, ``wrapper``).
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
-def unique(claim: str) -> Callable[[Hook], Hook]:
+def unique(claim: str) -> Declare:
     """Declare a hook of kind *one*.
 
     Args:
@@ -38,7 +46,7 @@ def unique(claim: str) -> Callable[[Hook], Hook]:
 
     def declare(function: Hook) -> Hook:
         function.__dict__["helios_claim"] = claim
-        return hookspec(firstresult=True)(function)
+        return _mark(firstresult=True)(function)
 
     return declare
 

@@ -258,7 +258,7 @@ class CUDAPlugin(Plugin):
         super().__init__(self.plugin_id)
         self.prefetch = prefetch
         if prefetch:  # otherwise another plug-in may wrap the batches
-            self.wrap_batches = self._prefetched  # type: ignore[method-assign]
+            self.wrap_batches = self._prefetched
         self.unique_overrides.training_batch = True
         self.unique_overrides.validation_batch = True
         self.unique_overrides.testing_batch = True

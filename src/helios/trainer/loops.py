@@ -84,7 +84,7 @@ def train_epoch(run: "Run") -> bool:
             loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
             require_batch(run, batch, loaded, "process_training_batch")
         if hooks.on_training_batch_start is not None:
-            hooks.on_training_batch_start(state=state)
+            hooks.on_training_batch_start(batch=batch, samples=session.samples, state=state)
         model.on_training_batch_start(state)
         if run.has_step_contexts:
             with run.step_context("training"):
@@ -94,7 +94,9 @@ def train_epoch(run: "Run") -> bool:
         if window.is_complete and window.size > 1:
             session.end_window()
         if hooks.on_training_batch_end is not None:
-            hooks.on_training_batch_end(outputs=outputs, state=state)
+            hooks.on_training_batch_end(
+                outputs=outputs, batch=batch, samples=session.samples, state=state
+            )
         should_log = window.is_complete and is_due(print_frequency, state.current_iteration)
         model.on_training_batch_end(state, should_log=should_log)
         session.batch = None
@@ -175,26 +177,30 @@ def validate(run: "Run") -> bool:
 
 
 def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
-    model, hooks = run.model, run.hooks
+    model, hooks, session = run.model, run.hooks, run.session
     model.eval()
     if hooks.on_validation_start is not None:
         hooks.on_validation_start(validation_cycle=cycle)
     model.on_validation_start(cycle)
     with torch.no_grad():
         for step, batch in enumerate(batches):
-            run.session.batch = step
+            session.batch = step
             if hooks.process_validation_batch is not None:
                 loaded, batch = batch, hooks.process_validation_batch(batch=batch, step=step)
                 require_batch(run, batch, loaded, "process_validation_batch")
+            if hooks.on_validation_batch_start is not None:
+                hooks.on_validation_batch_start(batch=batch, samples=session.samples, step=step)
             model.on_validation_batch_start(step)
             with run.step_context("validation"):
                 outputs = model.valid_step(batch, step)
             if hooks.on_validation_batch_end is not None:
-                hooks.on_validation_batch_end(outputs=outputs, step=step)
+                hooks.on_validation_batch_end(
+                    outputs=outputs, batch=batch, samples=session.samples, step=step
+                )
             model.on_validation_batch_end(step)
             if run.must_leave():
                 return False
-    run.session.batch = None
+    session.batch = None
     run.enter_results()
     model.train()
     if hooks.on_validation_end is not None:
@@ -214,26 +220,30 @@ def test(run: "Run") -> None:
 
 
 def _test_batches(run: "Run", batches: Any) -> bool:
-    model, hooks = run.model, run.hooks
+    model, hooks, session = run.model, run.hooks, run.session
     if hooks.on_testing_start is not None:
         hooks.on_testing_start()
     model.on_testing_start()
     model.eval()
     with torch.no_grad():
         for step, batch in enumerate(batches):
-            run.session.batch = step
+            session.batch = step
             if hooks.process_testing_batch is not None:
                 loaded, batch = batch, hooks.process_testing_batch(batch=batch, step=step)
                 require_batch(run, batch, loaded, "process_testing_batch")
+            if hooks.on_testing_batch_start is not None:
+                hooks.on_testing_batch_start(batch=batch, samples=session.samples, step=step)
             model.on_testing_batch_start(step)
             with run.step_context("testing"):
                 outputs = model.test_step(batch, step)
             if hooks.on_testing_batch_end is not None:
-                hooks.on_testing_batch_end(outputs=outputs, step=step)
+                hooks.on_testing_batch_end(
+                    outputs=outputs, batch=batch, samples=session.samples, step=step
+                )
             model.on_testing_batch_end(step)
             if run.control.is_stop_requested():
                 return False
-    run.session.batch = None
+    session.batch = None
     run.enter_results()
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
