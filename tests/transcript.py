@@ -98,8 +98,8 @@ class Everything(Plugin):
     def on_training_batch_end(self, outputs, batch, samples, state):
         self._write("on_training_batch_end", outputs, batch, samples, state)
 
-    def on_log(self, metrics, state):
-        self._write("on_log", metrics, state)
+    def on_log(self, metrics, phase, state):
+        self._write("on_log", metrics, phase, state)
 
     def should_training_stop(self):
         self._write("should_training_stop")
@@ -126,6 +126,9 @@ class Everything(Plugin):
 
     def on_validation_end(self, validation_cycle):
         self._write("on_validation_end", validation_cycle)
+
+    def on_validation_results(self, metrics, improved, validation_cycle):
+        self._write("on_validation_results", metrics, improved, validation_cycle)
 
     def on_testing_start(self):
         self._write("on_testing_start")

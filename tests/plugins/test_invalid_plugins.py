@@ -196,7 +196,7 @@ class Bad(NamedTuple):
 
 NOT_A_PLUGIN = ("is not a plug-in", "helios.Plugin", "@helios.hookimpl")
 END = "the hook on_training_batch_end"
-ARGUMENTS = "Arguments of on_training_batch_end: outputs, state"
+ARGUMENTS = "Arguments of on_training_batch_end: outputs, batch, samples, state"
 
 BAD = [
     Bad("None", lambda: None, ("None", *NOT_A_PLUGIN), False),

@@ -201,7 +201,7 @@ def test_function_set_on_the_instance_is_called(trainer: Trainer) -> None:
     trainer.register_plugin(plugin)
     callers = trainer.plugin_manager.arrange()
     callers.on_training_start()
-    callers.on_log(metrics={"loss": 1.0}, state=None)
+    callers.on_log(metrics={"loss": 1.0}, phase="training", state=None)
     assert calls == ["start", {"loss": 1.0}]
 
 

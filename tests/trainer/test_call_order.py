@@ -160,7 +160,9 @@ model.should_training_stop()
 """
 
 FIRST_BATCH = BATCH.format(batch=1, log=False, logged="")
-SECOND_BATCH = BATCH.format(batch=2, log=True, logged="plugin.on_log(epoch=0 batch=2 loss)")
+SECOND_BATCH = BATCH.format(
+    batch=2, log=True, logged="plugin.on_log(phase=training epoch=0 batch=2 loss)"
+)
 
 TRAINING_START = """
 plugin.on_training_start()
@@ -188,8 +190,9 @@ model.on_validation_batch_end(step=0)
 model.train()
 plugin.on_validation_end(cycle=0)
 model.on_validation_end(cycle=0)
-plugin.on_log(epoch=0 batch={batch} accuracy)
+plugin.on_log(phase=validation epoch=0 batch={batch} accuracy)
 model.have_metrics_improved()
+plugin.on_validation_results(cycle=0 accuracy)
 plugin.should_training_stop()
 model.should_training_stop()
 """
@@ -265,7 +268,7 @@ plugin.on_testing_batch_end(step=0)
 model.on_testing_batch_end(step=0)
 plugin.on_testing_end()
 model.on_testing_end()
-plugin.on_log(epoch=0 batch=0 accuracy)
+plugin.on_log(phase=testing epoch=0 batch=0 accuracy)
 data.teardown()
 plugin.teardown()
 """

@@ -28,7 +28,7 @@ TESTING = """
     model.on_testing_batch_end(0)
     plugin.on_testing_end()
     model.on_testing_end()
-    plugin.on_log({'tested': 50.0}; %s)
+    plugin.on_log({'tested': 50.0}; 'testing'; %s)
     data.teardown()
     plugin.teardown()
     plugin.launched()

@@ -181,7 +181,7 @@ class PluginSpec:
         """
 
     @hookspec
-    def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
+    def on_log(self, metrics: dict[str, float], phase: str, state: TrainingState) -> None:
         """Receive the metrics that the model logged, already on the host.
 
         Called every ``print_frequency`` steps, or at the end of each epoch without it, with the
@@ -191,6 +191,7 @@ class PluginSpec:
 
         Args:
             metrics: the values by name.
+            phase: ``"training"``, ``"validation"`` or ``"testing"``, where they were logged.
             state: the position of the run.
         """
 
@@ -264,6 +265,18 @@ class PluginSpec:
         """Perform any necessary actions when validation ends.
 
         Args:
+            validation_cycle: the validation cycle number, from 0.
+        """
+
+    @hookspec
+    def on_validation_results(
+        self, metrics: dict[str, Any], improved: bool, validation_cycle: int
+    ) -> None:
+        """Called when the results of a validation are complete and judged.
+
+        Args:
+            metrics: ``model.metrics``, with the values that ``on_validation_end`` logged.
+            improved: ``True`` if this validation is the best so far; early stopping counts others.
             validation_cycle: the validation cycle number, from 0.
         """
 

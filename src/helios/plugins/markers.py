@@ -1,6 +1,7 @@
 """The markers for hooks and for their implementations."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,12 +22,6 @@ UNMARKED: pluggy.HookimplOpts = {
 Declare = Callable[[Callable[..., Any]], Any]
 
 _mark = pluggy.HookspecMarker(PROJECT)
-hookspec: Declare = _mark
-"""The decorator that declares a hook of kind *all*.
-
-Type checkers see ``Any``, because an implementation may omit arguments, and later releases add some.
-"""
-
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """The decorator that marks a function as the implementation of a hook.
 
@@ -35,6 +30,19 @@ only to set the options of pluggy (``tryfirst``, ``trylast``, ``wrapper``).
 """
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def hookspec(function: Callable[..., Any]) -> Any:
+    """Declare a hook of kind *all*, whose default does nothing.
+
+    An implementation may omit arguments, and later releases add some. So type checkers see ``Any``,
+    and a plug-in may call the default with the arguments of an earlier release.
+    """
+
+    @functools.wraps(function)
+    def do_nothing(*args: Any, **kwargs: Any) -> None: ...
+
+    return _mark(do_nothing)
 
 
 def unique(claim: str) -> Declare:

@@ -152,7 +152,7 @@ def validate(run: "Run") -> bool:
     Returns:
         ``True`` if the validation is complete.
     """
-    model, state = run.model, run.state
+    model, hooks, state = run.model, run.hooks, run.state
     cycle = state.validation_cycles
     if run.must_leave():
         return False
@@ -166,8 +166,12 @@ def validate(run: "Run") -> bool:
             if not is_complete:
                 model.train()
                 return False
-            run.log_evaluation()
+            run.log_evaluation("validation")
         improved = run.validations.judge()
+        if hooks.on_validation_results is not None:
+            hooks.on_validation_results(
+                metrics=model.metrics, improved=improved, validation_cycle=cycle
+            )
     state.early_stop_count = 0 if improved else state.early_stop_count + 1
     state.validation_cycles += 1
     run.control.validation_due = False
@@ -216,7 +220,7 @@ def test(run: "Run") -> None:
         with run.session.evaluating(run.batches.evaluation_size):
             is_complete = _test_batches(run, batches)
         if is_complete:
-            run.log_evaluation()
+            run.log_evaluation("testing")
 
 
 def _test_batches(run: "Run", batches: Any) -> bool:

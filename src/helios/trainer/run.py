@@ -334,18 +334,18 @@ class Run:
 
     def log_training(self) -> None:
         """Read the values logged in training since the last call, and send them to loggers."""
-        self._hand_out(self.session.training_log)
+        self._hand_out(self.session.training_log, "training")
 
     def log_epoch(self) -> None:
         """Read the values logged at the end of an epoch, and send them to loggers."""
         self.check_first_steps(is_over=True)
-        self._hand_out(self.epoch_log)
+        self._hand_out(self.epoch_log, "training")
 
-    def log_evaluation(self) -> None:
+    def log_evaluation(self, phase: str) -> None:
         """Read the values logged in an evaluation, and send them to loggers."""
         self.enter_results()
         self._entered = {}
-        self._hand_out(self.session.evaluation_log)
+        self._hand_out(self.session.evaluation_log, phase)
 
     def enter_results(self) -> None:
         """Enter what the model has logged while evaluating into its metrics, once per value."""
@@ -354,11 +354,11 @@ class Run:
         self.model.metrics.update(new)
         self._entered = means
 
-    def _hand_out(self, log: MetricBuffer) -> None:
+    def _hand_out(self, log: MetricBuffer, phase: str) -> None:
         if self.hooks.on_log is None:
             log.clear()
         elif metrics := log.read():
-            self.hooks.on_log(metrics=metrics, state=self.state)
+            self.hooks.on_log(metrics=metrics, phase=phase, state=self.state)
 
 
 def _tell(target: object, facts: dict[str, Any]) -> None:
