@@ -61,6 +61,9 @@ class Everything(Plugin):
         self._write("prepare_module", module)
         return module
 
+    def on_model_ready(self, model):
+        self._write("on_model_ready", model)
+
     def wrap_batches(self, batches, phase):
         self._write("wrap_batches", batches, phase)
         return batches

@@ -13,7 +13,7 @@ import pytest
 from helios.cli.doctor.problem import CODES
 from helios.plugins import PLUGIN_REGISTRY
 from helios.plugins.builtin.progress import ProgressPlugin
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 from helios.plugins.markers import Deprecation
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "cli.md"

@@ -10,7 +10,7 @@ from helpers import Make
 
 from helios import Plugin, hookimpl
 from helios.plugins import HOOKS
-from helios.plugins.hookspecs import HookInfo
+from helios.plugins.hooks import HookInfo
 from helios.plugins.markers import Deprecation, deprecated, hookspec
 
 

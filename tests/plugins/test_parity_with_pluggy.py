@@ -18,7 +18,7 @@ from helios.plugins.markers import PROJECT
 from helios.plugins.profile import PluginProfile
 
 ARGUMENTS = {
-    "on_log": {"metrics": {"loss": 1.0}, "state": "the state"},
+    "on_log": {"metrics": {"loss": 1.0}, "phase": "training", "state": "the state"},
     "on_training_start": {},
     "process_training_batch": {"batch": 10, "state": "the state"},
     "process_validation_batch": {"batch": 10, "step": 3},

@@ -140,6 +140,7 @@ plugin.setup()
 data.setup()
 model.setup()
 plugin.prepare_module()
+plugin.on_model_ready()
 """
 
 BATCH = """

@@ -11,7 +11,7 @@ import pytest
 from transcript import EveryMethod, Everything, Three, check, resume
 
 from helios import DataModule, Model, TrainingState
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 
 
 def own_methods(kind: type) -> set[str]:
@@ -51,6 +51,7 @@ def test_fit_in_epochs(parts: Any, tmp_path: pathlib.Path) -> None:
         data.setup()
         model.setup(False)
         plugin.prepare_module(<Linear>)
+        plugin.on_model_ready(<EveryMethod>)
         plugin.on_training_start()
         model.on_training_start()
         model.train()
@@ -199,6 +200,7 @@ def test_fit_in_iterations(parts: Any, tmp_path: pathlib.Path) -> None:
         data.setup()
         model.setup(False)
         plugin.prepare_module(<Linear>)
+        plugin.on_model_ready(<EveryMethod>)
         plugin.on_training_start()
         model.on_training_start()
         model.train()
@@ -316,8 +318,9 @@ def test_resumed_fit(parts: Any, tmp_path: pathlib.Path) -> None:
         data.setup()
         model.setup(False)
         plugin.prepare_module(<Linear>)
-        model.load_state_dict(('net', 'optimizer'); False)
         plugin.load_state_dict(1)
+        plugin.on_model_ready(<EveryMethod>)
+        model.load_state_dict(('net', 'optimizer'); False)
         data.load_state_dict()
         plugin.on_checkpoint_loaded(m_epoch_0_iter_2_x; epoch 0, batch 2, step 2)
         plugin.on_training_start()

@@ -50,6 +50,7 @@ def test_test_without_a_checkpoint(parts: Any) -> None:
         data.setup()
         model.setup(True)
         plugin.prepare_module(<Linear>)
+        plugin.on_model_ready(<EveryMethod>)
         model.load_for_testing()
         """,
         TESTING % "epoch 0, batch 0, step 0",
@@ -71,8 +72,9 @@ def test_test_of_a_checkpoint(parts: Any, tmp_path: pathlib.Path) -> None:
         data.setup()
         model.setup(True)
         plugin.prepare_module(<Linear>)
-        model.load_state_dict(('net', 'optimizer'); True)
         plugin.load_state_dict(1)
+        plugin.on_model_ready(<EveryMethod>)
+        model.load_state_dict(('net', 'optimizer'); True)
         plugin.on_checkpoint_loaded(m_epoch_0_iter_2_x; epoch 0, batch 2, step 2)
         """,
         TESTING % "epoch 0, batch 2, step 2",
@@ -94,8 +96,9 @@ def test_test_after_fit(parts: Any) -> None:
         data.setup()
         model.setup(True)
         plugin.prepare_module(<Linear>)
-        model.load_state_dict(('net', 'optimizer'); True)
         plugin.load_state_dict(1)
+        plugin.on_model_ready(<EveryMethod>)
+        model.load_state_dict(('net', 'optimizer'); True)
         """,
         TESTING % "epoch 1, batch 0, step 3",
     )

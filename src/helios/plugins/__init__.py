@@ -1,6 +1,7 @@
 """The plug-in framework and the built-in plug-ins."""
 
-from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.hooks import HOOKS
+from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.manager import PluginManager
 from helios.plugins.markers import hookimpl
 from helios.plugins.plan import PluginPlan

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 from helios.plugins.results import BuiltIn
 
 if TYPE_CHECKING:

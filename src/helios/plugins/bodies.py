@@ -14,7 +14,7 @@ from helios.errors import (
     kind_of,
 )
 from helios.plugins.guards import is_wrapper, replace
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 
 _YIELDS_BATCHES = "wrap_batches"  # its generator runs as the loop reads from it
 

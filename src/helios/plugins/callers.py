@@ -11,7 +11,7 @@ import pluggy
 
 from helios.errors import describe
 from helios.plugins.guards import is_wrapper
-from helios.plugins.hookspecs import HOOKS, HookInfo
+from helios.plugins.hooks import HOOKS, HookInfo
 
 _LINE, _INDENTED = "\n", "\n    "
 _COUNTED = "samples"

@@ -22,7 +22,8 @@ from helios.errors import (
 )
 from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
-from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.hooks import HOOKS
+from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.markers import PROJECT, UNMARKED
 from helios.plugins.plugin import Plugin
 

@@ -8,14 +8,12 @@ For a hook of kind *all*, pluggy calls every implementation in the order of the 
 raises an error at registration.
 """
 
-import dataclasses
-import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from helios.core import TrainingState
-from helios.plugins.markers import Deprecation, hookspec, unique
+from helios.plugins.markers import hookspec, unique
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +81,18 @@ class PluginSpec:
             The network to train.
         """
         return module
+
+    @hookspec
+    def on_model_ready(self, model: "Model") -> None:
+        """Change the model between its ``setup`` and the restoring of its state.
+
+        Called in ``fit`` and ``test``, when the state of the plug-in is already restored. So the
+        plug-in can give the model the form that it had when the checkpoint was saved: other
+        modules, frozen weights, more groups of an optimizer.
+
+        Args:
+            model: the model after its ``setup``.
+        """
 
     @unique("batches")
     def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
@@ -361,38 +371,3 @@ class PluginSpec:
 
         Called in reverse order at the end of every run, even if the run has failed.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class HookInfo:
-    """The facts about one hook that the framework needs.
-
-    Attributes:
-        name: the name of the hook.
-        arguments: the names of its arguments.
-        claim: the capability that each implementation claims; ``None`` for a hook of kind *all*.
-        deprecations: the deprecations of the hook and of its arguments.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    claim: str | None
-    deprecations: tuple[Deprecation, ...] = ()
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> "HookInfo":
-        """Return the facts about a method of :class:`PluginSpec`."""
-        return cls(
-            name=function.__name__,
-            arguments=tuple(inspect.signature(function).parameters)[1:],
-            claim=getattr(function, "helios_claim", None),
-            deprecations=tuple(getattr(function, "helios_deprecations", ())),
-        )
-
-
-HOOKS: dict[str, HookInfo] = {
-    name: HookInfo.of(function)
-    for name, function in vars(PluginSpec).items()
-    if not name.startswith("_")
-}
-"""All hooks by name, in the order of declaration."""

@@ -20,7 +20,8 @@ from helios.plugins.blocks import Blocks
 from helios.plugins.callers import HookCallers, Quarantine
 from helios.plugins.discovery import EntryPointRecord
 from helios.plugins.guards import contain, contain_context, is_wrapper
-from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.hooks import HOOKS
+from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.index import Index, resolved
 from helios.plugins.late_changes import LateChanges
 from helios.plugins.markers import PROJECT

@@ -23,7 +23,7 @@ from helios.errors import (
 )
 from helios.model import Model
 from helios.plugins import bodies
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
 
 _SWITCHES = ("autoload", "critical", "changes_results")

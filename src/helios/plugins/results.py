@@ -17,7 +17,8 @@ from helios.errors import (
     kind_of,
 )
 from helios.plugins.guards import Function, is_wrapper, replace
-from helios.plugins.hookspecs import HOOKS, PluginSpec
+from helios.plugins.hooks import HOOKS
+from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.markers import UNMARKED
 
 if TYPE_CHECKING:

@@ -124,6 +124,7 @@ class Checkpointer:
         self._kept_snapshots = Snapshots()  # its own, as the others may still be written
         self._durable: list[tuple[pathlib.Path, TrainingState]] = []
         self._newest: pathlib.Path | None = None
+        self._read: dict[str, Any] | None = None
         self._stalls: list[float] = []
         self._saved_at: tuple[int, int, int] | None = None
         self._kept: dict[str, Any] | None = None
@@ -262,8 +263,8 @@ class Checkpointer:
 
     # Restoring.
 
-    def restore(self, wanted: Wanted = None, *, compare_plans: bool) -> pathlib.Path | None:
-        """Restore the run from a checkpoint: by default the newest that is not damaged.
+    def begin_restore(self, wanted: Wanted = None, *, compare_plans: bool) -> pathlib.Path | None:
+        """Read a checkpoint, by default the newest that is not damaged, and restore early parts.
 
         Args:
             wanted: see :meth:`Trainer.test`.
@@ -273,8 +274,7 @@ class Checkpointer:
             The path of the checkpoint, or ``None`` if the folder has none and none is wanted.
 
         Raises:
-            CheckpointError: the checkpoint has a newer format, or does not match the model; or the
-                wanted one does not exist.
+            CheckpointError: the checkpoint has a newer format, or the wanted one does not exist.
             PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
         # Load into host memory, because optimizers and generators keep part of their state there.
@@ -284,10 +284,21 @@ class Checkpointer:
         path, payload = found[0], migrations.migrate(found[1], found[0])
         if compare_plans:
             self._compare_plans(payload["plan"], path)
-        parts.restore(self._table, migrations.complete(payload), self._place)
-        self._saved_at = self._position()
+        self._read = migrations.complete(payload)
+        parts.restore([part for part in self._table if part.is_early], self._read, self._place)
         self._newest = path
         return path
+
+    def restore(self) -> None:
+        """Restore the other parts of the checkpoint that :meth:`begin_restore` has read, if any.
+
+        Raises:
+            CheckpointError: the checkpoint does not match the model.
+        """
+        states, self._read = self._read, None
+        if states is not None:
+            parts.restore([part for part in self._table if not part.is_early], states, self._place)
+            self._saved_at = self._position()
 
     def require_space(self, path: pathlib.Path) -> None:
         """Refuse to train if a checkpoint as large as this one does not fit into the folder.

@@ -29,12 +29,14 @@ class Part(NamedTuple):
         save: the function that returns the state, which must be plain.
         load: the function that restores what ``save`` returned.
         per_rank: ``True`` if each rank has its own state; a checkpoint then holds a list.
+        is_early: ``True`` if it is restored before plug-ins may change the model.
     """
 
     name: str
     save: Callable[[], Any]
     load: Callable[[Any], None]
     per_rank: bool = False
+    is_early: bool = False
 
 
 def parts_of_training(
@@ -51,7 +53,9 @@ def parts_of_training(
     validations: Validations,
     folder: RunFolder,
 ) -> list[Part]:
-    """Return the parts of a checkpoint of training, in the order in which they are restored.
+    """Return the parts of a checkpoint of training.
+
+    They are restored in this order, but the early ones first.
 
     ==================  =====================================================================
     ``training_state``  the counters
@@ -75,7 +79,7 @@ def parts_of_training(
     changes, metrics = session.changes, _Metrics(model, session)
     precision = session.precision
     return [
-        Part("training_state", state.dict, state.load_dict),
+        Part("training_state", state.dict, state.load_dict, is_early=True),
         Part("epoch", batches.state_dict, batches.load_state_dict),
         Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
@@ -86,7 +90,7 @@ def parts_of_training(
         Part("scalers", precision.state_dict, precision.load_state_dict),
         Part("metrics", metrics.save, metrics.load),
         Part("rng", generators.save, generators.load, per_rank=True),
-        Part("plugins", plugins.save, plugins.load, per_rank=True),
+        Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
         Part("validated", validations.state_dict, validations.load_state_dict),
         Part("run", folder.state_dict, folder.load_state_dict),
@@ -105,7 +109,7 @@ def parts_of_test(
     """Return the parts that a test restores from a checkpoint of training."""
     changes, metrics = session.changes, _Metrics(model, session)
     return [
-        Part("training_state", state.dict, state.load_dict),
+        Part("training_state", state.dict, state.load_dict, is_early=True),
         Part("changes", changes.state_dict, changes.load_for_test, per_rank=True),
         Part(
             "model",
@@ -113,7 +117,7 @@ def parts_of_test(
             lambda saved: call_with_flag(model.load_state_dict, saved, fast_init=True),
         ),
         Part("metrics", metrics.save, metrics.load_newest),
-        Part("plugins", plugins.save, plugins.load, per_rank=True),
+        Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
         Part("validated", validations.state_dict, validations.load_state_dict),
         Part("run", folder.state_dict, folder.load_state_dict),
     ]

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from helios.core import Alone, AverageTimer, rng, update_all_registries
 from helios.model.changes import Changes
@@ -24,6 +24,7 @@ from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
+from helios.trainer.step_contexts import StepContexts
 from helios.trainer.teardown import Teardown
 from helios.trainer.verdicts import verdict
 from helios.trainer.wrapped_batches import counted_hook
@@ -166,11 +167,13 @@ class Run:
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
+        path = self.checkpoints.begin_restore(compare_plans=True)
+        self._complete_model()
         self.optimizers.note()
         datamodule = self.job.datamodule
         report.warn(unused.unused_in_training(self.trainer, model, datamodule, self.hooks))
         teardown.push(self.checkpoints.flush)  # before the plug-ins are torn down
-        path = self.checkpoints.restore(compare_plans=True)
+        self.checkpoints.restore()
         if path is not None:
             if not self.control.is_finished():
                 self.checkpoints.require_space(path)
@@ -220,7 +223,11 @@ class Run:
         report, trained = self.job.reporter, self.job.trained
         self._set_up(teardown, fast_init=True)
         report.warn(unused.unused_in_test(self.model, self.job.datamodule, self.hooks))
-        path = self.checkpoints.restore(self.job.wanted, compare_plans=False)
+        path = self.checkpoints.begin_restore(self.job.wanted, compare_plans=False)
+        if path is None and trained is not None:
+            self.manager.load_state_dict(trained.plugins)
+        self._complete_model()
+        self.checkpoints.restore()
         if path is not None:
             report.show_restored(path, self.validations.story_of_weights())
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
@@ -229,7 +236,6 @@ class Run:
         else:
             self.session.changes.load_for_test(trained.changes)
             call_with_flag(self.model.load_state_dict, trained.model, fast_init=True)
-            self.manager.load_state_dict(trained.plugins)
         self._find_files(path)
         report.doing = "testing"
         loops.test(self)
@@ -261,6 +267,10 @@ class Run:
         teardown.push(job.datamodule.teardown, lambda: type(job.datamodule).__name__)
         teardown.push(self.batches.close)
         call_with_flag(self.model.setup, fast_init=fast_init)
+
+    def _complete_model(self) -> None:
+        """Let plug-ins change the model that ``setup`` has created, before it is restored."""
+        self.manager.hook.on_model_ready(model=self.model)
         self.session.changes.set_up()
 
     def _owner(self, plug_id: str) -> str:
@@ -321,7 +331,7 @@ class Run:
         autocast = self.session.precision.autocast
         if self.hooks.step_context is None:
             return autocast
-        return _StepContexts([autocast, *self.hooks.step_context(phase=phase)])
+        return StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
     @property
     def epoch_log(self) -> MetricBuffer:
@@ -366,30 +376,3 @@ def _tell(target: object, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if hasattr(type(target), name):
             setattr(target, name, value)
-
-
-class _StepContexts(contextlib.ExitStack):
-    """The context managers around a step; they see its error, but cannot suppress it."""
-
-    def __init__(self, contexts: list[contextlib.AbstractContextManager[Any]]) -> None:
-        super().__init__()
-        self._contexts = contexts
-
-    def __enter__(self) -> "_StepContexts":
-        try:
-            for context in self._contexts:
-                self.enter_context(context)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> Literal[False]:
-        try:
-            super().__exit__(kind, error, trace)
-        except BaseException as other:
-            if other is not error:
-                raise
-        if error is not None:
-            error.__traceback__ = trace  # without the frames of those that it was thrown into
-        return False

@@ -1,0 +1,44 @@
+"""The facts about all hooks, as :class:`PluginSpec` declares them."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from helios.plugins.hookspecs import PluginSpec
+from helios.plugins.markers import Deprecation
+
+
+@dataclasses.dataclass(frozen=True)
+class HookInfo:
+    """The facts about one hook that the framework needs.
+
+    Attributes:
+        name: the name of the hook.
+        arguments: the names of its arguments.
+        claim: the capability that each implementation claims; ``None`` for a hook of kind *all*.
+        deprecations: the deprecations of the hook and of its arguments.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    claim: str | None
+    deprecations: tuple[Deprecation, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "HookInfo":
+        """Return the facts about a method of :class:`PluginSpec`."""
+        return cls(
+            name=function.__name__,
+            arguments=tuple(inspect.signature(function).parameters)[1:],
+            claim=getattr(function, "helios_claim", None),
+            deprecations=tuple(getattr(function, "helios_deprecations", ())),
+        )
+
+
+HOOKS: dict[str, HookInfo] = {
+    name: HookInfo.of(function)
+    for name, function in vars(PluginSpec).items()
+    if not name.startswith("_")
+}
+"""All hooks by name, in the order of declaration."""
