@@ -90,6 +90,16 @@ class Everything(Plugin):
     def on_training_batch_start(self, batch, samples, state):
         self._write("on_training_batch_start", batch, samples, state)
 
+    def on_before_backward(self, loss, optimizer, state):
+        self._write("on_before_backward", optimizer, state)
+
+    def on_after_backward(self, loss, optimizer, state):
+        self._write("on_after_backward", optimizer, state)
+
+    def on_gradients_ready(self, optimizer, state):
+        gradient = optimizer.param_groups[0]["params"][0].grad.item()
+        self._write("on_gradients_ready", optimizer, gradient, state)
+
     def on_before_optimizer_step(self, optimizer, state):
         gradient = optimizer.param_groups[0]["params"][0].grad.item()
         self._write("on_before_optimizer_step", optimizer, gradient, state)

@@ -150,7 +150,10 @@ model.on_training_batch_start(epoch=0 batch={batch})
 plugin.step_context(phase=training)
 enter
 model.train_step(epoch=0 batch={batch})
+plugin.on_before_backward(epoch=0 batch={batch})
+plugin.on_after_backward(epoch=0 batch={batch})
 plugin.on_before_optimizer_step(epoch=0 batch={batch})
+plugin.on_gradients_ready(epoch=0 batch={batch})
 plugin.on_after_optimizer_step(epoch=0 batch={batch})
 leave
 plugin.on_training_batch_end(epoch=0 batch={batch})

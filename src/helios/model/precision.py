@@ -71,13 +71,20 @@ class Precision:
         if self._scales and has_gradients(self._together[optimizers]):
             self._scalers[optimizers].unscale_(self._together[optimizers])
 
-    def step(self, optimizers: tuple[Optimizer, ...]) -> bool:
+    def step(self, optimizers: tuple[Optimizer, ...], *, is_skipped: bool = False) -> bool:
         """Take a step unless fp16 gradients overflowed, and return whether it was taken.
 
         If the gradients of one of the optimizers overflowed, none of them takes the step.
+
+        Args:
+            optimizers: the optimizers.
+            is_skipped: ``True`` to take no step, because somebody has asked for that.
         """
-        is_taken = True
-        if self._scales and has_gradients(self._together[optimizers]):
+        is_taken = not is_skipped
+        if is_skipped:
+            if self._scales and has_gradients(self._together[optimizers]):
+                self._scalers[optimizers].update()  # ready for the next gradients
+        elif self._scales and has_gradients(self._together[optimizers]):
             is_taken = self._scaled_step(self._scalers[optimizers], optimizers)
         else:  # without any gradient, a scaler refuses to step
             for optimizer in optimizers:

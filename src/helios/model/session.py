@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helios.core import Place, TrainingState
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, NoRunError
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer, Number, is_metric
@@ -21,22 +21,21 @@ from helios.model.precision import Precision
 from helios.model.window import Window
 
 Caller = Callable[..., Any] | None
+_HOOKS_OF_STEPS = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_gradients_ready",
+    "on_after_optimizer_step",
+)
 
 
 class SessionHooks(Protocol):
-    """The hooks that a session calls. A hook is ``None`` if no plug-in implements it."""
+    """The hooks that a session calls, also those of steps. A hook may be ``None``."""
 
     @property
     def prepare_module(self) -> Caller:
         """The hook that prepares a network in place of the session."""
-
-    @property
-    def on_before_optimizer_step(self) -> Caller:
-        """The hook called before an optimizer takes a step."""
-
-    @property
-    def on_after_optimizer_step(self) -> Caller:
-        """The hook called after an optimizer has taken a step."""
 
 
 class Session:
@@ -53,6 +52,7 @@ class Session:
         modes: the modes of the model's modules.
         metric_objects: the metrics of torchmetrics that the model holds.
         batch_size: returns the number of samples in a training batch, by its number in the epoch.
+        batches_per_epoch: returns the number of batches in an epoch.
         is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
         keeps_training_values: ``True`` if the values that a model logs in training will be read.
 
@@ -69,6 +69,7 @@ class Session:
             others.
         evaluation_log: the values logged in the current validation or test.
         running_losses: the sums of losses, by name, since the last validation.
+        batches_per_epoch: returns the number of batches in an epoch.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Session:
         modes: Modes,
         metric_objects: MetricObjects,
         batch_size: Callable[[int], int],
+        batches_per_epoch: Callable[[], int | float],
         *,
         is_training: bool,
         keeps_training_values: bool,
@@ -92,6 +94,7 @@ class Session:
         self.changes = changes
         self.modes = modes
         self.is_training = is_training
+        self.batches_per_epoch = batches_per_epoch
         self.batch: int | None = None
         self.training_log = MetricBuffer()
         self.epoch_log = MetricBuffer()
@@ -106,6 +109,11 @@ class Session:
         self._batch_size = batch_size
         self._optimizers = optimizers
         self._outside = None if precision.is_full else precision.outside
+        self._has_extras = not precision.is_full or any(
+            getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
+        )
+        self._current: Step | None = None
+        self._skipped: set[Step] = set()
         self.metric_objects = metric_objects
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
@@ -205,12 +213,13 @@ class Session:
         weight: float | torch.Tensor | None,
         retain_graph: bool,
     ) -> bool:
-        window = self._window
+        window, has_extras, given = self._window, self._has_extras, loss
         if weight is not None or step.weight is not None:
             loss = step.weigh(loss, weight)
         elif window.size > 1:
             loss = loss / window.size
-        if self._outside is not None:
+        if has_extras:
+            self._call("on_before_backward", step, loss=given)
             loss = self.precision.scale(loss, step.optimizers)
         if step.kept:
             step.restore_shared()
@@ -225,6 +234,8 @@ class Session:
                 self._optimizers.note_withheld(step)
                 for parameter, gradient in zip(step.apart, kept, strict=True):
                     parameter.grad = gradient
+        if has_extras:
+            self._call("on_after_backward", step, loss=given)
         if window.is_complete:
             return self._take(step)
         if step.shared:
@@ -233,30 +244,53 @@ class Session:
 
     def _take(self, step: Step) -> bool:
         """Take a step on the gradients of the window, and return whether it was taken."""
-        hooks, optimizers = self._hooks, step.optimizers
+        optimizers, has_extras = step.optimizers, self._has_extras
         step.losses = 0
         if step.kept:
             step.restore_shared()
-        if self._outside is not None:
+        if has_extras:
             self.precision.unscale(optimizers)
         if step.weight is not None:
             step.divide()
-        if hooks.on_before_optimizer_step is not None:
-            for optimizer in optimizers:
-                hooks.on_before_optimizer_step(optimizer=optimizer, state=self._state)
+        if has_extras:
+            self._call("on_before_optimizer_step", step)
         if step.clip_norm is not None or step.clip_value is not None:
             step.clip()
         is_taken = True
-        if self._outside is not None:
-            is_taken = self.precision.step(optimizers)
+        if has_extras:
+            self._call("on_gradients_ready", step)
+            is_taken = self.precision.step(optimizers, is_skipped=step in self._skipped)
+            self._skipped.discard(step)
         else:
             for optimizer in optimizers:
                 optimizer.step()
         step.drop_gradients()
-        if is_taken and hooks.on_after_optimizer_step is not None:
-            for optimizer in optimizers:
-                hooks.on_after_optimizer_step(optimizer=optimizer, state=self._state)
+        if has_extras and is_taken:
+            self._call("on_after_optimizer_step", step)
         return is_taken
+
+    def _call(self, name: str, step: Step, **arguments: Any) -> None:
+        """Call a hook of a step, if somebody implements it, once for each optimizer."""
+        hook: Caller = getattr(self._hooks, name)
+        if hook is not None:
+            self._current = None if name == "on_after_optimizer_step" else step
+            for optimizer in step.optimizers:
+                hook(optimizer=optimizer, state=self._state, **arguments)
+            self._current = None
+
+    def skip_step(self) -> None:
+        """Skip the step that the running hook is about. See :meth:`Trainer.skip_step`.
+
+        Raises:
+            NoRunError: no hook of a step is running, or the step was taken.
+        """
+        if self._current is None:
+            raise NoRunError(
+                "skip_step() was called outside of an optimizer step: call it in the hooks"
+                " on_before_backward, on_after_backward, on_before_optimizer_step or"
+                " on_gradients_ready."
+            )
+        self._skipped.add(self._current)
 
     @property
     def has_optimized(self) -> bool:

@@ -3,9 +3,7 @@
 :class:`PluginSpec` declares each hook once. pluggy reads the hook specifications from it,
 :class:`~helios.plugins.Plugin` inherits from it, and a test compares the documentation with it.
 
-For a hook of kind *all*, pluggy calls every implementation in the order of the plan. A hook of kind
-*one* is a capability, and only one active plug-in may have it. If two plug-ins implement it, Helios
-raises an error at registration.
+Many plug-ins may implement a hook of kind *all*, but only one may implement one of kind *one*.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from torch import nn
 
     from helios.model import Model
     from helios.trainer import Trainer
@@ -44,10 +41,8 @@ class PluginSpec:
     def configure_model(self, model: "Model") -> None:
         """Configure the model before training or testing.
 
-        Called once per plug-in and model; a direct call by the user counts.
-
         Args:
-            model: the model before its ``setup``.
+            model: the model before its ``setup``; once per plug-in, a call by the user included.
         """
 
     @unique("launch")
@@ -71,7 +66,7 @@ class PluginSpec:
         """Construct all required state; the device and the process group are ready."""
 
     @unique("module")
-    def prepare_module(self, module: "nn.Module") -> "nn.Module":
+    def prepare_module(self, module: "torch.nn.Module") -> "torch.nn.Module":
         """Place a network on its device, and wrap it for parallelism.
 
         Args:
@@ -86,9 +81,7 @@ class PluginSpec:
     def on_model_ready(self, model: "Model") -> None:
         """Change the model between its ``setup`` and the restoring of its state.
 
-        Called in ``fit`` and ``test``, when the state of the plug-in is already restored. So the
-        plug-in can give the model the form that it had when the checkpoint was saved: other
-        modules, frozen weights, more groups of an optimizer.
+        The state of the plug-in is already restored, so it can give the model its saved form.
 
         Args:
             model: the model after its ``setup``.
@@ -156,10 +149,43 @@ class PluginSpec:
         """
 
     @hookspec
+    def on_before_backward(
+        self, loss: "torch.Tensor", optimizer: "torch.optim.Optimizer", state: TrainingState
+    ) -> None:
+        """Called before the backward pass of a loss, for each optimizer that it is for.
+
+        Args:
+            loss: the loss that the model passed to ``optimize``.
+            optimizer: the optimizer that will step on its gradients.
+            state: the position of the run.
+        """
+
+    @hookspec
+    def on_after_backward(
+        self, loss: "torch.Tensor", optimizer: "torch.optim.Optimizer", state: TrainingState
+    ) -> None:
+        """Called after the backward pass of a loss; gradients may be scaled and not complete.
+
+        Args:
+            loss: the loss that the model passed to ``optimize``.
+            optimizer: the optimizer that will step on its gradients.
+            state: the position of the run.
+        """
+
+    @hookspec
     def on_before_optimizer_step(
         self, optimizer: "torch.optim.Optimizer", state: TrainingState
     ) -> None:
         """Called when the gradients are complete and unscaled, but not yet clipped.
+
+        Args:
+            optimizer: the optimizer before its step.
+            state: the position of the run.
+        """
+
+    @hookspec
+    def on_gradients_ready(self, optimizer: "torch.optim.Optimizer", state: TrainingState) -> None:
+        """Called when the gradients are clipped, immediately before the step.
 
         Args:
             optimizer: the optimizer before its step.

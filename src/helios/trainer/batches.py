@@ -75,6 +75,13 @@ class Batches:
         if self._datamodule.advance_train_phase():
             self.begin_phase()
 
+    def count_in_epoch(self) -> int | float:
+        """Return the number of batches in an epoch, also before the loader is created."""
+        pair = self._train_loader or require_pair(self._datamodule, "train_dataloader")
+        if pair is None:
+            return 0
+        return math.inf if isinstance(pair[1], StreamPosition) else len(pair[0])
+
     def begin_phase(self) -> None:
         """Create the loader of the current training set.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from helios.core import Group, TrainingState, TrainingUnit
 from helios.model.window import Window
@@ -46,6 +47,7 @@ class Control:
         interruptible: ``True`` if an urgent stop interrupts a validation at once.
         validation_due: ``True`` if a validation is due now and not complete yet.
         save_due: ``True`` if a checkpoint is due when the current epoch has ended.
+        is_asked: ``True`` if there is a request: to stop, to validate or to save.
         final_error: the error that the run raises after its normal end.
     """
 
@@ -72,11 +74,26 @@ class Control:
         self.validation_due = False
         self.save_due = False
         self.final_error: BaseException | None = None
+        self.is_asked = False
+        self._asked_for: set[str] = set()
 
     def request(self, request: StopRequest) -> None:
         """Add a request to stop, unless the same request exists."""
+        self.is_asked = True
         if request not in self.requests:
             self.requests.append(request)
+
+    def ask(self, for_what: Literal["a validation", "a checkpoint"]) -> None:
+        """Ask for a validation or a checkpoint after the current optimizer step."""
+        self._asked_for.add(for_what)
+        self.is_asked = True
+
+    def take(self, for_what: Literal["a validation", "a checkpoint"]) -> bool:
+        """Return whether somebody has asked for a validation or a checkpoint, and forget it."""
+        was_asked = for_what in self._asked_for
+        self._asked_for.discard(for_what)
+        self.is_asked = bool(self.requests or self._asked_for)
+        return was_asked
 
     def decide(self, author: str) -> None:
         """Stop because ``should_training_stop`` returned ``True``, now or before a resume."""

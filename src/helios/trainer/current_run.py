@@ -1,7 +1,10 @@
 """The public members of a trainer that are about its current or last run."""
 
 import inspect
+import logging
+import math
 import pathlib
+from typing import Literal
 
 import torch
 
@@ -13,6 +16,8 @@ from helios.plugins.attribution import author_in_stack
 from helios.plugins.callers import HookCallers
 from helios.trainer.control import StopRequest
 from helios.trainer.job import Job, Outcome
+
+_logger = logging.getLogger(__name__)
 
 
 class CurrentRun:
@@ -39,6 +44,40 @@ class CurrentRun:
         """
         assert self._model is not None, "the model is known once fit() or test() has started"
         return self._model
+
+    @property
+    def datamodule(self) -> DataModule:
+        """The data module of the current or last run.
+
+        Raises:
+            AssertionError: no run has started yet.
+        """
+        assert self._datamodule is not None, "the data are known once fit() or test() has started"
+        return self._datamodule
+
+    @property
+    def steps_per_epoch(self) -> int | float:
+        """The number of optimizer steps in an epoch; infinite for a stream of unknown length.
+
+        Known in ``fit``, from the model's ``setup`` on. With iterations as the training unit, the
+        last step of an epoch may need batches of the next one, and counts here.
+
+        Raises:
+            NoRunError: no trainer runs the model.
+        """
+        batches = self.model.session.batches_per_epoch()
+        return batches if math.isinf(batches) else math.ceil(batches / self.accumulation_steps)
+
+    @property
+    def estimated_steps(self) -> int | float:
+        """The number of optimizer steps of the whole training, if it does not end early.
+
+        Raises:
+            NoRunError: no trainer runs the model.
+        """
+        if self.train_unit is TrainingUnit.ITERATION:
+            return self.total_steps
+        return self.total_steps * self.steps_per_epoch if self.total_steps else 0
 
     @property
     def state(self) -> TrainingState:
@@ -125,6 +164,54 @@ class CurrentRun:
             author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
         if self._job is not None:
             self._job.control.request(StopRequest(reason, author, urgent))
+
+    def request_validation(self, reason: str) -> None:
+        """Validate after the current optimizer step, in addition to the validations that are due.
+
+        After the last batch of an epoch, with epochs as the training unit, the validation takes
+        place where the validation of the epoch does, and does not take place twice. Hooks and
+        models may call this.
+
+        Args:
+            reason: the reason, for the log.
+        """
+        self._request("a validation", reason)
+
+    def request_save(self, reason: str) -> None:
+        """Save a checkpoint after the current optimizer step, and its validation, if one is due.
+
+        After the last batch of an epoch, the checkpoint is saved when the epoch is complete. A run
+        without a folder for checkpoints saves none. Hooks and models may call this, for example in
+        ``on_validation_results``.
+
+        Args:
+            reason: the reason, for the log.
+        """
+        self._request("a checkpoint", reason)
+
+    def _request(self, what: Literal["a validation", "a checkpoint"], reason: str) -> None:
+        if self._job is not None:
+            author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
+            _logger.info("%s requests %s: %s", author, what, reason)
+            self._job.control.ask(what)
+
+    def skip_step(self, reason: str) -> None:
+        """Do not take the optimizer step that the current loss or gradients are for.
+
+        ``Model.optimize`` then returns ``False``, its gradients are dropped, and
+        ``on_after_optimizer_step`` is not called, as if gradients in fp16 had overflowed. With
+        accumulated gradients, the losses of the whole step are lost. Call this in a hook from
+        ``on_before_backward`` to ``on_gradients_ready``.
+
+        Args:
+            reason: the reason, for the log.
+
+        Raises:
+            NoRunError: no step is in progress.
+        """
+        self.model.session.skip_step()
+        author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
+        _logger.info("%s skips an optimizer step: %s", author, reason)
 
     def raise_at_end(self, error: BaseException) -> None:
         """Raise an error from ``fit`` or ``test`` after the run has ended normally.

@@ -22,9 +22,9 @@ def train(run: "Run") -> None:
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
     control, in_epochs = run.control, trainer.train_unit is TrainingUnit.EPOCH
     if control.validation_due:  # a stop interrupted it
-        control.validation_due = False  # due again at the end of the epoch
-        if not in_epochs:
-            complete_step(run)
+        control.validation_due = False
+        control.ask("a validation")
+        (serve_requests if in_epochs else complete_step)(run)
     # A checkpoint may be saved after the last batch, but before the end of its epoch.
     while not control.validation_due and (
         not control.is_finished() or state.dataset_iter == run.batches.per_epoch
@@ -37,8 +37,8 @@ def train(run: "Run") -> None:
         if not train_epoch(run):
             break
 
-        control.validation_due = in_epochs and is_due(
-            trainer.valid_frequency, state.global_epoch + 1
+        control.validation_due = in_epochs and (
+            control.take("a validation") or is_due(trainer.valid_frequency, state.global_epoch + 1)
         )
         if control.validation_due and not validate(run):
             break
@@ -55,7 +55,7 @@ def train(run: "Run") -> None:
         is_due_here = in_epochs and (
             is_due(trainer.chkpt_frequency, state.global_epoch) or run.must_keep_best()
         )
-        if control.save_due or is_due_here:
+        if control.take("a checkpoint") or control.save_due or is_due_here:
             control.save_due = False
             run.checkpoints.save()
     run.control.end_early(run.validations.story_of_end)
@@ -114,8 +114,10 @@ def train_epoch(run: "Run") -> bool:
                 complete_step(run)
                 if control.is_finished():
                     return is_whole_epoch(run)
-            elif control.requests:
-                return is_whole_epoch(run)
+            elif control.is_asked:
+                serve_requests(run)
+                if control.requests:
+                    return is_whole_epoch(run)
     return True
 
 
@@ -125,20 +127,32 @@ def is_whole_epoch(run: "Run") -> bool:
 
 
 def complete_step(run: "Run") -> None:
-    """Validate and save after an optimizer step, if the training unit is the iteration.
+    """Validate and save after an optimizer step, if it is due or requested; for iterations."""
+    trainer, step = run.trainer, run.state.current_iteration
+    validates, saves = is_due(trainer.valid_frequency, step), is_due(trainer.chkpt_frequency, step)
+    if validates or saves or run.control.is_asked:
+        validate_and_save(run, validates=validates, saves=saves)
+
+
+def serve_requests(run: "Run") -> None:
+    """Validate and save inside an epoch, if it is requested; for epochs as the training unit."""
+    if run.state.dataset_iter != run.batches.per_epoch:  # otherwise at the end of the epoch
+        validate_and_save(run, validates=False, saves=False)
+
+
+def validate_and_save(run: "Run", *, validates: bool, saves: bool) -> None:
+    """Validate, and then save; requests count, too.
 
     After the last batch of an epoch, the save waits for the end of the epoch, so that one moment
     does not get two checkpoints. The end of a stream is not known yet.
     """
-    trainer, state = run.trainer, run.state
-    validates = is_due(trainer.valid_frequency, state.current_iteration)
-    run.control.validation_due = validates
+    control = run.control
+    control.validation_due = validates = control.take("a validation") or validates
     if validates and not validate(run):
         return
-    is_best = validates and run.must_keep_best()
-    if is_best or is_due(trainer.chkpt_frequency, state.current_iteration):
-        if state.dataset_iter == run.batches.per_epoch:
-            run.control.save_due = True
+    if control.take("a checkpoint") or saves or (validates and run.must_keep_best()):
+        if run.state.dataset_iter == run.batches.per_epoch:
+            control.save_due = True
         else:
             run.checkpoints.save()
 

@@ -86,6 +86,7 @@ class Run:
             Modes(self.model),
             MetricObjects(self.model),
             self.batches.training_size,
+            self.batches.count_in_epoch,
             is_training=job.purpose == "fit",
             keeps_training_values=trainer.print_frequency is not None
             or self.hooks.on_log is not None,
