@@ -6,14 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from plugins_of_authors.best_checkpoint import BestCheckpointPlugin
+from plugins_of_authors.lora import LoraPlugin
+from plugins_of_authors.nan_guard import NanGuardPlugin
+from plugins_of_authors.plateau import PlateauPlugin
+from plugins_of_authors.prediction_writer import PredictionWriterPlugin
+from plugins_of_authors.pruning import PruningPlugin
+from plugins_of_authors.throughput import ThroughputPlugin
 from plugins_of_authors.unfreezing import UnfreezingPlugin
+from plugins_of_authors.warm_up import WarmUpPlugin
 
 from helios.testing import check_conformance
 
 FOLDER = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("test_"))
 PLUGINS: dict[str, Callable[[], Any]] = {
+    "best_checkpoint": BestCheckpointPlugin,
+    "lora": LoraPlugin,
+    "nan_guard": NanGuardPlugin,
+    "plateau": PlateauPlugin,
+    "prediction_writer": PredictionWriterPlugin,
+    "pruning": PruningPlugin,
+    "throughput": ThroughputPlugin,
     "unfreezing": UnfreezingPlugin,
+    "warm_up": WarmUpPlugin,
 }
 """Functions that make the plug-in of each module, by the module's name."""
 
