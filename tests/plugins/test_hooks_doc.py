@@ -36,8 +36,8 @@ OVERRIDES = {
 }
 """The hooks that the fields of UniquePluginOverrides stand for."""
 
-NOT_HOOKS = {"applies_to", "state_dict", "load_state_dict"}
-"""Public methods of Plugin that are a protocol rather than hooks."""
+NOT_HOOKS = {"applies_to", "log", "state_dict", "load_state_dict"}
+"""Public methods of Plugin that are no hooks."""
 
 
 class Row(NamedTuple):
@@ -137,6 +137,20 @@ def test_document_describes_the_hook(name: str) -> None:
     claim = HOOKS[name].claim
     assert rows[0].kind == ("all" if claim is None else f"one: {claim}")
     assert len(rows[0].when) > 10
+
+
+# The documented picture.
+
+
+def pictured() -> list[str]:
+    """Return the hooks in the picture of a run, in order."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    picture = text.partition("## The order of a run")[2].split("```")[1]
+    return re.findall(r"^ *(\w+)", picture, re.MULTILINE)
+
+
+def test_picture_shows_each_hook_once() -> None:
+    assert sorted(pictured()) == sorted(HOOKS)
 
 
 # The docstrings.

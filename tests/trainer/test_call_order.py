@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -235,6 +237,20 @@ def test_epochs(tmp_path: Any) -> None:
         SAVE.format(epoch=1, batch=2),
         END,
     )
+
+
+def test_the_picture_of_the_documentation_shows_this_order(tmp_path: Any) -> None:
+    root = pathlib.Path(__file__).parents[2]
+    text = (root / "docs" / "hooks.md").read_text(encoding="utf-8")
+    picture = text.partition("## The order of a run")[2].split("```")[1]
+    shown = re.findall(r"^ *(\w+)", picture, re.MULTILINE)
+    lines = transcript("fit", tmp_path, valid_frequency=1, chkpt_frequency=1, print_frequency=1)
+    called = dict.fromkeys(re.findall(r"^plugin\.(\w+)", "\n".join(lines), re.MULTILINE))
+    elsewhere = {name for name in HOOKS if "testing" in name} | {
+        "on_checkpoint_loaded",
+        "on_exception",
+    }
+    assert list(called) == [name for name in shown if name not in elsewhere]
 
 
 def test_iterations(tmp_path: Any) -> None:

@@ -85,3 +85,26 @@ def test_an_interrupted_validation_has_no_results(make_trainer: Make) -> None:
     trainer.fit(Judged(), TinyDataModule())
     assert not plugin._results
     assert trainer.stop_requests
+
+
+def test_a_plugin_logs_as_the_model_does(make_trainer: Make) -> None:
+    class Logging(Named):
+        def on_training_batch_end(self, samples: int) -> None:
+            self.log("samples", float(samples))
+
+        def on_validation_batch_end(self, step: int) -> None:
+            self.log("step", step)
+
+    seen: dict[str, dict[str, float]] = {}
+
+    class Reading(Named):
+        def on_log(self, metrics: dict[str, float], phase: str) -> None:
+            seen[phase] = metrics
+
+    trainer = make_trainer(
+        plugins=[Logging("logging"), Reading("reading")], total_steps=1, valid_frequency=1
+    )
+    trainer.fit(TinyModel(), TinyDataModule())
+    assert seen["training"]["samples"] == (5 * 4 * 4 + 2 * 2) / 22  # weighted by the samples
+    assert seen["validation"]["step"] == (0 * 3 + 1 * 3 + 2 * 2) / 8
+    assert trainer.model.metrics["step"] == seen["validation"]["step"]

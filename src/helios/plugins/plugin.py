@@ -187,6 +187,18 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     def setup(self) -> None:
         """Construct all required state for the plug-in."""
 
+    def log(self, name: str, value: Any) -> None:
+        """Log a value as :meth:`Model.log <helios.Model.log>` does at this moment of the run.
+
+        Args:
+            name: the name of the quantity.
+            value: a number, a tensor with one element, or a metric of torchmetrics.
+
+        Raises:
+            NoRunError: no run is in progress.
+        """
+        self.trainer.model.log(name, value)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for checkpoints: plain containers, numbers, strings and tensors."""
         return {}
