@@ -212,6 +212,7 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
         "claims": claims(plugin, implemented),
         "before": names_in(plugin, "before"),
         "after": names_in(plugin, "after"),
+        "former_ids": names_in(plugin, "former_ids"),
         "critical": not isinstance(plugin, Plugin) or plugin.critical,
         "changes_results": changes_results(plugin),
     }
@@ -245,7 +246,7 @@ def observer_without_state(plugin: object, plug_id: str) -> str | None:
 
 
 def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
-    """Return the names in ``exclusives``, ``before`` or ``after`` of a plug-in.
+    """Return the names in an attribute such as ``exclusives`` or ``before`` of a plug-in.
 
     Raises:
         InvalidPluginError: the attribute is not a tuple or list of strings.

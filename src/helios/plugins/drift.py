@@ -31,10 +31,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if heir is not None:
             missing.remove(entry)
             added.remove(heir)
-            lines.append(
-                f"> {entry['id']!r} is now called {heir['id']!r} ({_origin(heir)}); checkpoints"
-                f" keep its state under {entry['id']!r}"
-            )
+            is_declared = entry["id"] in heir.get("former_ids", ())
+            end = "" if is_declared else f"; checkpoints keep its state under {entry['id']!r}"
+            lines.append(f"> {entry['id']!r} is now called {heir['id']!r} ({_origin(heir)}){end}")
     lines += [
         f"- {entry['id']!r} ({_origin(entry)}) is no longer active; checkpoints keep its state,"
         " if it has any"
@@ -51,6 +50,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _is_same_code(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if entry["id"] in other.get("former_ids", ()):
+        return True
     is_known = bool(entry.get("implementation"))
     return is_known and entry["implementation"] == other.get("implementation")
 

@@ -32,6 +32,7 @@ class PlanEntry:
         implementation: ``module:name`` of its class, or the name of its module.
         summary: its description in one line; may be empty.
         changes_results: True if it changes the trained weights or the logged metrics.
+        former_ids: the ids that it had in earlier releases.
     """
 
     id: str
@@ -45,6 +46,7 @@ class PlanEntry:
     implementation: str = ""
     summary: str = ""
     changes_results: bool = False
+    former_ids: tuple[str, ...] = ()
 
     @property
     def effect(self) -> str:
@@ -135,6 +137,8 @@ class PluginPlan:
 
 def _fields(entry: PlanEntry | Inactive) -> dict[str, Any]:
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    if not values.get("former_ids"):
+        values.pop("former_ids", None)  # most plug-ins have none
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 

@@ -108,6 +108,12 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     after: ClassVar[tuple[str, ...]] = ()
     """The ids of plug-ins whose hooks Helios calls before those of this plug-in."""
 
+    former_ids: ClassVar[tuple[str, ...]] = ()
+    """The ids that this plug-in had in earlier releases.
+
+    If a checkpoint has a state under one of them, and none under the present id, it is restored.
+    """
+
     critical: ClassVar[bool] = True
     """True if an error of this plug-in ends the run.
 

@@ -53,10 +53,14 @@ class PluginStates:
         """Restore the states of plug-ins; return those of plug-ins that are not registered."""
         absent = dict(states)
         self._restored = dict(states)
+        rows = list(rows)
+        taken = {row.id for row in rows}
         for row in rows:
-            if row.id in absent:
+            known = next((name for name in _names(row, taken) if name in absent), None)
+            if known is not None:
+                self._restored[row.id] = absent[known]
                 try:
-                    self._load_state_of(row, absent.pop(row.id))
+                    self._load_state_of(row, absent.pop(known))
                 except Exception as error:
                     if row.critical:
                         raise
@@ -73,3 +77,8 @@ class PluginStates:
                 " block the plug-in; later checkpoints then keep its state."
             )
         load_state(state)
+
+
+def _names(row: Registration, taken: set[str]) -> list[str]:
+    """Return the ids under which a checkpoint may hold the state of a plug-in, best first."""
+    return [row.id, *(name for name in row.former_ids if name not in taken)]

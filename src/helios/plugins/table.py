@@ -40,6 +40,7 @@ class Registration:
         claims: the capabilities that it claims, each with the reason.
         before: the ids of plug-ins that must come after it.
         after: the ids of plug-ins that must come before it.
+        former_ids: the ids that it had in earlier releases.
         critical: True if an error of the plug-in ends the run.
         changes_results: True if it changes the trained weights or the logged metrics.
     """
@@ -55,6 +56,7 @@ class Registration:
     claims: dict[str, str]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    former_ids: tuple[str, ...]
     critical: bool
     changes_results: bool
 
@@ -94,6 +96,7 @@ class Registration:
             implementation=origin.implementation,
             summary=self.summary,
             changes_results=self.changes_results,
+            former_ids=self.former_ids,
         )
 
 
