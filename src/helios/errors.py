@@ -103,7 +103,7 @@ class PluginOrderError(PluginError, ValueError):
 
 
 class UnmetRequirementError(PluginError, ValueError):
-    """Raised if the installed version of a plug-in is not the requested one."""
+    """Raised if a plug-in that is required is not active, or has another version."""
 
 
 class PlanDriftError(PluginError, RuntimeError):

@@ -212,6 +212,7 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
         "claims": claims(plugin, implemented),
         "before": names_in(plugin, "before"),
         "after": names_in(plugin, "after"),
+        "requires": names_in(plugin, "requires"),
         "former_ids": names_in(plugin, "former_ids"),
         "critical": not isinstance(plugin, Plugin) or plugin.critical,
         "changes_results": changes_results(plugin),

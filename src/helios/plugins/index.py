@@ -7,6 +7,7 @@ from helios.plugins.conflicts import claim_keys, compares, resolve
 from helios.plugins.metadata import canonical
 from helios.plugins.order import in_order, insert
 from helios.plugins.plan import Inactive
+from helios.plugins.requirements import check_requirements
 from helios.plugins.table import Registration
 
 
@@ -58,7 +59,8 @@ class Index:
     def _is_free_for(self, row: Registration) -> bool:
         """Return whether a new row has no conflict; if unsure, ``False``."""
         return (
-            row.id not in self._ids
+            not row.requires
+            and row.id not in self._ids
             and id(row.plugin) not in self._plugins
             and self._claims.isdisjoint(claim_keys(row))
             and not self._may_equal
@@ -94,6 +96,8 @@ class Index:
 def resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
     """Return the ordered rows and the inactive plug-ins, or raise all problems."""
     kept, inactive, problems = resolve(rows)
+    kept, lacking, unmet = check_requirements(kept)
+    inactive, problems = [*inactive, *lacking], [*problems, *unmet]
     try:
         order = in_order(kept)
     except PluginOrderError as problem:

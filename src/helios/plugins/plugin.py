@@ -108,6 +108,9 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     after: ClassVar[tuple[str, ...]] = ()
     """The ids of plug-ins whose hooks Helios calls before those of this plug-in."""
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    """The ids of plug-ins that must be active too, with version specifiers: ``("ema>=0.1",)``."""
+
     former_ids: ClassVar[tuple[str, ...]] = ()
     """The ids that this plug-in had in earlier releases.
 

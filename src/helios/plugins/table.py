@@ -40,6 +40,7 @@ class Registration:
         claims: the capabilities that it claims, each with the reason.
         before: the ids of plug-ins that must come after it.
         after: the ids of plug-ins that must come before it.
+        requires: the ids of plug-ins that must be active, with version specifiers.
         former_ids: the ids that it had in earlier releases.
         critical: True if an error of the plug-in ends the run.
         changes_results: True if it changes the trained weights or the logged metrics.
@@ -56,6 +57,7 @@ class Registration:
     claims: dict[str, str]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    requires: tuple[str, ...]
     former_ids: tuple[str, ...]
     critical: bool
     changes_results: bool
