@@ -16,7 +16,6 @@ from helios.errors import (
 )
 from helios.plugins.configuration import setting
 from helios.plugins.declarations import source_of
-from helios.plugins.hooks import HOOKS
 from helios.plugins.metadata import canonical
 from helios.plugins.plan import Inactive
 from helios.plugins.provenance import origin_of

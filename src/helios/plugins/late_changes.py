@@ -9,7 +9,7 @@ from helios.plugins import declarations
 from helios.plugins.attributes import static_attribute
 from helios.plugins.conflicts import conflicts_among
 from helios.plugins.declarations import source_of
-from helios.plugins.hookspecs import HOOKS
+from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin
 from helios.plugins.table import Registration
 

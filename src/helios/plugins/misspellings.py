@@ -27,12 +27,10 @@ from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
 
 _SWITCHES = ("autoload", "critical", "changes_results")
-_NAMES = ("exclusives", "before", "after")
+_NAMES = ("exclusives", "before", "after", "requires", "former_ids")
 _DECLARED = (*_SWITCHES, *_NAMES, "summary")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
 _OVERRIDES = tuple(field.name for field in dataclasses.fields(UniquePluginOverrides))
-_NAMES = ("exclusives", "before", "after", "former_ids")
-_NAMES = ("exclusives", "before", "after", "requires", "former_ids")
 _PROTOCOL = {"state_dict": 0, "load_state_dict": 1}
 """The methods that are called if they exist, with the numbers of their arguments."""
 

@@ -21,8 +21,6 @@ from helios.plugins.table import PluginTable
 from helios.trainer import foreign, settings
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_arguments, check_kinds, check_step
-from helios.trainer.control import StopRequest
-from helios.trainer.checks import check_kinds, check_length, check_step
 from helios.trainer.current_run import CurrentRun
 from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
