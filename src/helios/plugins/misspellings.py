@@ -101,6 +101,8 @@ def _similar_names(plugin: Plugin, marked: Collection[str]) -> Iterator[str]:
             yield from _similar_method(plugin, name)
         elif name in _OVERRIDES and value is True:
             yield f"{name} = True has no effect: write self.unique_overrides.{name} = True."
+        elif value is plugin.unique_overrides:
+            continue  # another name for the fields that count
         elif isinstance(value, UniquePluginOverrides) or _near(name, ["unique_overrides"], 0.85):
             yield (
                 f"{name} has no effect: set the fields of unique_overrides in __init__, as in"
@@ -196,7 +198,8 @@ def _wrong_values(plugin: Plugin) -> Iterator[str]:
         if not isinstance(value, bool) and not (may_be_property and isinstance(value, property)):
             yield f"{name} is {shown(value)}: write {name} = True or {name} = False."
     summary = inspect.getattr_static(plugin, "summary")
-    if not isinstance(summary, str | property):
+    is_own_method = isinstance(summary, _FUNCTIONS)  # and no declaration
+    if not is_own_method and not isinstance(summary, str | property):
         yield f"summary is {shown(summary)}: write one line of text."
     yield from _wrong_applies_to(plugin)
 
