@@ -45,15 +45,25 @@ _SHOWN_BY_REPR = (
 _SHOWN_BY_STR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 
 
-def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Let an ``__init__`` record its arguments, unless that of a subclass has called it."""
+def records_arguments(
+    init: Callable[..., None], finish: Callable[[Any], None]
+) -> Callable[..., None]:
+    """Let an ``__init__`` record its arguments, unless that of a subclass has called it.
+
+    Args:
+        init: the ``__init__`` of a class.
+        finish: a function to call with the object when its construction is complete.
+    """
 
     @functools.wraps(init)
     def record(self: Any, *positional: Any, **by_name: Any) -> None:
-        if type(self).__init__ is record:
-            arguments = record_call(init, (self, *positional), by_name)
-            vars(self)[ATTRIBUTE] = dict(list(arguments.items())[1:])
+        if type(self).__init__ is not record:
+            init(self, *positional, **by_name)
+            return
+        arguments = record_call(init, (self, *positional), by_name)
+        vars(self)[ATTRIBUTE] = dict(list(arguments.items())[1:])
         init(self, *positional, **by_name)
+        finish(self)
 
     record.records_arguments = True  # type: ignore[attr-defined]
     return record

@@ -25,6 +25,7 @@ from helios.model import Model
 from helios.plugins import bodies
 from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
+from helios.plugins.run_properties import find_overwritten
 
 _SWITCHES = ("autoload", "critical", "changes_results")
 _NAMES = ("exclusives", "before", "after", "requires", "former_ids")
@@ -57,6 +58,7 @@ def find(plugin: object, marked: Collection[str]) -> Iterator[str]:
         yield from _similar_names(plugin, marked)
         yield from _wrong_values(plugin)
         yield from _wrong_overrides(plugin)
+        yield from find_overwritten(plugin)
     else:
         yield from _unmarked(plugin, marked)
     yield from _wrong_protocol(plugin)

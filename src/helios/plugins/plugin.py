@@ -17,6 +17,7 @@ from helios.plugins import call_record, once
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.prefetch import SideStream, prefetch
 from helios.plugins.registry import PluginRegistry
+from helios.plugins.run_properties import note_values
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
@@ -155,7 +156,7 @@ class Plugin(Placed, PluginSpec, abc.ABC):
                 setattr(cls, name, once.once_per_target(method))
         init: Any = cls.__init__
         if init is not Plugin.__init__ and not hasattr(init, "records_arguments"):
-            cls.__init__ = call_record.records_arguments(init)  # type: ignore[method-assign]
+            cls.__init__ = call_record.records_arguments(init, note_values)  # type: ignore[method-assign]
 
     @classmethod
     def applies_to(cls, trainer: "Trainer") -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from helios.model.optimizers import Optimizers
 from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
 from helios.model.session import Session
+from helios.plugins import Plugin
 from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
@@ -149,7 +151,8 @@ class Run:
     def lending(self) -> Iterator[None]:
         """Set the place of the user's objects, and the model's session until the end."""
         facts = {**self.place.facts(), "trainer": self.trainer}
-        plugins = [row.plugin for row in self.manager.rows.values()]
+        rows = self.manager.rows.values()
+        plugins = [row.plugin for row in rows if isinstance(row.plugin, Plugin)]
         for target in (*plugins, self.manager.built_in, self.model, self.job.datamodule):
             _tell(target, facts)
         self.model.session = self.session
@@ -375,5 +378,7 @@ class Run:
 def _tell(target: object, facts: dict[str, Any]) -> None:
     """Set those properties of a model, data module or plug-in that its class has."""
     for name, value in facts.items():
-        if hasattr(type(target), name):
+        known = inspect.getattr_static(type(target), name, None)
+        is_read_only = isinstance(known, property) and known.fset is None
+        if hasattr(type(target), name) and not is_read_only:
             setattr(target, name, value)
