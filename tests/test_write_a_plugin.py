@@ -76,6 +76,18 @@ def test_a_loss_that_is_no_number_ends_the_run(written: dict[str, Any], make_tra
     assert trainer.stop_requests[0].reason == "3 times a number was not finite"
 
 
+def test_a_function_returns_several_or_none(
+    written: dict[str, Any], make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry: Any = helios.PLUGIN_REGISTRY
+    monkeypatch.setitem(registry._objects, "monitors", written["monitors"])
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    trainer = make_trainer(plugins=["monitors"])
+    assert trainer.plugin_manager.inactive[0].reason == "does not apply: this is no job of a cluster"
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert list(make_trainer(plugins=["monitors"]).plugins) == ["history", "finite"]
+
+
 def test_a_module_is_a_plug_in(
     make_trainer: Make, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

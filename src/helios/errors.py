@@ -121,6 +121,19 @@ class PluginLoadError(PluginError, ImportError):
     """
 
 
+class NotApplicable(PluginError):
+    """Raised by the function or class of a plug-in that has no work in this process.
+
+    The header of a run shows the reason, and the run continues without the plug-in.
+
+    Args:
+        reason: the reason, for the header of a run.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
 class FrozenPlanError(PluginError, RuntimeError):
     """Raised if the set of plug-ins is changed during a run."""
 

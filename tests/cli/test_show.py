@@ -125,6 +125,12 @@ class Loud(helios.Plugin):
 
     def setup(self): ...
 '''
+PART = """
+import helios
+
+class Part(helios.Plugin):
+    def setup(self): ...
+"""
 LINKS = "Home-page: https://example.org\nProject-URL: Documentation, https://example.org/docs\n"
 
 
@@ -146,6 +152,23 @@ def test_what_a_plug_in_prints_is_no_part_of_the_answer(
     told = [line.split(maxsplit=2) for line in ask("show", "loud").splitlines()]
     assert ["argument", "volume:", "float = 0.5"] in told
     assert ["changes", "results", "yes"] in told
+
+
+def test_a_function_that_returns_several(ask: Ask, install: Install) -> None:
+    install(f"{PART}\ndef Loud(): return [Part('first'), Part('second')]\n")
+    shown = ask("show", "loud", "--json")["plugin"]
+    assert shown["id"] is None
+    assert shown["not_built"] == "its function returned a list of plug-ins: first, second"
+
+
+def test_a_function_that_returns_nothing(ask: Ask, install: Install) -> None:
+    install("def Loud(): return None\n")
+    assert "let the function of 'loud' return a plug-in" in ask("show", "loud", exit_code=1)
+
+
+def test_a_function_that_has_no_plug_in_here(ask: Ask, install: Install) -> None:
+    install("import helios.plugins\ndef Loud(): raise helios.plugins.NotApplicable('no sensor')\n")
+    assert ask("show", "loud", "--json")["plugin"]["not_built"] == "it does not apply: no sensor"
 
 
 def test_without_documentation_the_home_page_is_linked(ask: Ask, install: Install) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import helios
-from helios.errors import HeliosError, describe, each_of
+from helios.errors import HeliosError, NotApplicable, describe, each_of, printable
 from helios.plugins import Plugin, PluginManager
 from helios.plugins.arguments import missing_arguments, read_arguments
 from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.loading import check_installed
+from helios.plugins.loading import check_installed, parts_of
 from helios.plugins.selection import Selection
 from helios.plugins.table import Registration
 
@@ -64,7 +64,14 @@ def load_plugin(
         Plugin.__init__(plugin, record.name)
     if plugin is None and not_built:
         return LoadedPlugin(loaded, None, not_built)
-    row = manager.candidate(plugin, record.name, "", False, record, arguments)
+    rows = [
+        manager.candidate(each, own_name, "", False, own, arguments)
+        for each, own_name, own in parts_of(plugin, record.name, record)
+    ]
+    if type(plugin) in (list, tuple):
+        ids = ", ".join(row.id for row in rows)
+        return LoadedPlugin(loaded, None, f"its function returned a list of plug-ins: {ids}")
+    row = rows[0]
     return LoadedPlugin(loaded, row, not_built)
 
 
@@ -82,6 +89,8 @@ def _build(loaded: Any, arguments: dict[str, Any], source: str) -> tuple[Any, st
         return loaded(**arguments), ""
     except KeyboardInterrupt:
         raise
+    except NotApplicable as problem:
+        return None, f"it does not apply: {printable(str(problem))}"
     except BaseException as error:
         return None, f"it could not be built{source}: {describe(error)}"
 

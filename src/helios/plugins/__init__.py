@@ -1,5 +1,6 @@
 """The plug-in framework and the built-in plug-ins."""
 
+from helios.errors import NotApplicable
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.manager import PluginManager
@@ -17,6 +18,7 @@ __all__ = [
     "HOOKS",
     "PLUGIN_REGISTRY",
     "CUDAPlugin",
+    "NotApplicable",
     "Plugin",
     "PluginManager",
     "PluginPlan",

@@ -11,6 +11,7 @@ from helios.errors import (
     ConfigurationError,
     HeliosError,
     InvalidPluginError,
+    NotApplicable,
     PluginError,
     PluginLoadError,
     UnknownNameError,
@@ -30,6 +31,7 @@ from helios.plugins.loading import (
     check_installed,
     contain_exit,
     is_factory,
+    parts_of,
     reason_not_to_build,
 )
 from helios.plugins.manager import PluginManager
@@ -43,6 +45,7 @@ from helios.plugins.selection import (
     Allowed,
     PluginRequest,
     Selection,
+    parse_request,
 )
 from helios.plugins.table import Registration
 
@@ -169,7 +172,7 @@ class _Activation:
     # Requested plug-ins.
 
     def _add_requested(self, request: PluginRequest, source: str) -> None:
-        name, kwargs = _parse(request)
+        name, kwargs = parse_request(request)
         if name is None:
             self._add_instance(request, source)
         elif name not in PLUGIN_REGISTRY:
@@ -215,7 +218,11 @@ class _Activation:
         if record is not None:
             self._taken.append(record)
         try:
-            plugin, given = self._built(name, kwargs, source, record)
+            built, given = self._built(name, kwargs, source, record)
+        except NotApplicable as problem:
+            _logger.warning("plug-in %r, named in %s, does not apply: %s", name, source, problem)
+            self._inactive.append(_skipped(record, f"does not apply: {problem}", name))
+            return
         except Exception as error:
             origin = f" ({record.distribution} {record.version})" if record else ""
             error.add_note(f"while creating the plug-in {name!r}{origin}, named in {source}")
@@ -225,13 +232,9 @@ class _Activation:
         own_name = record.name if record else name
 
         def add() -> None:
-            plug_id = declarations.identify(plugin, own_name)
-            self._ids.add(plug_id)
-            requested = f"requested in {source}"
-            why = _reason(f"named in {source}", plugin, record)
-            if not self._blocks.leave_out(plugin, plug_id, requested, self._inactive, record):
-                row = self._manager.candidate(plugin, own_name, why, True, record, given)
-                self._rows.append(row)
+            self._add(
+                built, own_name, record, f"named in {source}", given, f"requested in {source}"
+            )
 
         if record is not None:
             attempt(record, "is not valid", add)
@@ -304,32 +307,54 @@ class _Activation:
             if reason is not None:
                 return reason
             with self._naming_the_file(record.name, record):
-                plugin = build(loaded, record, arguments)
+                built = build(loaded, record, arguments)
             given = record_call(loaded, (), arguments) if callable(loaded) else arguments
-            return attempt(record, "is not valid", lambda: self._add(plugin, record, given))
+            why = "installed" if self._selection.autoload is True else "in the allow-list"
+            attempt(
+                record, "is not valid", lambda: self._add(built, record.name, record, why, given)
+            )
+        except NotApplicable as problem:
+            return f"does not apply: {problem}"
         except (PluginLoadError, InvalidPluginError) as error:
             if self._selection.on_load_error == "raise":
                 raise
             _logger.error("%s", error, exc_info=error.__cause__)
             cause_text = describe(error.__cause__ or error).partition("\n")[0]
             return f"FAILED TO LOAD: {cause_text}"
-
-    def _add(
-        self, plugin: object, record: EntryPointRecord, arguments: dict[str, Any]
-    ) -> str | None:
-        """Add an autoloaded plug-in, or return the reason not to."""
-        plug_id = declarations.identify(plugin, record.name)
-        self._ids.add(plug_id)
-        blocked_by = self._blocks.of_plugin(plugin, plug_id)
-        if blocked_by is not None:
-            return f"blocked by {blocked_by}"
-        why = "installed" if self._selection.autoload is True else "in the allow-list"
-        why = _reason(why, plugin, record)
-        row = self._manager.candidate(plugin, record.name, why, False, record, arguments)
-        self._rows.append(row)
         return None
 
     # Shared by both.
+
+    def _add(
+        self,
+        built: object,
+        name: str,
+        record: EntryPointRecord | None,
+        why: str,
+        given: dict[str, Any],
+        requested: str = "",
+    ) -> None:
+        """Add the plug-in, or the plug-ins, that were built; all of them or none.
+
+        Args:
+            built: the plug-in, or a list of plug-ins.
+            name: the name of its entry point, or of its decorated class.
+            record: its entry point; ``None`` if it is not installed.
+            why: the reason why it is active.
+            given: the arguments with which it was built, for the plan.
+            requested: the words that say how it was requested; empty if it was autoloaded.
+        """
+        rows, blocked = [], list[Inactive]()
+        for plugin, own_name, part in parts_of(built, name, record):
+            plug_id = declarations.identify(plugin, own_name)
+            self._ids.add(plug_id)
+            if not self._blocks.leave_out(plugin, plug_id, requested, blocked, part):
+                reason = _reason(why, plugin, part)
+                rows.append(
+                    self._manager.candidate(plugin, own_name, reason, bool(requested), part, given)
+                )
+        self._rows += rows
+        self._inactive += blocked
 
     @contextlib.contextmanager
     def _naming_the_file(self, name: str, record: EntryPointRecord | None) -> Iterator[None]:
@@ -368,20 +393,7 @@ def _reason(why: str, plugin: object, record: EntryPointRecord | None) -> str:
     return f"{why}; its code is from {owner} {version}"
 
 
-def _skipped(record: EntryPointRecord, reason: str) -> Inactive:
+def _skipped(record: EntryPointRecord | None, reason: str, name: str = "") -> Inactive:
+    if record is None:
+        return Inactive(name, "", "", reason)
     return Inactive(record.name, record.distribution, record.version, reason)
-
-
-def _parse(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
-    """Return the name and the keyword arguments of a request; no name for an instance."""
-    if isinstance(request, str):
-        return request, {}
-    if isinstance(request, tuple):
-        match request:
-            case (str(name), dict(kwargs)):
-                return name, kwargs
-        raise ConfigurationError(
-            f"Trainer(plugins=[{request!r}]): write an instance, a name, or a pair of a name and a"
-            ' dictionary of keyword arguments, ("ema", {"decay": 0.99}).'
-        )
-    return None, {}

@@ -74,14 +74,18 @@ class Blocks:
         Args:
             plugin: the plug-in.
             plug_id: its id.
-            requested: the words that say how it was requested.
+            requested: the words that say how it was requested; empty if nobody has, so that no
+                warning is due.
             inactive: the list of inactive plug-ins.
             record: the entry point of an installed plug-in.
         """
         source = self.of_plugin(plugin, plug_id)
+        if source is None and record is not None:
+            source = self.of_record(record)
         if source is None:
             return False
-        _logger.warning("plug-in %r, %s, is blocked by %s", plug_id, requested, source)
+        if requested:
+            _logger.warning("plug-in %r, %s, is blocked by %s", plug_id, requested, source)
         name = record.name if record else plug_id
         owner = (record.distribution, record.version) if record else owner_of(plugin)
         line = Inactive(name, *owner, f"blocked by {source}")

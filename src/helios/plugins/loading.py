@@ -1,13 +1,15 @@
 """Build a plug-in from the object that an entry point names, which may be anything."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from helios.errors import InvalidPluginError, PluginLoadError, describe
+from helios.errors import InvalidPluginError, NotApplicable, PluginLoadError, describe
 from helios.plugins import declarations
 from helios.plugins.arguments import missing_arguments, signature_of
 from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.metadata import canonical
 from helios.plugins.plugin import Plugin
 
 T = TypeVar("T")
@@ -59,10 +61,11 @@ def attempt(record: EntryPointRecord, what: str, function: Callable[[], T]) -> T
     Raises:
         PluginLoadError: the code raised an error, or wanted to end the process.
         InvalidPluginError: the result is not a plug-in.
+        NotApplicable: the code says that it has no plug-in for this process.
     """
     try:
         return function()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NotApplicable):
         raise
     except InvalidPluginError as error:
         raise record.load_error("is not valid", error, InvalidPluginError) from error
@@ -139,3 +142,45 @@ def contain_exit(
             f"the plug-in {name!r}, named in {source}, wanted to end the process:"
             f" {describe(error)}. Correct its code, or remove the name."
         ) from error
+
+
+class Part(NamedTuple):
+    """A plug-in that a function has returned, perhaps with others.
+
+    Attributes:
+        plugin: the plug-in.
+        own_name: its id, if the plug-in has no id of its own.
+        record: the entry point of the function, under the name of the plug-in if it has returned
+            several; ``None`` if it is not installed.
+    """
+
+    plugin: object
+    own_name: str
+    record: EntryPointRecord | None
+
+
+def parts_of(built: Any, name: str, record: EntryPointRecord | None) -> list[Part]:
+    """Return the plug-ins that a function has returned: one, or a list or tuple of several.
+
+    Args:
+        built: the return value.
+        name: the name of the entry point or of the decorated function.
+        record: the entry point; ``None`` if it is not installed.
+
+    Raises:
+        InvalidPluginError: the function has returned no plug-in.
+    """
+    if built is None or (type(built) in (list, tuple) and not built):
+        raise InvalidPluginError(
+            f"{built!r} is not a plug-in: let the function of {name!r} return a plug-in or a list of"
+            ' plug-ins, or raise helios.plugins.NotApplicable("the reason") if it has none for this'
+            " process."
+        )
+    if type(built) not in (list, tuple):
+        return [Part(built, name, record)]
+    parts = []
+    for plugin in {id(plugin): plugin for plugin in built}.values():
+        plug_id = declarations.identify(plugin, None)
+        own = record and dataclasses.replace(record, name=canonical(plug_id))
+        parts.append(Part(plugin, plug_id, own))
+    return parts

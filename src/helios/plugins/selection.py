@@ -164,6 +164,21 @@ class Selection:
         return "", {}
 
 
+def parse_request(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
+    """Return the name and the keyword arguments of a request; no name for an instance."""
+    if isinstance(request, str):
+        return request, {}
+    if isinstance(request, tuple):
+        match request:
+            case (str(name), dict(kwargs)):
+                return name, kwargs
+        raise ConfigurationError(
+            f"Trainer(plugins=[{request!r}]): write an instance, a name, or a pair of a name and a"
+            ' dictionary of keyword arguments, ("ema", {"decay": 0.99}).'
+        )
+    return None, {}
+
+
 def autoload_off(environ: Mapping[str, str]) -> str | None:
     """Return a message if the environment switches autoloading off, otherwise ``None``."""
     value = environ.get(DISABLE_VARIABLE, "").strip()
