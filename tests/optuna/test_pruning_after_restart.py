@@ -1,5 +1,6 @@
 """The end of a pruned trial, also if its process dies before the study learns of it."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -20,7 +21,7 @@ from searches import (
     stored,
 )
 
-from helios import Plugin
+from helios import Plugin, TrainingState
 from helios.plugins.optuna import OptunaPlugin
 from helios.testing import TinyDataModule
 
@@ -104,6 +105,43 @@ def test_attempt_that_loses_its_checkpoints_is_not_pruned_by_the_last(
     plugin = OptunaPlugin(retried(trial), "score")
     make_trainer(plugins=[plugin], **arguments).fit(Scoring(), TinyDataModule())
     plugin.check_pruned()
+
+
+def test_pruned_trial_keeps_its_last_values(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    """Nobody resumes it, so the values since the last cadence are handed out at its end."""
+
+    class Logging(Scoring):
+        def train_step(self, batch: Any, state: TrainingState) -> None:
+            super().train_step(batch, state)
+            self.log("step", float(state.current_iteration))
+
+    trial = optuna.create_study(pruner=Pruner(0)).ask()
+    trainer = make_trainer(
+        plugins=[OptunaPlugin(trial, "score"), "metrics-file"],
+        train_unit="iteration",
+        total_steps=99,
+        valid_frequency=7,
+        print_frequency=5,
+        run_root=tmp_path,
+    )
+    with pytest.raises(optuna.TrialPruned):
+        trainer.fit(Logging(), TinyDataModule())
+    (path,) = tmp_path.glob("metrics*.jsonl")
+    values = [json.loads(line)["metrics"].get("step") for line in path.read_text().splitlines()]
+    last = (6 * 2 + 7 * 4) / 6  # the sixth batch has two samples, and the seventh four
+    assert [value for value in values if value is not None] == [3, pytest.approx(last)]
+
+
+def test_reason_of_the_end(make_trainer: Make, caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna.create_study(pruner=Pruner(1))
+    study.ask()
+    trainer = make_trainer(
+        plugins=[OptunaPlugin(study.ask(), "score")], total_steps=9, valid_frequency=1
+    )
+    with caplog.at_level("INFO", "helios"), pytest.raises(optuna.TrialPruned):
+        trainer.fit(Scoring(), TinyDataModule())
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("stopped:")]
+    assert told == ["stopped: Optuna prunes trial 1 after validation cycle 1 (requested by optuna)"]
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])

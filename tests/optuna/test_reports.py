@@ -1,5 +1,6 @@
 """Reports: what reaches the trial, when, how often, and what is said if nothing does."""
 
+import contextlib
 import logging
 import pathlib
 import threading
@@ -13,6 +14,7 @@ pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 import optuna
 from searches import Pruner, Scoring, States, stored
 
+from helios import Plugin, TrainingState
 from helios.errors import ConfigurationError
 from helios.plugins.optuna import OptunaPlugin
 from helios.testing import TinyDataModule, TinyModel
@@ -82,6 +84,78 @@ def test_calls_per_report(make_trainer: Make) -> None:
     bare.report(1.0, 0)
     bare.should_prune()
     assert per_report <= len(reference.calls)
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_no_hook_of_the_plugin_is_called_in_a_step(make_trainer: Make, unit: str) -> None:
+    called: list[str] = []
+
+    class Watched(OptunaPlugin):
+        def __getattribute__(self, name: str) -> Any:
+            if training and name != "__class__":
+                called.append(name)
+            return super().__getattribute__(name)
+
+    class Training(Scoring):
+        def on_training_batch_start(self, state: TrainingState) -> None:
+            super().on_training_batch_start(state)
+            assert self.trainer.hooks.should_training_stop is None
+            training[:] = [True]
+
+        def on_validation_start(self, validation_cycle: int) -> None:
+            super().on_validation_start(validation_cycle)
+            training.clear()
+
+    training: list[bool] = []
+    trial = optuna.create_study(pruner=Pruner()).ask()
+    trainer = make_trainer(
+        plugins=[Watched(trial, "score")], train_unit=unit, total_steps=6, valid_frequency=3
+    )
+    trainer.fit(Training(), TinyDataModule())
+    assert list(stored(trial).intermediate_values) == [0, 1]
+    assert called == []
+
+
+# The override: it stays that of the plug-in.
+
+
+def test_another_plugin_cannot_decide_about_the_end(make_trainer: Make) -> None:
+    class Stopping(Plugin):
+        def __init__(self) -> None:
+            super().__init__("stopping")
+
+        def setup(self) -> None: ...
+
+        def should_training_stop(self) -> bool:
+            return True
+
+    trainer = make_trainer(plugins=[OptunaPlugin(optuna.create_study().ask(), "score")])
+    with pytest.raises(ValueError, match="should_training_stop") as caught:
+        trainer.register_plugin(Stopping())
+    assert "'optuna'" in str(caught.value)
+    assert "'stopping'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("at", "cycles"), [((), 4), ((1,), 2)])
+def test_subclass_can_decide_after_each_batch(
+    make_trainer: Make, at: tuple[int, ...], cycles: int
+) -> None:
+    class Impatient(OptunaPlugin):
+        polls = 0
+
+        def should_training_stop(self) -> bool:
+            self.polls += 1
+            return super().should_training_stop() or self.trainer.state.global_iteration >= 20
+
+    trial = optuna.create_study(pruner=Pruner(*at)).ask()
+    plugin = Impatient(trial, "score")
+    trainer = make_trainer(
+        plugins=[plugin], train_unit="iteration", total_steps=99, valid_frequency=5
+    )
+    with pytest.raises(optuna.TrialPruned) if at else contextlib.nullcontext():
+        trainer.fit(Scoring(), TinyDataModule())
+    assert trainer.state.validation_cycles == cycles
+    assert plugin.polls == 5 * cycles + cycles
 
 
 # Once.

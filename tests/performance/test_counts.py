@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from steps import RUNS, WARM
+from steps import RUNS, WARM, Validating, fit
 
 import helios
 
@@ -111,6 +111,33 @@ def test_a_step_executes_no_more_than_before(name: str) -> None:
         assert number >= 0.95 * expected[what], (
             f"{story}: Helios has become faster. Write the file anew, so that it stays so: {UPDATE}"
         )
+
+
+def test_the_optuna_plugin_adds_nothing_to_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
+    from helios.plugins.optuna import OptunaPlugin
+
+    def run(*plugins: helios.Plugin, unit: str) -> dict[str, float]:
+        name = f"{len(plugins)} plug-ins, {unit}"
+        monkeypatch.setitem(
+            RUNS,
+            name,
+            lambda on_step, steps: fit(
+                on_step,
+                steps,
+                Validating,
+                *plugins,
+                train_unit=unit,
+                total_steps=steps if unit == "iteration" else 1,
+                valid_frequency=10**6,
+            ),
+        )
+        return count(name)
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for unit in ("iteration", "epoch"):
+        plugin = OptunaPlugin(optuna.create_study().ask(), "score")
+        assert run(plugin, unit=unit) == run(unit=unit)
 
 
 def test_the_counter_counts_what_helios_executes(monkeypatch: pytest.MonkeyPatch) -> None:

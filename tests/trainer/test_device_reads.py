@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from helpers import Logs, Make, Named, Recording
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helios import TrainingState
+from helios import Plugin, TrainingState
 from helios.testing import TinyDataModule, TinyModel
 
 BUILT_IN = ("progress", "metrics-file", "preemption")
@@ -110,8 +110,20 @@ def test_no_step_reads_from_the_device(
     assert between[11] >= 1  # the cadence, at the end of the second epoch
 
 
+def optuna_plugin() -> Plugin:
+    optuna = pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
+    from helios.plugins.optuna import OptunaPlugin
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return OptunaPlugin(optuna.create_study().ask(), "loss")
+
+
+@pytest.mark.parametrize("others", [(), (optuna_plugin,)], ids=["built-in", "with optuna"])
 def test_built_in_plugins_read_once_at_each_cadence(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    make_trainer: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    others: tuple[Callable[[], Plugin], ...],
 ) -> None:
     class Quiet(TinyModel):
         def train_step(self, batch: Any, state: TrainingState) -> None:
@@ -128,7 +140,7 @@ def test_built_in_plugins_read_once_at_each_cadence(
             total_steps=18,
             print_frequency=4,
             run_root=tmp_path,
-            plugins=[counter, *BUILT_IN],
+            plugins=[counter, *BUILT_IN, *(create() for create in others)],
         )
         trainer.fit(Quiet(), TinyDataModule(shuffle=False))
     assert set(BUILT_IN) <= set(trainer.plugins)

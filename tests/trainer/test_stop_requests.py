@@ -124,6 +124,29 @@ def test_stop_inside_a_launcher_is_not_the_launchers(make_trainer: Make) -> None
     assert [request.author for request in trainer.stop_requests] == ["the model"]
 
 
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_final_request_stops_a_resumed_run_too(
+    make_trainer: Make, tmp_path: pathlib.Path, unit: str, final: bool
+) -> None:
+    class Stopping(Named):
+        def on_training_batch_end(self) -> None:
+            self.trainer.request_stop("enough")  # the same request: the final one counts
+            self.trainer.request_stop("enough", final=final)
+
+    arguments = {"train_unit": unit, "total_steps": 2, "chkpt_root": tmp_path}
+    trainer = make_trainer(plugins=[Stopping("stopper")], **arguments)
+    batches = trainer.fit(TinyModel(), TinyDataModule()).global_iteration
+    assert trainer.stop_requests == [StopRequest("enough", "stopper")]
+    assert batches == 1
+    for _ in range(2):
+        trainer = make_trainer(**arguments)
+        trainer.fit(TinyModel(), TinyDataModule())
+        assert trainer.is_complete is not final
+        assert [request.author for request in trainer.stop_requests] == ["stopper"] * final
+        assert not final or trainer.state.running_iter == 0
+
+
 def test_stop_in_an_authors_name(make_trainer: Make) -> None:
     class Stopping(Named):
         def on_training_batch_end(self) -> None:

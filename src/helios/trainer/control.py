@@ -18,8 +18,8 @@ class StopRequest:
         author: the id of the plug-in that made the request, or ``"the model"``, ``"the trainer"``,
             ``"early stopping"``, or ``"the user"``.
         urgent: ``True`` to stop before a validation is complete.
-        is_decided: ``True`` if ``should_training_stop`` returned ``True``. A resumed run then
-            stops, too.
+        is_decided: ``True`` if ``should_training_stop`` returned ``True``, or if the request is
+            final. A resumed run then stops, too.
         is_shown: ``True`` if the terminal has shown it already.
     """
 
@@ -82,6 +82,8 @@ class Control:
         self.is_asked = True
         if request not in self.requests:
             self.requests.append(request)
+        elif request.is_decided:
+            self.requests[self.requests.index(request)] = request
 
     def ask(self, for_what: Literal["a validation", "a checkpoint"]) -> None:
         """Ask for a validation or a checkpoint after the current optimizer step."""

@@ -150,7 +150,9 @@ class CurrentRun:
         """
         return (self._job.folder if self._job else self._outcome.folder).path(name)
 
-    def request_stop(self, reason: str, author: str | None = None, *, urgent: bool = False) -> None:
+    def request_stop(
+        self, reason: str, author: str | None = None, *, urgent: bool = False, final: bool = False
+    ) -> None:
         """Stop training after the current optimizer step.
 
         A test stops after the current batch. Hooks, models and signal handlers may call this.
@@ -159,11 +161,12 @@ class CurrentRun:
             reason: the reason, which is reported when training ends.
             author: the author of the request; found in the call stack by default.
             urgent: ``True`` to interrupt a validation, if the trainer is ``interruptible``.
+            final: ``True`` if a run that resumes from a later checkpoint stops, too.
         """
         if author is None:
             author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
         if self._job is not None:
-            self._job.control.request(StopRequest(reason, author, urgent))
+            self._job.control.request(StopRequest(reason, author, urgent, final))
 
     def request_validation(self, reason: str) -> None:
         """Validate after the current optimizer step, in addition to the validations that are due.

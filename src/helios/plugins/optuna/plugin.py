@@ -54,6 +54,8 @@ class OptunaPlugin(Plugin):
 
     def __init__(self, trial: "optuna.Trial", metric_name: str) -> None:
         super().__init__(self.plugin_id)
+        # Only one plug-in may decide about the end, but this one does so after a validation. It
+        # does not implement the hook, which would be called after each batch.
         self.unique_overrides.should_training_stop = True
         self._trial: Any = trials.check_trial(trial)
         self._metric_name = metric_name
@@ -69,7 +71,7 @@ class OptunaPlugin(Plugin):
         self._steps: set[int] = set()
         self._is_restored = False
         self._has_validated = False
-        self._unreported_cycle: int | None = None
+        self._has_warned = False
         self._pruned_cycle: int | None = None
 
     @property
@@ -239,14 +241,40 @@ class OptunaPlugin(Plugin):
         return None
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Store the cycle for a later report, because the model computes its metrics after this."""
-        self._unreported_cycle = validation_cycle
+        """Remember that the data have a validation set."""
         self._has_validated = True
 
-    def on_training_epoch_end(self, state: TrainingState) -> None:
-        """Say once if validations are due, but the data have no validation set."""
-        if state.validation_cycles and not self._has_validated and not self._is_restored:
-            self._has_validated = True
+    def on_validation_results(self, improved: bool, validation_cycle: int) -> None:
+        """Report the metric to the trial, and ask its pruner; stop training if it prunes."""
+        if not self._has_validated:
+            self._warn_of_data()
+            return
+        if trials.has_several_objectives(self._trial):
+            return
+        self.report_metrics(validation_cycle)
+        is_pruned = self.trainer.global_rank == 0 and self._trial.should_prune()
+        if is_pruned and not self._is_at_end(improved):
+            self._pruned_cycle = validation_cycle
+            self.trainer.request_stop(
+                f"Optuna prunes trial {self._trial.number} after validation cycle"
+                f" {validation_cycle}",
+                final=True,
+            )
+
+    def _is_at_end(self, improved: bool) -> bool:
+        """Return whether the run ends after this validation anyway, so that it is not pruned."""
+        trainer, state = self.trainer, self.trainer.state
+        in_epochs = trainer.train_unit is TrainingUnit.EPOCH
+        done = state.global_epoch + 1 if in_epochs else state.current_iteration
+        stale_cycles = 0 if improved else state.early_stop_count + 1
+        patience = trainer.early_stop_cycles
+        is_stale = patience is not None and stale_cycles >= patience
+        return done >= trainer.total_steps or is_stale
+
+    def _warn_of_data(self) -> None:
+        """Say once that validations are due, but the data have no validation set."""
+        if not self._has_warned:
+            self._has_warned = True
             _logger.warning(
                 "Optuna plug-in: the data module has no validation set, so %r is never reported and"
                 " the trial is never pruned.",
@@ -290,27 +318,6 @@ class OptunaPlugin(Plugin):
         if step not in self._steps and self.trainer.global_rank == 0:
             self._trial.report(value, step)
             self._steps.add(step)
-
-    def should_training_stop(self) -> bool:
-        """Report the last validation to the trial, and ask its pruner."""
-        if self._unreported_cycle is not None:
-            cycle, self._unreported_cycle = self._unreported_cycle, None
-            if trials.has_several_objectives(self._trial):
-                return False
-            self.report_metrics(cycle)
-            is_pruned = self.trainer.global_rank == 0 and self._trial.should_prune()
-            if is_pruned and not self._is_at_end():
-                self._pruned_cycle = cycle
-        return self._pruned_cycle is not None
-
-    def _is_at_end(self) -> bool:
-        """Return whether the run ends after this validation anyway, so that it is not pruned."""
-        trainer, state = self.trainer, self.trainer.state
-        in_epochs = trainer.train_unit is TrainingUnit.EPOCH
-        done = state.global_epoch + 1 if in_epochs else state.current_iteration
-        patience = trainer.early_stop_cycles
-        is_stale = patience is not None and state.early_stop_count >= patience
-        return done >= trainer.total_steps or is_stale
 
     def on_training_end(self) -> None:
         """Record in the trial that it was pruned, and let ``fit`` raise ``optuna.TrialPruned``.
