@@ -2,7 +2,7 @@
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
 #   make test-optuna4  the tests of the Optuna plug-in, with Optuna 4; make test runs them, too
-#   make soak   kills random runs at random moments, for SECONDS (600), and tries odd arguments
+#   make soak   kills random runs and searches, for SECONDS (600) each, and tries odd arguments
 #   make bench  what Helios costs beside PyTorch and other trainers; BENCH=loop,save chooses
 
 PYTHON ?= python3
@@ -40,6 +40,7 @@ lint: .venv/installed
 SECONDS ?= 600
 soak: .venv/installed
 	$(BIN)/python tests/exactness/soak.py --seconds $(SECONDS)
+	PYTHONPATH=tests $(BIN)/python tests/optuna/soak.py --seconds $(SECONDS)
 	$(BIN)/python tests/fuzz_arguments.py --examples 100000
 
 comma := ,
