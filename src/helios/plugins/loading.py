@@ -172,9 +172,9 @@ def parts_of(built: Any, name: str, record: EntryPointRecord | None) -> list[Par
     """
     if built is None or (type(built) in (list, tuple) and not built):
         raise InvalidPluginError(
-            f"{built!r} is not a plug-in: let the function of {name!r} return a plug-in or a list of"
-            ' plug-ins, or raise helios.plugins.NotApplicable("the reason") if it has none for this'
-            " process."
+            f"{built!r} is not a plug-in: let the function of {name!r} return a plug-in or a list"
+            ' of plug-ins, or raise helios.plugins.NotApplicable("the reason") if it has none for'
+            " this process."
         )
     if type(built) not in (list, tuple):
         return [Part(built, name, record)]
