@@ -1,5 +1,6 @@
-"""Each plug-in of this folder resumes exactly, is short, and uses public names alone."""
+"""Each plug-in of this folder resumes exactly, is short, public, and in the documentation."""
 
+import importlib
 import itertools
 import pathlib
 import re
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pages import page
 from plugins_of_authors.accumulation_schedule import AccumulationSchedulePlugin
 from plugins_of_authors.batch_size_finder import BatchSizeFinderPlugin
 from plugins_of_authors.best_checkpoint import BestCheckpointPlugin
@@ -32,10 +34,14 @@ from plugins_of_authors.unfreezing import UnfreezingPlugin
 from plugins_of_authors.warm_up import WarmUpPlugin
 from variants import TinyDataWithSize, TinyModelWithLogits, TinyModelWithRate
 
+from helios import Plugin
+from helios.plugins.hooks import HOOKS
 from helios.testing import check_conformance
 
 FOLDER = pathlib.Path(__file__).parent
-MODULES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("test_"))
+MODULES = sorted(
+    path for path in FOLDER.glob("*.py") if not path.name.startswith(("test_", "conftest"))
+)
 
 
 def _metric_collection() -> MetricCollectionPlugin:
@@ -96,3 +102,21 @@ def test_is_short_and_public(path: pathlib.Path) -> None:
     assert len(text.splitlines()) <= 60
     assert not re.search(r"(?<!self)\._[a-z]", text), "a private name of another object"
     assert not re.search(r"from helios\.(core|data|model|trainer|checkpoints)\.", text)
+
+
+def test_the_table_names_the_hooks_of_each_kind() -> None:
+    rows = re.findall(r"^\| [^|`]+ \| `(\w+)` \| (.+) \|$", page("write-a-plugin"), re.MULTILINE)
+    named = {module: re.findall(r"`(\w+)`", hooks) for module, hooks in rows}
+    assert named == {path.stem: _hooks(path.stem) for path in MODULES}
+
+
+def _hooks(module: str) -> list[str]:
+    """Return the hooks that the plug-in of a module implements, besides ``setup``."""
+    name = f"plugins_of_authors.{module}"
+    (plugin,) = (
+        each
+        for key, each in vars(importlib.import_module(name)).items()
+        if key.endswith("Plugin") and each.__module__ == name
+    )
+    own = [hook for hook in HOOKS if getattr(plugin, hook) is not getattr(Plugin, hook)]
+    return [hook for hook in own if hook != "setup"]

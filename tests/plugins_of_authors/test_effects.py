@@ -13,6 +13,7 @@ from plugins_of_authors.plateau import PlateauPlugin
 from plugins_of_authors.prediction_writer import PredictionWriterPlugin
 from plugins_of_authors.throughput import ThroughputPlugin
 from plugins_of_authors.warm_up import WarmUpPlugin
+from variants import Scripted
 
 from helios.testing import TinyDataModule, TinyModel
 
@@ -45,17 +46,6 @@ def test_many_bad_losses_stop_the_training(make_trainer: Make) -> None:
     trainer.fit(Exploding(3, 9), TinyDataModule())
     assert trainer.state.current_iteration == 4
     assert [each.author for each in trainer.stop_requests] == ["nan-guard"]
-
-
-class Scripted(TinyModel):
-    """Validates with given results."""
-
-    values = (0.1, 0.3, 0.2, 0.4)
-
-    def valid_step(self, batch: Any, step: int) -> Any: ...
-
-    def on_validation_end(self, validation_cycle: int) -> None:
-        self.metrics["accuracy"] = self.values[validation_cycle]
 
 
 def test_the_best_validations_are_saved(make_trainer: Make, tmp_path: Any) -> None:
