@@ -4,7 +4,7 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from helios.core import TrainingState, TrainingUnit
+from helios.core import TrainingState
 from helios.errors import CheckpointError, ConfigurationError, UnknownNameError, nearest
 from helios.plugins.optuna import places, trials
 from helios.plugins.optuna.folds import Fit, fits_of
@@ -253,23 +253,13 @@ class OptunaPlugin(Plugin):
             return
         self.report_metrics(validation_cycle)
         is_pruned = self.trainer.global_rank == 0 and self._trial.should_prune()
-        if is_pruned and not self._is_at_end(improved):
+        if is_pruned and not trials.is_at_end(self.trainer, improved):
             self._pruned_cycle = validation_cycle
             self.trainer.request_stop(
                 f"Optuna prunes trial {self._trial.number} after validation cycle"
                 f" {validation_cycle}",
                 final=True,
             )
-
-    def _is_at_end(self, improved: bool) -> bool:
-        """Return whether the run ends after this validation anyway, so that it is not pruned."""
-        trainer, state = self.trainer, self.trainer.state
-        in_epochs = trainer.train_unit is TrainingUnit.EPOCH
-        done = state.global_epoch + 1 if in_epochs else state.current_iteration
-        stale_cycles = 0 if improved else state.early_stop_count + 1
-        patience = trainer.early_stop_cycles
-        is_stale = patience is not None and stale_cycles >= patience
-        return done >= trainer.total_steps or is_stale
 
     def _warn_of_data(self) -> None:
         """Say once that validations are due, but the data have no validation set."""

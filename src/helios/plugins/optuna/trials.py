@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from helios.core import TrainingUnit
 from helios.errors import ConfigurationError
 
 # The functions import Optuna themselves: a user with a trial has imported it already, and a trainer
@@ -172,3 +173,19 @@ def _plain(value: Any, distribution: Any) -> Any:
 
 def _equal(one: Any, other: Any) -> bool:
     return bool(one == other) or (one != one and other != other)  # NaN equals NaN here
+
+
+def is_at_end(trainer: Any, improved: bool) -> bool:
+    """Return whether a run ends after its validation anyway, so that its trial is not pruned.
+
+    Args:
+        trainer: the trainer of the run, whose model has just been validated.
+        improved: ``True`` if the validation is the best one.
+    """
+    state = trainer.state
+    in_epochs = trainer.train_unit is TrainingUnit.EPOCH
+    done = state.global_epoch + 1 if in_epochs else state.current_iteration
+    stale_cycles = 0 if improved else state.early_stop_count + 1
+    patience = trainer.early_stop_cycles
+    is_stale = patience is not None and stale_cycles >= patience
+    return bool(done >= trainer.total_steps or is_stale)
