@@ -83,8 +83,8 @@ def test_a_function_returns_several_or_none(
     monkeypatch.setitem(registry._objects, "monitors", written["monitors"])
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     trainer = make_trainer(plugins=["monitors"])
-    (inactive,) = trainer.plugin_manager.inactive
-    assert inactive.reason == "does not apply: this is no job of a cluster"
+    reasons = {each.reason for each in trainer.plugin_manager.inactive}
+    assert "does not apply: this is no job of a cluster" in reasons
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert list(make_trainer(plugins=["monitors"]).plugins) == ["history", "finite"]
 
