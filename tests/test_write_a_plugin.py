@@ -41,7 +41,7 @@ def plug_ins(names: dict[str, Any]) -> list[type[helios.Plugin]]:
 
 
 def test_every_plug_in_of_the_page_conforms(written: dict[str, Any]) -> None:
-    assert len(plug_ins(written)) == 4
+    assert len(plug_ins(written)) == 5
     for create in plug_ins(written):
         check_conformance(create)
 
@@ -76,6 +76,24 @@ def test_a_loss_that_is_no_number_ends_the_run(written: dict[str, Any], make_tra
     assert trainer.stop_requests[0].reason == "3 times a number was not finite"
 
 
+def test_the_hook_of_a_plug_in_is_called(
+    written: dict[str, Any], make_trainer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Level(TinyModel):
+        def train_step(self, batch: Any, state: helios.TrainingState) -> torch.Tensor:
+            self.log("loss", 1.0)
+            return torch.zeros(())
+
+    plugins = [written["PlateauReport"](), written["PlateauPlugin"](patience=2)]
+    trainer = make_trainer(plugins=plugins, total_steps=5)
+    trainer.fit(Level(), TinyDataModule())
+    assert [r.message for r in caplog.records if "progress" in r.message] == [
+        "no progress for 2 epochs"
+    ]
+    assert trainer.stop_requests[0].reason == "no progress"
+    assert trainer.state.global_epoch == 3
+
+
 def test_a_function_returns_several_or_none(
     written: dict[str, Any], make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +103,8 @@ def test_a_function_returns_several_or_none(
     trainer = make_trainer(plugins=["monitors"])
     reasons = {each.reason for each in trainer.plugin_manager.inactive}
     assert "does not apply: this is no job of a cluster" in reasons
+    (line,) = [i for i in trainer.plugin_manager.inactive if i.name == "monitors"]
+    assert line.reason == "does not apply: this is no job of a cluster"
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert list(make_trainer(plugins=["monitors"]).plugins) == ["history", "finite"]
 

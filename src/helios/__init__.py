@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "create_plugin",
     "hookimpl",
+    "hookspec",
 ]
 
 _NAMES = {
@@ -37,6 +38,7 @@ _NAMES = {
         "UniquePluginOverrides",
         "create_plugin",
         "hookimpl",
+        "hookspec",
     ),
     "trainer": ("Trainer",),
 }

@@ -17,6 +17,7 @@ from helios.plugins import (
     UniquePluginOverrides,
     create_plugin,
     hookimpl,
+    hookspec,
 )
 from helios.trainer import Trainer
 
@@ -36,4 +37,5 @@ __all__ = [
     "__version__",
     "create_plugin",
     "hookimpl",
+    "hookspec",
 ]

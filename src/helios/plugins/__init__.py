@@ -4,7 +4,7 @@ from helios.errors import NotApplicable
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.manager import PluginManager
-from helios.plugins.markers import hookimpl
+from helios.plugins.markers import hookimpl, hookspec
 from helios.plugins.plan import PluginPlan
 from helios.plugins.plugin import (
     PLUGIN_REGISTRY,
@@ -26,4 +26,5 @@ __all__ = [
     "UniquePluginOverrides",
     "create_plugin",
     "hookimpl",
+    "hookspec",
 ]

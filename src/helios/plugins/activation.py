@@ -142,7 +142,8 @@ class _Activation:
     def finish(self) -> None:
         """Register all plug-ins, or raise all problems."""
         try:
-            rows, inactive = self._manager.resolve(self._rows)
+            skip = self._selection.on_load_error == "skip"
+            rows, inactive = self._manager.resolve(self._rows, skip)
         except PluginError as problem:
             self._problems.extend(each_of(problem))
         raise_all(self._problems)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
-from helios.plugins.hooks import HOOKS
 from helios.plugins.results import BuiltIn
 
 if TYPE_CHECKING:
@@ -102,8 +101,8 @@ def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookC
 
 def _hook_of(manager: pluggy.PluginManager, implementation: Any) -> str | None:
     """Return the hook of a manager that an implementation belongs to."""
-    for name in HOOKS:
-        if implementation in getattr(manager.hook, name).get_hookimpls():
+    for name, caller in vars(manager.hook).items():
+        if implementation in caller.get_hookimpls():
             return name
     return None
 

@@ -22,7 +22,7 @@ from helios.errors import (
 )
 from helios.plugins import bodies, misspellings
 from helios.plugins.attributes import static_attribute
-from helios.plugins.hooks import HOOKS
+from helios.plugins.hooks import HOOKS, HookInfo
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.markers import PROJECT, UNMARKED
 from helios.plugins.plugin import Plugin
@@ -112,6 +112,8 @@ def _marker(attribute: object) -> object:
 def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOpts]:
     """Return the options of each hook that a plug-in implements, by the hook's name.
 
+    Another plug-in may declare a hook that Helios does not, so this function does not refuse it.
+
     Raises:
         InvalidPluginError: an implementation cannot be called, or would never be called.
     """
@@ -121,20 +123,33 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
         options = hook_options(plugin, name)
         if name in HOOKS and _is_missing(plugin, name):
             raise InvalidPluginError(
-                f"{_where(plugin, plug_id)}: the hook {name} is only created when it is used, by"
+                f"{locate(plugin, plug_id)}: the hook {name} is only created when it is used, by"
                 " __getattr__, so it would never be called: define it as a function or method."
             )
         if options is not None:
             marked.append(name)
             hook = options["specname"] or name
             if hook in HOOKS:
-                _check_callable(plugin, plug_id, name, hook, options)
-                found[hook] = options
-            elif not options["optionalhook"]:
-                problem = misspellings.no_such_hook(name)
-                raise InvalidPluginError(f"{_where(plugin, plug_id)}: {problem}")
+                check_callable(plugin, plug_id, name, HOOKS[hook], options)
+            found[hook] = options
     for problem in misspellings.find(plugin, marked):
-        raise InvalidPluginError(f"{_where(plugin, plug_id)}: {problem}")
+        raise InvalidPluginError(f"{locate(plugin, plug_id)}: {problem}")
+    return found
+
+
+def marked_hooks(plugin: object) -> dict[str, tuple[str, pluggy.HookimplOpts]]:
+    """Return the attributes with a marker whose hook Helios does not declare, by hook.
+
+    Another plug-in may declare it, so only the whole table shows whether the hook exists.
+
+    Returns:
+        The name of each attribute, and its options.
+    """
+    found = {}
+    for name in dir(plugin):
+        options = hook_options(plugin, name)
+        if options is not None and (hook := options["specname"] or name) not in HOOKS:
+            found[hook] = name, options
     return found
 
 
@@ -198,7 +213,7 @@ def claims(plugin: object, implemented: dict[str, pluggy.HookimplOpts]) -> dict[
             if declared:
                 found[name] = f"unique_overrides.{name} is set"
     for hook, options in implemented.items():
-        claim = HOOKS[hook].claim
+        claim = HOOKS[hook].claim if hook in HOOKS else None
         if claim is not None and not _is_wrapper(options):
             found[claim] = f"implements {hook}"
     return found
@@ -214,9 +229,20 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
         "after": names_in(plugin, "after"),
         "requires": names_in(plugin, "requires"),
         "former_ids": names_in(plugin, "former_ids"),
+        "declares": _declares(plugin, plug_id),
+        "foreign": tuple(hook for hook in implemented if hook not in HOOKS),
         "critical": not isinstance(plugin, Plugin) or plugin.critical,
         "changes_results": changes_results(plugin),
     }
+
+
+def _declares(plugin: object, plug_id: str) -> tuple[str, ...]:
+    from helios.plugins.declared_hooks import declared_by  # which imports this module
+
+    try:
+        return tuple(declared_by(plugin))
+    except InvalidPluginError as error:
+        raise InvalidPluginError(f"{locate(plugin, plug_id)}: {error}") from error
 
 
 def deprecations(plugin: object, plug_id: str) -> list[str]:
@@ -234,7 +260,7 @@ def deprecations(plugin: object, plug_id: str) -> list[str]:
                 if deprecation.argument is not None:
                     what = f"the argument {deprecation.argument!r} of {what}"
                 messages.append(
-                    f"{_where(plugin, plug_id)} uses {what}, which is deprecated since Helios"
+                    f"{locate(plugin, plug_id)} uses {what}, which is deprecated since Helios"
                     f" {deprecation.since}: {deprecation.instead}"
                 )
     return messages
@@ -243,7 +269,7 @@ def deprecations(plugin: object, plug_id: str) -> list[str]:
 def observer_without_state(plugin: object, plug_id: str) -> str | None:
     """Return a warning about an observer with half of a state, or ``None``."""
     problem = misspellings.half_of_state(plugin)
-    return f"{_where(plugin, plug_id)}: {problem}" if problem else None
+    return f"{locate(plugin, plug_id)}: {problem}" if problem else None
 
 
 def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
@@ -257,12 +283,12 @@ def names_in(plugin: object, attribute: str) -> tuple[str, ...]:
     names = getattr(plugin, attribute)
     if isinstance(names, str):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: {attribute} is a single string: write a tuple,"
+            f"{locate(plugin, plugin.plug_id)}: {attribute} is a single string: write a tuple,"
             f" {attribute} = ({names!r},)."
         )
     if not isinstance(names, tuple | list) or not all(map(_is_name, names)):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: {attribute} is {shown(names)}: write a tuple of"
+            f"{locate(plugin, plugin.plug_id)}: {attribute} is {shown(names)}: write a tuple of"
             f' strings without spaces around them, {attribute} = ("name",).'
         )
     return tuple(names)
@@ -298,13 +324,14 @@ def changes_results(plugin: object) -> bool:
     declared = getattr(plugin, "changes_results", False)
     if isinstance(plugin, Plugin) and not isinstance(declared, bool):
         raise InvalidPluginError(
-            f"{_where(plugin, plugin.plug_id)}: changes_results is {shown(declared)}: write"
+            f"{locate(plugin, plugin.plug_id)}: changes_results is {shown(declared)}: write"
             " changes_results = True, or remove it."
         )
     return declared is True
 
 
-def _where(plugin: object, plug_id: str) -> str:
+def locate(plugin: object, plug_id: str) -> str:
+    """Return the id, distribution, version and source of a plug-in, for a message about it."""
     from helios.plugins.provenance import origin_of  # which imports this module
 
     origin = origin_of(plugin, None)
@@ -312,10 +339,18 @@ def _where(plugin: object, plug_id: str) -> str:
     return f"plug-in {plug_id!r} ({distribution}{source_of(plugin)})"
 
 
-def _check_callable(
-    plugin: object, plug_id: str, name: str, hook: str, options: pluggy.HookimplOpts
+def check_callable(
+    plugin: object, plug_id: str, name: str, info: HookInfo, options: pluggy.HookimplOpts
 ) -> None:
-    """Refuse an implementation that pluggy cannot call, or would call without an argument."""
+    """Refuse an implementation that pluggy cannot call, or would call without an argument.
+
+    Args:
+        plugin: the plug-in.
+        plug_id: its id.
+        name: the name of the attribute that implements the hook.
+        info: the hook.
+        options: the options of the implementation.
+    """
     attribute = inspect.getattr_static(plugin, name)
     problem = None
     if not isinstance(
@@ -325,19 +360,19 @@ def _check_callable(
     elif options["wrapper"] and options["hookwrapper"]:
         problem = "is marked both wrapper and hookwrapper; write only wrapper=True."
     elif never_runs := bodies.problem_of(
-        getattr(plugin, name), hook, is_wrapper=_is_wrapper(options)
+        getattr(plugin, name), info.name, is_wrapper=_is_wrapper(options)
     ):
         problem = never_runs
     elif _is_wrapper(options) and not inspect.isgeneratorfunction(getattr(plugin, name)):
         problem = "is marked as a wrapper, but has no yield; write: result = yield; return result."
     else:
         for parameter in inspect.signature(getattr(plugin, name)).parameters.values():
-            problem = problem or _parameter_problem(parameter, HOOKS[hook].arguments)
+            problem = problem or _parameter_problem(parameter, info.arguments)
     if problem:
-        expected = ", ".join(HOOKS[hook].arguments) or "none"
+        expected = ", ".join(info.arguments) or "none"
         raise InvalidPluginError(
-            f"{_where(plugin, plug_id)}: the hook {name} {problem}\n"
-            f"Arguments of {hook}: {expected}. You can omit arguments that you do not need."
+            f"{locate(plugin, plug_id)}: the hook {name} {problem}\n"
+            f"Arguments of {info.name}: {expected}. You can omit arguments that you do not need."
         )
 
 

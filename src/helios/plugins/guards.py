@@ -5,7 +5,7 @@ calls the function of the plug-in directly, at no extra cost.
 """
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from time import perf_counter_ns
 from typing import Any
 
@@ -17,6 +17,22 @@ Function = Callable[..., Any]
 def is_wrapper(implementation: pluggy.HookImpl) -> bool:
     """Return whether an implementation wraps the others."""
     return implementation.wrapper or implementation.hookwrapper
+
+
+def sort_calls(implementations: list[pluggy.HookImpl], order: Iterable[str]) -> None:
+    """Sort the list that pluggy calls from its end, so that the last registered comes first.
+
+    The sort keeps the groups of pluggy (trylast, plain, tryfirst; then the same for wrappers), and
+    applies the order of the table within each group.
+
+    Args:
+        implementations: the list.
+        order: the ids of the table.
+    """
+    place = {plug_id: -number for number, plug_id in enumerate(order)}
+    implementations.sort(
+        key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
+    )
 
 
 def contain(

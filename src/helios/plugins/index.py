@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from helios.errors import PluginOrderError, raise_all
 from helios.plugins.conflicts import claim_keys, compares, resolve
+from helios.plugins.declared_hooks import check_declared_hooks
 from helios.plugins.metadata import canonical
 from helios.plugins.order import in_order, insert
 from helios.plugins.plan import Inactive
@@ -59,7 +60,7 @@ class Index:
     def _is_free_for(self, row: Registration) -> bool:
         """Return whether a new row has no conflict; if unsure, ``False``."""
         return (
-            not row.requires
+            not (row.requires or row.declares or row.foreign)
             and row.id not in self._ids
             and id(row.plugin) not in self._plugins
             and self._claims.isdisjoint(claim_keys(row))
@@ -93,11 +94,22 @@ class Index:
         return following
 
 
-def resolved(rows: Iterable[Registration]) -> tuple[list[Registration], list[Inactive]]:
-    """Return the ordered rows and the inactive plug-ins, or raise all problems."""
+def resolved(
+    rows: Iterable[Registration], skip: bool = False
+) -> tuple[list[Registration], list[Inactive]]:
+    """Return the ordered rows and the inactive plug-ins, or raise all problems.
+
+    Args:
+        rows: the rows of the table, and new ones.
+        skip: ``True`` to make autoloaded plug-ins inactive whose hooks nobody declares.
+    """
     kept, inactive, problems = resolve(rows)
     kept, lacking, unmet = check_requirements(kept)
-    inactive, problems = [*inactive, *lacking], [*problems, *unmet]
+    kept, failed, unknown = check_declared_hooks(kept, skip)
+    inactive, problems = [*inactive, *lacking, *failed], [*problems, *unmet, *unknown]
+    if failed:  # others may require them
+        kept, lacking, unmet = check_requirements(kept)
+        inactive, problems = [*inactive, *lacking], [*problems, *unmet]
     try:
         order = in_order(kept)
     except PluginOrderError as problem:

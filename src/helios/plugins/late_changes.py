@@ -56,6 +56,8 @@ def _renewed(row: Registration) -> Registration:
     for name in _FIXED:
         if declared[name] != getattr(row, name):
             raise _without_effect(row, name, "it has no effect")
+    for name in set(declared["foreign"]) - set(row.foreign):
+        raise _without_effect(row, f"the hook {name}", "it would never be called")
     claims = {name: f"{reason} since setup()" for name, reason in declared["claims"].items()}
     return dataclasses.replace(row, claims={**claims, **row.claims})
 

@@ -18,8 +18,9 @@ from helios.errors import (
 from helios.plugins import bodies, declarations, once
 from helios.plugins.blocks import Blocks
 from helios.plugins.callers import HookCallers, Quarantine
+from helios.plugins.declared_hooks import DeclaredHooks
 from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.guards import contain, contain_context, is_wrapper
+from helios.plugins.guards import contain, contain_context, is_wrapper, sort_calls
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.index import Index, resolved
@@ -57,6 +58,7 @@ class PluginManager(pluggy.PluginManager):
         self.late_changes = LateChanges(())
         self.built_in = BuiltIn()
         self.callers = HookCallers(self.hook)
+        self._hooks = DeclaredHooks(self.hook)
         self.frozen = False
         self._states = PluginStates(self._quarantine, self.describe)
         self._frozen_with: tuple[Any, ...] = ()
@@ -69,7 +71,8 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Return the options of an attribute that implements a hook, otherwise ``None``."""
-        return declarations.hook_options(plugin, name)
+        options = declarations.hook_options(plugin, name)
+        return options if options and self._hooks.knows(options, name) else None
 
     def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
         """Monitor all hook calls, as in pluggy. Returns a function that ends the monitoring."""
@@ -161,18 +164,21 @@ class PluginManager(pluggy.PluginManager):
         return row
 
     def resolve(
-        self, newcomers: Sequence[Registration]
+        self, newcomers: Sequence[Registration], skip: bool = False
     ) -> tuple[list[Registration], list[Inactive]]:
         """Return the table that new rows would give, without changing the table.
+
+        Args:
+            newcomers: the new rows.
+            skip: ``True`` to make autoloaded plug-ins inactive whose hooks nobody declares.
 
         Returns:
             All rows in the order of their hook calls, and the plug-ins that become inactive.
 
         Raises:
-            PluginError: the same errors as in :meth:`register`; several problems are raised as one
-                :class:`~helios.errors.PluginProblems`.
+            PluginError: as in :meth:`register`; a ``PluginProblems`` contains several of them.
         """
-        return resolved([*self._rows.values(), *newcomers])
+        return resolved([*self._rows.values(), *newcomers], skip)
 
     def unregister(self, plugin: object = None, name: str | None = None) -> Any:
         """Remove a plug-in from the table, given the plug-in or its id.
@@ -255,18 +261,13 @@ class PluginManager(pluggy.PluginManager):
         """Register the table with pluggy in the order of hook calls, and return the callers."""
         for plugin in list(self.get_plugins()):
             super().unregister(plugin)
+        self._hooks.renew(self._rows.values(), self.add_hookspecs)
         for hook in HOOKS:
             self._called(hook).clear()  # the built-in behaviour is not registered
         for row in self._rows.values():
             super().register(row.plugin, row.id)
-        # pluggy calls its list from the end, so the last registered comes first. This sort keeps
-        # its groups (trylast, plain, tryfirst; then the same for wrappers), and applies the order
-        # of the table within each group.
-        place = {plug_id: -number for number, plug_id in enumerate(self._rows)}
-        for hook in HOOKS:
-            self._called(hook).sort(
-                key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
-            )
+        for hook in self._hooks.all:
+            sort_calls(self._called(hook), self._rows)
             bodies.require_bodies(self._called(hook), hook, self.describe)
             complete(self._called(hook), hook, self.built_in)
         self.callers.bind()
@@ -279,7 +280,7 @@ class PluginManager(pluggy.PluginManager):
 
     def _guard(self, expected: list[type[Exception]], profile: PluginProfile | None) -> None:
         """Install the requested guards around the implementations; usually none."""
-        for name, info in HOOKS.items():
+        for name, info in self._hooks.all.items():
             for implementation in getattr(self.hook, name).get_hookimpls():
                 if implementation.plugin is self.built_in:
                     continue
@@ -302,7 +303,7 @@ class PluginManager(pluggy.PluginManager):
             exc_info=error,
         )
         self.quarantined.setdefault(row.id, Quarantine(row.id, hook, error))
-        for name in HOOKS.keys() - {"teardown"}:
+        for name in self._hooks.all.keys() - {"teardown"}:
             implementations = self._called(name)
             implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
             complete(implementations, name, self.built_in)
@@ -367,6 +368,7 @@ class PluginManager(pluggy.PluginManager):
     def enter(self, rows: Iterable[Registration], inactive: Iterable[Inactive] = ()) -> None:
         """Replace the table in one step that cannot fail, and record the inactive plug-ins."""
         before, rows = list(self._rows.values()), list(rows)
+        self._hooks.clear()
         kept = {id(row.plugin) for row in rows}
         known = {id(row.plugin) for row in before}
         for row in before:

@@ -32,17 +32,23 @@ only to set the options of pluggy (``tryfirst``, ``trylast``, ``wrapper``).
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
-def hookspec(function: Callable[..., Any]) -> Any:
+def hookspec(function: Callable[..., Any] | None = None, *, firstresult: bool = False) -> Any:
     """Declare a hook of kind *all*, whose default does nothing.
 
     An implementation may omit arguments, and later releases add some. So type checkers see ``Any``,
     and a plug-in may call the default with the arguments of an earlier release.
+
+    Args:
+        function: the function that has the name and the arguments of the hook.
+        firstresult: ``True`` if a call ends with the first result that is not ``None``.
     """
+    if function is None:
+        return functools.partial(hookspec, firstresult=firstresult)
 
     @functools.wraps(function)
     def do_nothing(*args: Any, **kwargs: Any) -> None: ...
 
-    return _mark(do_nothing)
+    return _mark(firstresult=firstresult)(do_nothing)
 
 
 def unique(claim: str) -> Declare:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,7 +29,7 @@ from helios.plugins.run_properties import find_overwritten
 
 _SWITCHES = ("autoload", "critical", "changes_results")
 _NAMES = ("exclusives", "before", "after", "requires", "former_ids")
-_DECLARED = (*_SWITCHES, *_NAMES, "summary")
+_DECLARED = (*_SWITCHES, *_NAMES, "summary", "hookspecs")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
 _OVERRIDES = tuple(field.name for field in dataclasses.fields(UniquePluginOverrides))
 _PROTOCOL = {"state_dict": 0, "load_state_dict": 1}
@@ -85,11 +85,17 @@ def half_of_state(plugin: object) -> str | None:
     return None
 
 
-def no_such_hook(name: str) -> str:
-    """Return the message about a method that looks like a hook."""
+def no_such_hook(name: str, known: Iterable[str] = HOOKS) -> str:
+    """Return the message about a method that looks like a hook.
+
+    Args:
+        name: the name of the method.
+        known: the names of all hooks.
+    """
     return (
-        f"{name} is not a hook, so it would never be called.{nearest(name, HOOKS)} If it is your"
-        " own method, start its name with an underscore."
+        f"{name} is not a hook, so it would never be called.{nearest(name, known)} If it is your"
+        " own method, start its name with an underscore. If another plug-in declares it, mark it"
+        " with @helios.hookimpl, and use that plug-in, too."
     )
 
 
@@ -172,6 +178,8 @@ def _declared_like(value: object) -> tuple[str, ...]:
         return _SWITCHES
     if isinstance(value, str):
         return (*_NAMES, "summary")
+    if inspect.isclass(value) or inspect.ismodule(value):
+        return ("hookspecs",)
     if isinstance(value, tuple | list | set | frozenset):
         return _NAMES if value and all(isinstance(each, str) for each in value) else ()
     return ()

@@ -112,6 +112,12 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """The ids of plug-ins that must be active too, with version specifiers: ``("ema>=0.1",)``."""
 
+    hookspecs: ClassVar[Any] = ()
+    """A class with functions marked ``@helios.hookspec``, or a tuple of such classes.
+
+    The functions are hooks that this plug-in calls, for other plug-ins to implement.
+    """
+
     former_ids: ClassVar[tuple[str, ...]] = ()
     """The ids that this plug-in had in earlier releases.
 

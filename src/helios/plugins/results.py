@@ -44,12 +44,16 @@ def complete(implementations: list[pluggy.HookImpl], hook: str, built_in: BuiltI
         hook: the name of the hook.
         built_in: the built-in behaviour, which is removed if it is no longer needed.
     """
-    if HOOKS[hook].claim is None:
+    if not _is_unique(hook):
         return
     implementations[:] = [i for i in implementations if i.plugin is not built_in]
     if implementations and all(map(is_wrapper, implementations)):
         function = getattr(built_in, hook)
         implementations.insert(0, pluggy.HookImpl(built_in, "built-in", function, UNMARKED))
+
+
+def _is_unique(hook: str) -> bool:
+    return hook in HOOKS and HOOKS[hook].claim is not None
 
 
 def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable[[], str]) -> None:
@@ -65,7 +69,7 @@ def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable
         guard = _watched_old_wrapper if implementation.hookwrapper else _watched_wrapper
         if hook == "step_context":
             replace(implementation, guard(function, plugin, _Contexts(hook, describe)))
-        elif HOOKS[hook].claim is not None:
+        elif _is_unique(hook):
             replace(implementation, guard(function, plugin, _Unchanged(hook, describe)))
     elif hook in _CONVERSIONS:
         replace(implementation, _converted(function, _CONVERSIONS[hook], describe))

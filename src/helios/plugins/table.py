@@ -42,6 +42,8 @@ class Registration:
         after: the ids of plug-ins that must come before it.
         requires: the ids of plug-ins that must be active, with version specifiers.
         former_ids: the ids that it had in earlier releases.
+        declares: the hooks that it declares for other plug-ins.
+        foreign: the hooks that it implements and Helios does not declare.
         critical: True if an error of the plug-in ends the run.
         changes_results: True if it changes the trained weights or the logged metrics.
     """
@@ -59,6 +61,8 @@ class Registration:
     after: tuple[str, ...]
     requires: tuple[str, ...]
     former_ids: tuple[str, ...]
+    declares: tuple[str, ...]
+    foreign: tuple[str, ...]
     critical: bool
     changes_results: bool
 
