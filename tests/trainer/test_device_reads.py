@@ -11,7 +11,7 @@ from helpers import Logs, Make, Named, Recording
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helios import Plugin, TrainingState
+from helios import TrainingState
 from helios.testing import TinyDataModule, TinyModel
 
 BUILT_IN = ("progress", "metrics-file", "preemption")
@@ -110,12 +110,12 @@ def test_no_step_reads_from_the_device(
     assert between[11] >= 1  # the cadence, at the end of the second epoch
 
 
-def optuna_plugin() -> Plugin:
+def optuna_plugin(metric_name: str = "loss") -> Any:
     optuna = pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
     from helios.plugins.optuna import OptunaPlugin
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return OptunaPlugin(optuna.create_study().ask(), "loss")
+    return OptunaPlugin(optuna.create_study().ask(), metric_name)
 
 
 @pytest.mark.parametrize("others", [(), (optuna_plugin,)], ids=["built-in", "with optuna"])
@@ -123,7 +123,7 @@ def test_built_in_plugins_read_once_at_each_cadence(
     make_trainer: Make,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: pathlib.Path,
-    others: tuple[Callable[[], Plugin], ...],
+    others: tuple[Callable[[], Any], ...],
 ) -> None:
     class Quiet(TinyModel):
         def train_step(self, batch: Any, state: TrainingState) -> None:
@@ -150,3 +150,23 @@ def test_built_in_plugins_read_once_at_each_cadence(
     between = [after - before for before, after in zip(counter.at, counter.at[1:], strict=False)]
     inside = [i for i in range(steps) if (i + 1) % 6]  # the others begin an epoch
     assert {i + 1: between[i] for i in inside if between[i]} == {4: 1, 8: 1, 16: 1}
+
+
+def test_optuna_plugin_reads_no_more_at_a_validation(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value that it reports is on the host already."""
+    found = []
+    for plugins in ([], [optuna_plugin("accuracy")]):
+        with counting_reads(monkeypatch) as reads:
+            counter = Reads(reads)
+            trainer = make_trainer(
+                train_unit="iteration",
+                total_steps=12,
+                valid_frequency=4,
+                plugins=[counter, *plugins],
+            )
+            trainer.fit(TinyModel(), TinyDataModule(shuffle=False))
+        found.append((list(reads), counter.at))
+    assert plugins[0].trial.study.trials[0].intermediate_values.keys() == {0, 1, 2}
+    assert found[0] == found[1]
