@@ -75,7 +75,7 @@ def test_nothing_is_said_of_a_complete_model(said: Said) -> None:
         ("on_training_begin", "write def on_training_start(self)"),
         ("on_train_epoch_begin", "write def on_training_epoch_start(self, current_epoch)"),
         ("on_step_end", "write on_training_batch_end(self, state, should_log)"),
-        ("on_before_rollout", "a Model has on_training_start, on_training_epoch_start"),
+        ("on_before_backward_pass", "a Model has on_training_start, on_training_epoch_start"),
         ("on_before_backward", "it is a hook of plug-ins, so write it in a Plugin"),
         ("on_sanity_check_epoch", "a Model has on_training_start, on_training_epoch_start"),
         ("prediction_step", "write a loop of your own"),
