@@ -54,6 +54,13 @@ def _follow(environment: Any, words: list[str]) -> str:
     raise AssertionError(f"nobody knows how to run {words}")
 
 
+def _block_after(sentence: str) -> str:
+    """Return the first block of Python after a sentence of the page."""
+    _, found, rest = PAGE.partition(sentence)
+    assert found, sentence
+    return blocks("python", rest)[0]
+
+
 @pytest.fixture(scope="module")
 def story(make_environment: Callable[..., Any]) -> Story:
     environment = make_environment()
@@ -68,9 +75,8 @@ def story(make_environment: Callable[..., Any]) -> Story:
     ]
     assert sorted(names) == sorted(path.relative_to(project).as_posix() for path in files)
     assert blocks("toml", PAGE)[0] in (project / "pyproject.toml").read_text(encoding="utf-8")
-    source, *_, tests, _example, _module = blocks("python", PAGE)
-    assert "Replace `src/helios_gradient_norm/__init__.py` by" in PAGE
-    assert "Replace `tests/test_helios_gradient_norm.py` by" in PAGE
+    source = _block_after("Replace `src/helios_gradient_norm/__init__.py` by")
+    tests = _block_after("Replace `tests/test_helios_gradient_norm.py` by")
     (project / "tests/test_helios_gradient_norm.py").write_text(tests, encoding="utf-8")
     for folder in (project / "src", environment.site_packages):
         (folder / "helios_gradient_norm/__init__.py").write_text(source, encoding="utf-8")
