@@ -8,10 +8,10 @@ A run with several objectives, or a fixed trial, costs less: it reports nothing.
 import argparse
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import optuna
-from alternate import Alternation, Features, first, loss_of, measure, network, optimizer_of
+from alternate import Alternation, measure
+from loop import Data, Validating
 from table import Row
 
 import helios
@@ -20,36 +20,8 @@ from helios.plugins.optuna import OptunaPlugin
 REPORTS = 10
 
 
-class Data(helios.DataModule):
-    """Batches that exist already."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._steps = steps
-
-    def setup(self) -> None:
-        """Create the datasets."""
-        params = {"batch_size": 1, "collate_fn": first, "seeding": "none"}
-        self._train_dataset = self._create_dataset(Features(self._steps), params)
-        self._valid_dataset = self._create_dataset(Features(1), params)
-
-
-class Model(helios.Model):
-    """The network of the raw loop."""
-
-    def __init__(self, alternation: Alternation) -> None:
-        super().__init__("bench")
-        self._alternation = alternation
-
-    def setup(self, fast_init: bool = False) -> None:
-        """Create network and optimizer."""
-        self.net = self.prepare(network())
-        self.optimizer = optimizer_of(self.net)
-
-    def train_step(self, batch: Any, state: helios.TrainingState) -> None:
-        """Take a step."""
-        self._alternation.tick()
-        self.optimize(loss_of(self.net, batch), self.optimizer)
+class Reporting(Validating):
+    """Computes the metric that the plug-in reports."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
         """Compute the reported metric."""
@@ -72,7 +44,7 @@ def fit(url: str | None) -> Callable[[int], Alternation]:
             autoload=False,
             plugins=plugins,
         )
-        trainer.fit(Model(alternation), Data(steps))
+        trainer.fit(Reporting(alternation), Data(steps))
         return alternation
 
     return run

@@ -122,10 +122,16 @@ def test_bad_names_are_refused_with_the_right_spelling(
 
 
 def test_suggestions_can_be_used(tmp_path: pathlib.Path) -> None:
-    for name in ("_", "Helios", "class!", "0", "helios-helios-helios", "a" * 50 + "-", "json."):
-        output = refused(name, 2, tmp_path)
-        if "Write a name like" not in output:
-            PackageName.parse(output.rpartition("Write '")[2].partition("'")[0])
+    names = ("_", "Helios", "class!", "0", "helios-helios-helios", "a" * 50 + "-", "json.")
+    outputs = [refused(name, 2, tmp_path) for name in names]
+    suggested = [
+        output.rpartition("Write '")[2].partition("'")[0]
+        for output in outputs
+        if "Write a name like" not in output
+    ]
+    assert suggested
+    for name in suggested:
+        PackageName.parse(name)
 
 
 def test_names_in_use_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

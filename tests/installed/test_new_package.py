@@ -22,7 +22,7 @@ PAGE_PROJECT = "helios-gradient-norm"
 
 
 class Story(NamedTuple):
-    """What was printed.
+    """The output of the commands.
 
     Attributes:
         environment: the environment, in which both packages are installed.

@@ -1,4 +1,4 @@
-"""What docs/optuna.md says can be copied."""
+"""The examples of docs/optuna.md, which readers copy."""
 
 import pathlib
 import re

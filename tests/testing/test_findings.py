@@ -1,4 +1,4 @@
-"""What the conformance kit tells of a plug-in that fails: the place, and both values."""
+"""The messages of the conformance kit about a plug-in that fails: the place, and both values."""
 
 import functools
 import logging
