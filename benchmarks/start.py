@@ -18,7 +18,7 @@ from table import Row
 
 import helios
 from helios.plugins import PluginManager
-from helios.plugins.discovery import GROUP, discover
+from helios.plugins.discovery.entry_points import GROUP, discover
 
 
 class Idle(helios.Plugin):

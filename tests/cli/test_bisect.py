@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from helios.cli.app import app
 from helios.cli.bisect import promised_runs, smallest_failing_set
-from helios.plugins.discovery import discover
+from helios.plugins.discovery.entry_points import discover
 
 PLUGINS = ("cuda", "metrics-file", "preemption", "progress")  # need nothing beyond Helios
 PREAMBLE = """

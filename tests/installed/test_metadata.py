@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helios.plugins.discovery import discover
+from helios.plugins.discovery.entry_points import discover
 
 OFFER = b"[helios.plugins]\nghost = sample_ghost:Ghost\n"
 

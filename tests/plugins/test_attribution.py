@@ -11,7 +11,7 @@ from helpers import Fault, Make, Named
 
 from helios import hookimpl
 from helios.plugins import PluginManager
-from helios.plugins.attribution import HookCall, calls_in_stack, calls_in_traceback
+from helios.plugins.registration.attribution import HookCall, calls_in_stack, calls_in_traceback
 from helios.testing import TinyDataModule, TinyModel
 
 

@@ -20,9 +20,9 @@ from helpers import Make, Named
 
 from helios import PLUGIN_REGISTRY, Plugin
 from helios.errors import PlanDriftError
-from helios.plugins.call_record import plain, record_call
-from helios.plugins.drift import differences
-from helios.plugins.plan import PlanEntry, PluginPlan
+from helios.plugins.plans.call_record import plain, record_call
+from helios.plugins.plans.drift import differences
+from helios.plugins.plans.plan import PlanEntry, PluginPlan
 from helios.testing import TinyDataModule, TinyModel
 
 

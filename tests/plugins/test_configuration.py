@@ -24,9 +24,9 @@ from helios.errors import (
     PluginProblems,
     UnknownNameError,
 )
-from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
-from helios.plugins.configuration import Configuration, read_configuration, setting
-from helios.plugins.selection import Selection
+from helios.plugins.activation.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.activation.selection import Selection
+from helios.plugins.discovery.configuration import Configuration, read_configuration, setting
 
 if TYPE_CHECKING:
     from nowhere import Imagined

@@ -14,7 +14,7 @@ import helios
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import PluginConflictError, RegistrationError
 from helios.plugins import HOOKS, PLUGIN_REGISTRY, PluginManager
-from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.discovery.entry_points import EntryPointRecord
 from helios.testing import TinyDataModule, TinyModel
 
 

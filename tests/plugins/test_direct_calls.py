@@ -10,7 +10,7 @@ from helpers import Fault, Named
 
 from helios import TrainingState, hookimpl
 from helios.plugins import PluginManager
-from helios.plugins.attribution import HookCall, calls_in_stack, calls_in_traceback
+from helios.plugins.registration.attribution import HookCall, calls_in_stack, calls_in_traceback
 
 
 class Failing(Named):

@@ -11,9 +11,10 @@ import pytest
 from helpers import Make, Observer
 from packages import write_distribution
 
-import helios.plugins.registry
 from helios import PLUGIN_REGISTRY
-from helios.plugins.discovery import discover, survey
+from helios.plugins.discovery import installed
+from helios.plugins.discovery.entry_points import discover, survey
+from helios.plugins.discovery.provenance import owner_of
 from helios.testing import TinyDataModule, TinyModel
 
 MODULE = """
@@ -54,8 +55,8 @@ def surveys(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(calls))
         return discover()
 
-    monkeypatch.setattr(helios.plugins.registry, "discover", counted)
-    monkeypatch.setattr(PLUGIN_REGISTRY, "_state", None)
+    monkeypatch.setattr(installed, "discover", counted)
+    monkeypatch.setattr(installed, "_known", (None, []))
     return calls
 
 
@@ -142,7 +143,7 @@ def test_plug_in_in_an_archive_on_the_path(
     assert list(trainer.plugins) == ["sample"]
     instance = trainer.plugins["sample"]
     trainer.fit(TinyModel(), TinyDataModule())
-    assert helios.plugins.provenance.owner_of(instance) == ("sample-tools", "2.0")
+    assert owner_of(instance) == ("sample-tools", "2.0")
     message = str(record.load_error("does not work", ValueError()))
     assert f"remove {archive} from sys.path or PYTHONPATH" in message
     del sys.modules["sample_module"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from helios import Plugin
 from helios.errors import PluginOrderError
 from helios.plugins import PluginManager
-from helios.plugins.attributes import static_attribute
-from helios.plugins.order import in_order
+from helios.plugins.declarations.attributes import static_attribute
+from helios.plugins.registration.order import in_order
 
 NAMES = "abcdef"
 

@@ -9,7 +9,7 @@ from helpers import Make, Named
 
 from helios import hookimpl
 from helios.plugins import HOOKS, PluginManager
-from helios.plugins.manager import HookCallers
+from helios.plugins.registration.manager import HookCallers
 from helios.testing import TinyDataModule, TinyModel
 
 log: list[str] = []

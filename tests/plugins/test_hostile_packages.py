@@ -22,8 +22,8 @@ from helios.errors import (
     PluginLoadError,
     UnknownNameError,
 )
-from helios.plugins.discovery import survey
-from helios.plugins.selection import DISABLE_VARIABLE
+from helios.plugins.activation.selection import DISABLE_VARIABLE
+from helios.plugins.discovery.entry_points import survey
 
 Write = Callable[..., pathlib.Path]
 ESCAPE = "\x1b[2K\x1b[1A"

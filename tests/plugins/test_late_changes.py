@@ -101,6 +101,6 @@ def test_plugin_that_has_not_changed_is_not_read_again(
 ) -> None:
     class Idle(Named):
         def on_training_start(self) -> None:
-            monkeypatch.setattr("helios.plugins.late_changes.declarations.declared", None)
+            monkeypatch.setattr("helios.plugins.registration.late_changes.facts.declared", None)
 
     make_trainer(plugins=[Idle()]).fit(TinyModel(), TinyDataModule())

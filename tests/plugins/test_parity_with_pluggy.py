@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from helios import Plugin, Trainer, hookimpl
 from helios.plugins import HOOKS, PluginSpec
+from helios.plugins.calls.profile import PluginProfile
 from helios.plugins.markers import PROJECT
-from helios.plugins.profile import PluginProfile
 
 ARGUMENTS = {
     "on_log": {"metrics": {"loss": 1.0}, "phase": "training", "state": "the state"},

@@ -13,14 +13,14 @@ from helpers import Make
 from helios import Plugin
 from helios.errors import ConfigurationError, UnknownNameError
 from helios.plugins import PluginPlan
-from helios.plugins.plan import Inactive, PlanEntry
-from helios.plugins.provenance import origin_of
-from helios.plugins.selection import (
+from helios.plugins.activation.selection import (
     BLOCK_VARIABLE,
     DISABLE_VARIABLE,
     PLUGINS_VARIABLE,
     Selection,
 )
+from helios.plugins.discovery.provenance import origin_of
+from helios.plugins.plans.plan import Inactive, PlanEntry
 from helios.testing import TinyDataModule, TinyModel
 
 EMA = PlanEntry("ema", "helios-ema", "1.2", "installed", ("setup", "on_log"), ())

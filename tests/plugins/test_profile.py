@@ -10,7 +10,7 @@ from helpers import Make
 
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import ConfigurationError
-from helios.plugins import profile
+from helios.plugins.calls import profile
 from helios.testing import TinyDataModule, TinyModel, equal
 
 BATCHES = 12  # two epochs of TinyDataModule
@@ -133,7 +133,7 @@ def test_a_failed_run_is_profiled_and_attributed(
 
 def test_time_of_what_a_wrapper_wraps_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr("helios.plugins.guards.perf_counter_ns", lambda: next(clock))
+    monkeypatch.setattr("helios.plugins.calls.guards.perf_counter_ns", lambda: next(clock))
     manager = pluggy.PluginManager("helios")
 
     class Spec:

@@ -11,7 +11,7 @@ import pytest
 from helpers import Make
 from packages import write_distribution
 
-from helios.plugins.provenance import origin_of, owner_of_module
+from helios.plugins.discovery.provenance import origin_of, owner_of_module
 from helios.testing import TinyDataModule, TinyModel
 
 MODULE = """

@@ -20,7 +20,7 @@ from helios.errors import (
     PluginLoadError,
     PluginProblems,
 )
-from helios.plugins.selection import DISABLE_VARIABLE
+from helios.plugins.activation.selection import DISABLE_VARIABLE
 from helios.testing import TinyDataModule, TinyModel
 
 PARTS = """

@@ -11,8 +11,8 @@ from helpers import Make, Named, ObjectWithHooks
 from helios import Plugin, hookimpl
 from helios.errors import InvalidPluginError
 from helios.plugins import PLUGIN_REGISTRY, PluginManager, PluginPlan
-from helios.plugins.declarations import summary_of
-from helios.plugins.plan import PlanEntry
+from helios.plugins.declarations.facts import summary_of
+from helios.plugins.plans.plan import PlanEntry
 from helios.testing import TinyDataModule, TinyModel
 
 

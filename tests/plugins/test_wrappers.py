@@ -270,8 +270,8 @@ def test_target_called_in_a_wrapper_too(make_trainer: Make) -> None:
 
 
 def test_truth_of_applies_to_names_the_plugin() -> None:
-    from helios.plugins.discovery import EntryPointRecord
-    from helios.plugins.loading import reason_not_to_build
+    from helios.plugins.activation.loading import reason_not_to_build
+    from helios.plugins.discovery.entry_points import EntryPointRecord
 
     class Odd(Named):
         @classmethod

@@ -15,9 +15,9 @@ import typer
 from helios.cli.output import fail, print_json, say
 from helios.cli.script_path import Script
 from helios.errors import ConfigurationError
-from helios.plugins.configuration import read_configuration, setting
-from helios.plugins.discovery import EntryPointRecord, discover
-from helios.plugins.selection import BLOCK_VARIABLE, Selection, autoload_off
+from helios.plugins.activation.selection import BLOCK_VARIABLE, Selection, autoload_off
+from helios.plugins.discovery.configuration import read_configuration, setting
+from helios.plugins.discovery.entry_points import EntryPointRecord, discover
 
 Verdict = Literal["found", "passes", "fails-without", "inconsistent"]
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 
 from helios.cli.doctor import LocalSelection
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.selection import autoload_off
+from helios.plugins.activation.selection import autoload_off
+from helios.plugins.discovery.entry_points import EntryPointRecord
 
 
 @dataclasses.dataclass(frozen=True)

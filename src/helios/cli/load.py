@@ -10,11 +10,11 @@ from typing import Any
 import helios
 from helios.errors import HeliosError, NotApplicable, describe, each_of, printable
 from helios.plugins import Plugin, PluginManager
-from helios.plugins.arguments import missing_arguments, read_arguments
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.loading import check_installed, parts_of
-from helios.plugins.selection import Selection
-from helios.plugins.table import Registration
+from helios.plugins.activation.arguments import missing_arguments, read_arguments
+from helios.plugins.activation.loading import check_installed, parts_of
+from helios.plugins.activation.selection import Selection
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.registration.table import Registration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from helios.errors import PluginError, PluginProblems, notes_of, printable, text_of
-from helios.plugins.plan import columns
+from helios.plugins.plans.plan import columns
 
 FORMAT = 2
 """The version of all JSON documents; it rises if a key changes its meaning or is removed."""

@@ -12,7 +12,7 @@ from typing import Self
 
 from helios.errors import ConfigurationError
 from helios.plugins import PLUGIN_REGISTRY
-from helios.plugins.metadata import canonical
+from helios.plugins.discovery.metadata import canonical
 
 _PREFIX = "helios-"
 _LONGEST = 40  # characters: longer ones do not fit in the lines of the templates

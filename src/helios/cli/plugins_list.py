@@ -5,7 +5,7 @@ import dataclasses
 from helios.cli.decision import decide
 from helios.cli.doctor import LocalSelection
 from helios.cli.output import print_json, print_table, protect_stdout, say
-from helios.plugins.discovery import survey
+from helios.plugins.discovery.entry_points import survey
 
 
 def print_list(as_json: bool) -> bool:

@@ -9,7 +9,7 @@ from helios.cli.load import construct_trainer
 from helios.cli.output import error_facts, print_json, print_table, protect_stdout, say
 from helios.errors import describe, notes_of
 from helios.plugins import PluginPlan
-from helios.plugins.discovery import EntryPointRecord, survey
+from helios.plugins.discovery.entry_points import EntryPointRecord, survey
 
 
 def print_plan_without_imports(as_json: bool) -> bool:

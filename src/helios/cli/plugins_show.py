@@ -10,9 +10,10 @@ from helios.cli.load import LoadedPlugin, load_plugin
 from helios.cli.output import fail, print_json, protect_stdout, say
 from helios.errors import AmbiguousPluginError, HeliosError
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
-from helios.plugins.declarations import names_in, source_of, summary_of
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.plan import columns
+from helios.plugins.declarations.facts import names_in, summary_of
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.source import source_of
+from helios.plugins.plans.plan import columns
 
 
 def print_plugin(name: str, as_json: bool) -> None:

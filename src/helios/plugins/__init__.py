@@ -3,9 +3,8 @@
 from helios.errors import NotApplicable
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
-from helios.plugins.manager import PluginManager
 from helios.plugins.markers import hookimpl, hookspec
-from helios.plugins.plan import PluginPlan
+from helios.plugins.plans.plan import PluginPlan
 from helios.plugins.plugin import (
     PLUGIN_REGISTRY,
     CUDAPlugin,
@@ -13,6 +12,7 @@ from helios.plugins.plugin import (
     UniquePluginOverrides,
     create_plugin,
 )
+from helios.plugins.registration.manager import PluginManager
 
 __all__ = [
     "HOOKS",

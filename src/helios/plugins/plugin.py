@@ -13,10 +13,11 @@ from helios.errors import (
     InvalidPluginError,
     kind_of,
 )
-from helios.plugins import call_record, once
+from helios.plugins import once
+from helios.plugins.discovery.registry import PluginRegistry
 from helios.plugins.hookspecs import PluginSpec
+from helios.plugins.plans import call_record
 from helios.plugins.prefetch import SideStream, prefetch
-from helios.plugins.registry import PluginRegistry
 from helios.plugins.run_properties import note_values
 
 if TYPE_CHECKING:

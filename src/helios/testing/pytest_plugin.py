@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from helios.plugins.discovery import EntryPointRecord
+    from helios.plugins.discovery.entry_points import EntryPointRecord
     from helios.testing import TinyDataModule, TinyModel
 
 
@@ -69,7 +69,7 @@ def helios_installed() -> "Mapping[str, EntryPointRecord]":
 
     If several distributions offer one name, it is ``distribution:name``.
     """
-    from helios.plugins.discovery import discover
+    from helios.plugins.discovery.entry_points import discover
 
     records = discover()
     names = [record.name for record in records]

@@ -21,7 +21,7 @@ from helios.core import Group, Place, TrainingState
 from helios.errors import CheckpointError, ConfigurationError, PlanDriftError
 from helios.model import Model
 from helios.plugins import PluginPlan
-from helios.plugins.drift import differences
+from helios.plugins.plans.drift import differences
 from helios.trainer import parts
 from helios.trainer.parts import Generators, Part
 

@@ -6,7 +6,7 @@ from helios.data import DataModule
 from helios.errors import ConfigurationError, nearest
 from helios.model import Model
 from helios.model.releases import accepts_flag
-from helios.plugins.bodies import problem_of
+from helios.plugins.declarations.bodies import problem_of
 from helios.trainer import settings
 from helios.trainer.methods import find_uncallable, overridden
 

@@ -12,8 +12,8 @@ from helios.core import Place, TrainingState, TrainingUnit
 from helios.data import DataModule
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
-from helios.plugins.attribution import author_in_stack
-from helios.plugins.callers import HookCallers
+from helios.plugins.calls.callers import HookCallers
+from helios.plugins.registration.attribution import author_in_stack
 from helios.trainer.control import StopRequest
 from helios.trainer.job import Job, Outcome
 

@@ -10,7 +10,7 @@ from helios.errors import InvalidPluginError
 from helios.model import Model
 from helios.model.window import Window
 from helios.plugins import PluginPlan
-from helios.plugins.results import describe_owners
+from helios.plugins.registration.attribution import describe_owners
 from helios.trainer.checkpointer import SaveSettings, Wanted
 from helios.trainer.control import Control, StopRequest
 from helios.trainer.reporter import Reporter

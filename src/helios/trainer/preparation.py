@@ -1,6 +1,6 @@
 """The preparation of a run: once, in the parent process, before launch."""
 
-from helios.plugins.profile import PluginProfile
+from helios.plugins.calls.profile import PluginProfile
 from helios.trainer.checkpointer import SaveSettings
 from helios.trainer.expected import check_expected
 from helios.trainer.job import Job

@@ -10,8 +10,9 @@ import torch
 from helios.core import Place, TrainingState
 from helios.errors import printable
 from helios.model import Model
-from helios.plugins import PluginManager, PluginPlan, profile
-from helios.plugins.attribution import call_in_traceback
+from helios.plugins import PluginManager, PluginPlan
+from helios.plugins.calls import profile
+from helios.plugins.registration.attribution import call_in_traceback
 from helios.trainer.control import StopRequest
 from helios.trainer.expected import is_exception_type
 

@@ -14,10 +14,10 @@ from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.plugins import PluginManager
-from helios.plugins.activation import activate
-from helios.plugins.configuration import read_configuration
-from helios.plugins.selection import PluginRequest, Selection
-from helios.plugins.table import PluginTable
+from helios.plugins.activation.activate import activate
+from helios.plugins.activation.selection import PluginRequest, Selection
+from helios.plugins.discovery.configuration import read_configuration
+from helios.plugins.registration.table import PluginTable
 from helios.trainer import foreign, settings
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_arguments, check_kinds, check_step

@@ -9,7 +9,7 @@ from torch import nn
 from helios.data import DataModule
 from helios.model import Model
 from helios.model.model import overrides
-from helios.plugins.callers import HookCallers
+from helios.plugins.calls.callers import HookCallers
 from helios.trainer.best import has_own_judge
 from helios.trainer.methods import find_unused
 

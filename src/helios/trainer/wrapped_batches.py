@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from helios.errors import InvalidPluginError
 from helios.plugins import PluginManager
-from helios.plugins.results import describe_owners
+from helios.plugins.registration.attribution import describe_owners
 
 
 class WrapBatches(Protocol):

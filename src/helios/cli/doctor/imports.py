@@ -19,11 +19,12 @@ from helios.errors import (
     nearest,
 )
 from helios.plugins import PLUGIN_REGISTRY, Plugin, PluginManager
-from helios.plugins.declarations import deprecations, source_of
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.metadata import canonical
-from helios.plugins.order import in_order
-from helios.plugins.table import Registration
+from helios.plugins.declarations.facts import deprecations
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.source import source_of
+from helios.plugins.registration.order import in_order
+from helios.plugins.registration.table import Registration
 
 TRACEBACK_LINES = 6
 _FOUND_BY_NAME = (UnknownNameError, AmbiguousPluginError, UnmetRequirementError)

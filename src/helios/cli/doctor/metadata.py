@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helios.cli.doctor.problem import Problem, Severity, reinstall_command, ways_to_disable
-from helios.plugins.discovery import OURSELVES, EntryPointRecord, refusal, survey
-from helios.plugins.metadata import (
+from helios.plugins.discovery.entry_points import OURSELVES, EntryPointRecord, refusal, survey
+from helios.plugins.discovery.metadata import (
     GROUP,
     canonical,
     entries_of,
@@ -21,7 +21,7 @@ from helios.plugins.metadata import (
     unmet_requirements,
     verified_identity,
 )
-from helios.plugins.provenance import missing_part
+from helios.plugins.discovery.provenance import missing_part
 
 
 @dataclasses.dataclass(frozen=True)

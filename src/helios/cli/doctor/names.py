@@ -10,9 +10,9 @@ from typing import Self
 from helios.cli.doctor.problem import Problem
 from helios.errors import ConfigurationError, HeliosError, UnmetRequirementError, nearest
 from helios.plugins import PLUGIN_REGISTRY
-from helios.plugins.configuration import Configuration, read_configuration
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.selection import Allowed, Selection
+from helios.plugins.activation.selection import Allowed, Selection
+from helios.plugins.discovery.configuration import Configuration, read_configuration
+from helios.plugins.discovery.entry_points import EntryPointRecord
 
 
 @dataclasses.dataclass(frozen=True)

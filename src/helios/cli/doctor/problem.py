@@ -22,7 +22,7 @@ from helios.errors import (
     describe,
     notes_of,
 )
-from helios.plugins.discovery import EntryPointRecord
+from helios.plugins.discovery.entry_points import EntryPointRecord
 
 Severity = Literal["error", "warning"]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
-from helios.plugins.results import BuiltIn
+from helios.plugins.calls.results import BuiltIn
 
 if TYPE_CHECKING:
-    from helios.plugins.manager import PluginManager
+    from helios.plugins.registration.manager import PluginManager
 
 _CALL_LOOPS = {"_multicall", "call_directly"}  # of pluggy, and of callers.py
 _OLD_WRAPPER = "run_old_style_hookwrapper"
@@ -84,6 +84,16 @@ def _frames_of(traceback: TracebackType | None) -> list[FrameType]:
         frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     return frames
+
+
+def describe_owners(manager: "PluginManager", hook: str) -> str:
+    """Return the description of the plug-in that implements a hook of kind *one*.
+
+    Without one, return those of the plug-ins that wrap it.
+    """
+    wrapping = [row.id for row in manager.rows.values() if hook in row.hooks]
+    claimant = manager.claimant(hook)
+    return " and ".join(map(manager.describe, [claimant] if claimant else wrapping))
 
 
 def _calls(manager: pluggy.PluginManager, frames: list[FrameType]) -> list[HookCall]:

@@ -1,7 +1,6 @@
-"""The hooks that plug-ins declare for other plug-ins, in ``Plugin.hookspecs``."""
+"""The hooks that active plug-ins declare for one another: pluggy learns and checks them."""
 
 import dataclasses
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,55 +8,15 @@ from typing import Any
 import pluggy
 
 from helios.errors import InvalidPluginError, PluginConflictError, PluginError, describe
-from helios.plugins.attributes import static_attribute
-from helios.plugins.declarations import check_callable, locate, marked_hooks
+from helios.plugins.declarations.attributes import static_attribute
+from helios.plugins.declarations.facts import check_callable, marked_hooks
+from helios.plugins.declarations.misspellings import no_such_hook
+from helios.plugins.declarations.own_hooks import declared_by, namespaces_of
+from helios.plugins.discovery.provenance import locate, origin_of
 from helios.plugins.hooks import HOOKS, HookInfo
-from helios.plugins.markers import PROJECT
-from helios.plugins.misspellings import no_such_hook
-from helios.plugins.plan import Inactive
+from helios.plugins.plans.plan import Inactive
 from helios.plugins.plugin import Plugin
-from helios.plugins.provenance import origin_of
-from helios.plugins.table import Registration
-
-
-def namespaces_of(plugin: object) -> list[Any]:
-    """Return the classes and modules in which a plug-in declares hooks."""
-    declared = plugin.hookspecs if isinstance(plugin, Plugin) else ()
-    return list(declared) if isinstance(declared, tuple | list) else [declared]
-
-
-def declared_by(plugin: object) -> dict[str, HookInfo]:
-    """Return the hooks that a plug-in declares, by name.
-
-    Raises:
-        InvalidPluginError: a declaration is not valid; the message does not name the plug-in.
-    """
-    found: dict[str, HookInfo] = {}
-    for namespace in namespaces_of(plugin):
-        manager = pluggy.PluginManager(PROJECT)
-        try:
-            manager.add_hookspecs(namespace)
-        except Exception as error:
-            raise InvalidPluginError(
-                f"hookspecs contains {namespace!r}, in which pluggy finds no hook"
-                f" ({describe(error)}): write a class with functions marked @helios.hookspec."
-            ) from error
-        for name in [each for each in dir(namespace) if not each.startswith("_")]:
-            caller = getattr(manager.hook, name, None)
-            value = inspect.getattr_static(namespace, name)
-            if caller is not None and caller.spec is not None:
-                found[name] = HookInfo(name, tuple(caller.spec.argnames), None)
-            elif inspect.isfunction(value) and not inspect.ismodule(namespace):
-                raise InvalidPluginError(
-                    f"hookspecs contains the function {name}, which is not marked: write"
-                    " @helios.hookspec above it."
-                )
-    for name in found:
-        if name in HOOKS or hasattr(Plugin, name):
-            raise InvalidPluginError(
-                f"hookspecs declares {name}, which every plug-in has already: choose another name."
-            )
-    return found
+from helios.plugins.registration.table import Registration
 
 
 class DeclaredHooks:

@@ -14,12 +14,12 @@ from helios.errors import (
     kind_of,
     printable,
 )
-from helios.plugins.configuration import setting
-from helios.plugins.declarations import source_of
-from helios.plugins.metadata import canonical
-from helios.plugins.plan import Inactive
-from helios.plugins.provenance import origin_of
-from helios.plugins.table import Registration
+from helios.plugins.discovery.configuration import setting
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import origin_of
+from helios.plugins.discovery.source import source_of
+from helios.plugins.plans.plan import Inactive
+from helios.plugins.registration.table import Registration
 
 _SAME_ID = ":id"
 """The symbol for the id in a list of shared claims; no claim in canonical form equals it."""

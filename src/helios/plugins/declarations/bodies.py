@@ -13,7 +13,7 @@ from helios.errors import (
     InvalidPluginError,
     kind_of,
 )
-from helios.plugins.guards import is_wrapper, replace
+from helios.plugins.calls.guards import is_wrapper, replace
 from helios.plugins.hooks import HOOKS
 
 _YIELDS_BATCHES = "wrap_batches"  # its generator runs as the loop reads from it

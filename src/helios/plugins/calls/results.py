@@ -16,13 +16,13 @@ from helios.errors import (
     InvalidPluginError,
     kind_of,
 )
-from helios.plugins.guards import Function, is_wrapper, replace
+from helios.plugins.calls.guards import Function, is_wrapper, replace
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.markers import UNMARKED
 
 if TYPE_CHECKING:
-    from helios.plugins.manager import PluginManager
+    pass
 
 
 class BuiltIn(PluginSpec):
@@ -73,16 +73,6 @@ def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable
             replace(implementation, guard(function, plugin, _Unchanged(hook, describe)))
     elif hook in _CONVERSIONS:
         replace(implementation, _converted(function, _CONVERSIONS[hook], describe))
-
-
-def describe_owners(manager: "PluginManager", hook: str) -> str:
-    """Return the description of the plug-in that implements a hook of kind *one*.
-
-    Without one, return those of the plug-ins that wrap it.
-    """
-    wrapping = [row.id for row in manager.rows.values() if hook in row.hooks]
-    claimant = manager.claimant(hook)
-    return " and ".join(map(manager.describe, [claimant] if claimant else wrapping))
 
 
 # Implementations.

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.metadata import canonical
-from helios.plugins.plan import Inactive
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import owner_of, owner_of_module
+from helios.plugins.plans.plan import Inactive
 from helios.plugins.plugin import PLUGIN_REGISTRY
-from helios.plugins.provenance import owner_of, owner_of_module
 
 _logger = logging.getLogger(__name__)
 

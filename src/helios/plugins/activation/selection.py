@@ -12,10 +12,10 @@ from helios.errors import (
     UnmetRequirementError,
     kind_of,
 )
-from helios.plugins.blocks import Blocks
-from helios.plugins.configuration import Configuration
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.metadata import canonical
+from helios.plugins.discovery.configuration import Configuration
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.registration.blocks import Blocks
 
 DISABLE_VARIABLE = "HELIOS_DISABLE_PLUGIN_AUTOLOAD"
 PLUGINS_VARIABLE = "HELIOS_PLUGINS"

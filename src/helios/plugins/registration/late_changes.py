@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from helios.errors import InvalidPluginError, raise_all
-from helios.plugins import declarations
-from helios.plugins.attributes import static_attribute
-from helios.plugins.conflicts import conflicts_among
-from helios.plugins.declarations import source_of
+from helios.plugins.declarations import facts
+from helios.plugins.declarations.attributes import static_attribute
+from helios.plugins.discovery.source import source_of
 from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin
-from helios.plugins.table import Registration
+from helios.plugins.registration.conflicts import conflicts_among
+from helios.plugins.registration.table import Registration
 
 _FIXED = ("before", "after", "critical", "changes_results")
 
@@ -52,7 +52,7 @@ class LateChanges:
 
 def _renewed(row: Registration) -> Registration:
     """Return a row with its newest claims."""
-    declared = declarations.declared(row.plugin, row.id)
+    declared = facts.declared(row.plugin, row.id)
     for name in _FIXED:
         if declared[name] != getattr(row, name):
             raise _without_effect(row, name, "it has no effect")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pluggy
 
-from helios.plugins.guards import measure
-from helios.plugins.plan import columns
+from helios.plugins.calls.guards import measure
+from helios.plugins.plans.plan import columns
 
 
 @dataclasses.dataclass

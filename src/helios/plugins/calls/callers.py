@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from helios.errors import describe
-from helios.plugins.guards import is_wrapper
+from helios.plugins.calls.guards import is_wrapper
 from helios.plugins.hooks import HOOKS, HookInfo
 
 _LINE, _INDENTED = "\n", "\n    "

@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from helios.errors import printable
-from helios.plugins import declarations
-from helios.plugins.discovery import OURSELVES, EntryPointRecord
-from helios.plugins.metadata import canonical, identity_of, place_of
-from helios.plugins.plugin import PLUGIN_REGISTRY
-from helios.plugins.search_path import state_of_path
+from helios.plugins.discovery.entry_points import OURSELVES, EntryPointRecord
+from helios.plugins.discovery.installed import records
+from helios.plugins.discovery.metadata import canonical, identity_of, place_of
+from helios.plugins.discovery.search_path import state_of_path
+from helios.plugins.discovery.source import source_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,14 @@ def origin_of(plugin: object, record: EntryPointRecord | None) -> Origin:
         definition = plugin if inspect.isclass(plugin) else type(plugin)
         implementation = f"{definition.__module__}:{definition.__qualname__}"
     owner = (record.distribution, record.version) if record else owner_of(plugin)
-    return Origin(*owner, declarations.source_of(plugin), implementation)
+    return Origin(*owner, source_of(plugin), implementation)
+
+
+def locate(plugin: object, plug_id: str) -> str:
+    """Return the id, distribution, version and source of a plug-in, for a message about it."""
+    origin = origin_of(plugin, None)
+    distribution = f"{origin}, " if origin.distribution else ""
+    return f"plug-in {plug_id!r} ({distribution}{source_of(plugin)})"
 
 
 def owner_of(plugin: object) -> tuple[str, str]:
@@ -223,7 +230,7 @@ def _owner_by_entry_point(module: str) -> tuple[str, str]:
         return "", ""
     owners = {
         (record.distribution, record.version)
-        for record in PLUGIN_REGISTRY.records()
+        for record in records()
         if f"{record.module}.".startswith(f"{package}.")
     }
     namesakes = OURSELVES if package == "helios" else canonical(package)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from helios.errors import PluginOrderError, kind_of
-from helios.plugins.configuration import setting
-from helios.plugins.metadata import canonical
-from helios.plugins.provenance import origin_of
-from helios.plugins.table import Registration
+from helios.plugins.discovery.configuration import setting
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import origin_of
+from helios.plugins.registration.table import Registration
 
 
 def in_order(rows: Iterable[Registration]) -> list[Registration]:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 
 from helios.errors import PluginOrderError, raise_all
-from helios.plugins.conflicts import claim_keys, compares, resolve
-from helios.plugins.declared_hooks import check_declared_hooks
-from helios.plugins.metadata import canonical
-from helios.plugins.order import in_order, insert
-from helios.plugins.plan import Inactive
-from helios.plugins.requirements import check_requirements
-from helios.plugins.table import Registration
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.plans.plan import Inactive
+from helios.plugins.registration.conflicts import claim_keys, compares, resolve
+from helios.plugins.registration.declared_hooks import check_declared_hooks
+from helios.plugins.registration.order import in_order, insert
+from helios.plugins.registration.requirements import check_requirements
+from helios.plugins.registration.table import Registration
 
 
 class Index:

@@ -10,29 +10,26 @@ from typing import Any
 
 import pluggy
 
-from helios.errors import (
-    FrozenPlanError,
-    UnknownNameError,
-    nearest,
-)
-from helios.plugins import bodies, declarations, once
-from helios.plugins.blocks import Blocks
-from helios.plugins.callers import HookCallers, Quarantine
-from helios.plugins.declared_hooks import DeclaredHooks
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.guards import contain, contain_context, is_wrapper, sort_calls
+from helios.errors import FrozenPlanError, UnknownNameError, nearest
+from helios.plugins import once
+from helios.plugins.calls.callers import HookCallers, Quarantine
+from helios.plugins.calls.guards import contain, contain_context, is_wrapper, sort_calls
+from helios.plugins.calls.profile import PluginProfile
+from helios.plugins.calls.results import BuiltIn, check_results, complete
+from helios.plugins.declarations import bodies, facts
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.provenance import origin_of
 from helios.plugins.hooks import HOOKS
 from helios.plugins.hookspecs import PluginSpec
-from helios.plugins.index import Index, resolved
-from helios.plugins.late_changes import LateChanges
 from helios.plugins.markers import PROJECT
-from helios.plugins.order import constraints
-from helios.plugins.plan import Inactive, PluginPlan
-from helios.plugins.profile import PluginProfile
-from helios.plugins.provenance import origin_of
-from helios.plugins.results import BuiltIn, check_results, complete
-from helios.plugins.states import PluginStates
-from helios.plugins.table import ASSIGNED, Registration, check_key, check_mapping
+from helios.plugins.plans.plan import Inactive, PluginPlan
+from helios.plugins.registration.blocks import Blocks
+from helios.plugins.registration.declared_hooks import DeclaredHooks
+from helios.plugins.registration.index import Index, resolved
+from helios.plugins.registration.late_changes import LateChanges
+from helios.plugins.registration.order import constraints
+from helios.plugins.registration.states import PluginStates
+from helios.plugins.registration.table import ASSIGNED, Registration, check_key, check_mapping
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Return the options of an attribute that implements a hook, otherwise ``None``."""
-        options = declarations.hook_options(plugin, name)
+        options = facts.hook_options(plugin, name)
         return options if options and self._hooks.knows(options, name) else None
 
     def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
@@ -109,7 +106,7 @@ class PluginManager(pluggy.PluginManager):
             PluginOrderError: ``before`` and ``after`` of plug-ins contradict each other.
             FrozenPlanError: a run is in progress.
         """
-        plug_id = declarations.identify(plugin, name)
+        plug_id = facts.identify(plugin, name)
         present = self._rows.get(plug_id)
         if present is None or present.plugin is not plugin:
             self._refuse_while_frozen(f"register {plug_id!r}")
@@ -148,18 +145,18 @@ class PluginManager(pluggy.PluginManager):
             InvalidPluginError: the object is not a plug-in, or has a hook that cannot be called.
         """
         row = Registration(
-            id=declarations.identify(plugin, name),
+            id=facts.identify(plugin, name),
             plugin=plugin,
             number=next(self._numbers),
             reason=reason,
             explicit=explicit,
             record=record,
             configuration=dict(configuration or {}),
-            **declarations.declared(plugin, declarations.identify(plugin, name)),
+            **facts.declared(plugin, facts.identify(plugin, name)),
         )
-        for message in declarations.deprecations(plugin, row.id):
+        for message in facts.deprecations(plugin, row.id):
             warnings.warn(message, DeprecationWarning, stacklevel=2)
-        if not row.critical and (problem := declarations.observer_without_state(plugin, row.id)):
+        if not row.critical and (problem := facts.observer_without_state(plugin, row.id)):
             _logger.warning("%s", problem)
         return row
 
@@ -223,7 +220,7 @@ class PluginManager(pluggy.PluginManager):
             PluginError: the same errors as in :meth:`register`; the table is then unchanged.
         """
         rows = [
-            dataclasses.replace(row, **declarations.declared(row.plugin, row.id))
+            dataclasses.replace(row, **facts.declared(row.plugin, row.id))
             for row in self._rows.values()
         ]
         self.enter(*resolved(rows))

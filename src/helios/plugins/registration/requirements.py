@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from helios.errors import InvalidPluginError, PluginError, UnmetRequirementError
-from helios.plugins.declarations import source_of
-from helios.plugins.metadata import canonical
-from helios.plugins.plan import Inactive
-from helios.plugins.provenance import origin_of
-from helios.plugins.table import Registration
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import origin_of
+from helios.plugins.discovery.source import source_of
+from helios.plugins.plans.plan import Inactive
+from helios.plugins.registration.table import Registration
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet

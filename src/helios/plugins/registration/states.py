@@ -5,7 +5,7 @@ from typing import Any
 
 from helios.checkpoints import plain
 from helios.errors import InvalidPluginError
-from helios.plugins.table import Registration
+from helios.plugins.registration.table import Registration
 
 Quarantine = Callable[[Registration, str, Exception], None]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helios.errors import printable
-from helios.plugins.call_record import as_json, plain
+from helios.plugins.plans.call_record import as_json, plain
 
 FORMAT = 2
 """The version of plans in checkpoints. Those of version 1 do not name it, and lack arguments."""

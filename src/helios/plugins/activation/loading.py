@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from helios.errors import InvalidPluginError, NotApplicable, PluginLoadError, describe
-from helios.plugins import declarations
-from helios.plugins.arguments import missing_arguments, signature_of
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.metadata import canonical
+from helios.plugins.activation.arguments import missing_arguments, signature_of
+from helios.plugins.declarations import facts
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
 from helios.plugins.plugin import Plugin
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ _EXPECTED = (
 
 
 def _has_hooks(loaded: object) -> bool:
-    return any(declarations.hook_options(loaded, name) for name in dir(loaded))
+    return any(facts.hook_options(loaded, name) for name in dir(loaded))
 
 
 def _name(loaded: object) -> str:
@@ -180,7 +180,7 @@ def parts_of(built: Any, name: str, record: EntryPointRecord | None) -> list[Par
         return [Part(built, name, record)]
     parts = []
     for plugin in {id(plugin): plugin for plugin in built}.values():
-        plug_id = declarations.identify(plugin, None)
+        plug_id = facts.identify(plugin, None)
         own = record and dataclasses.replace(record, name=canonical(plug_id))
         parts.append(Part(plugin, plug_id, own))
     return parts

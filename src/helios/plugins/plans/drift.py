@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helios.errors import printable
-from helios.plugins.call_record import as_json
+from helios.plugins.plans.call_record import as_json
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

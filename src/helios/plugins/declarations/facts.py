@@ -5,8 +5,6 @@ Each function inspects one object and changes nothing.
 
 import functools
 import inspect
-import linecache
-import re
 import types
 from typing import Any, cast
 
@@ -20,8 +18,11 @@ from helios.errors import (
     nearest,
     printable,
 )
-from helios.plugins import bodies, misspellings
-from helios.plugins.attributes import static_attribute
+from helios.plugins.declarations import bodies, misspellings
+from helios.plugins.declarations.attributes import static_attribute
+from helios.plugins.declarations.own_hooks import declared_by
+from helios.plugins.discovery.provenance import locate
+from helios.plugins.discovery.source import source_of
 from helios.plugins.hooks import HOOKS, HookInfo
 from helios.plugins.hookspecs import PluginSpec
 from helios.plugins.markers import PROJECT, UNMARKED
@@ -29,47 +30,6 @@ from helios.plugins.plugin import Plugin
 
 _OPTIONS = PROJECT + "_impl"
 _MISSING = object()
-
-
-def source_of(plugin: object) -> str:
-    """Return ``file:line`` of the definition of a plug-in, or its module if the line is unknown."""
-    definition = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
-    try:
-        file = inspect.getsourcefile(definition)
-    except Exception:  # the attributes of a stranger's module may be of any kind
-        file = None
-    line = 1 if inspect.ismodule(definition) else _line_of(definition, file)
-    if file is None or line is None:
-        return printable(str(getattr(definition, "__module__", definition)))
-    return printable(f"{file}:{line}")
-
-
-def _line_of(definition: type, file: str | None) -> int | None:
-    """Return the first line of a class.
-
-    :func:`inspect.getsourcelines` parses the whole file and is not thread-safe, so this function
-    does not use it.
-    """
-    begins = re.compile(rf"\s*class\s+{re.escape(definition.__name__)}\b")
-    lines = linecache.getlines(file) if file else []
-    found = [number for number, line in enumerate(lines, start=1) if begins.match(line)]
-    members = (
-        getattr(m, "__wrapped__", m) if inspect.isfunction(m) else m
-        for m in vars(definition).values()
-    )
-    codes = [getattr(member, "__code__", None) for member in members]
-    inside = [
-        code.co_firstlineno
-        for code in codes
-        if code and code.co_qualname.startswith(f"{definition.__qualname__}.")
-    ]
-    above = [number for number in found if number <= min(inside, default=len(lines))]
-    if not above:
-        return None
-    line = above[-1]
-    while line > 1 and lines[line - 2].lstrip().startswith("@"):  # its decorators
-        line -= 1
-    return line
 
 
 def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
@@ -237,8 +197,6 @@ def declared(plugin: object, plug_id: str) -> dict[str, Any]:
 
 
 def _declares(plugin: object, plug_id: str) -> tuple[str, ...]:
-    from helios.plugins.declared_hooks import declared_by  # which imports this module
-
     try:
         return tuple(declared_by(plugin))
     except InvalidPluginError as error:
@@ -328,15 +286,6 @@ def changes_results(plugin: object) -> bool:
             " changes_results = True, or remove it."
         )
     return declared is True
-
-
-def locate(plugin: object, plug_id: str) -> str:
-    """Return the id, distribution, version and source of a plug-in, for a message about it."""
-    from helios.plugins.provenance import origin_of  # which imports this module
-
-    origin = origin_of(plugin, None)
-    distribution = f"{origin}, " if origin.distribution else ""
-    return f"plug-in {plug_id!r} ({distribution}{source_of(plugin)})"
 
 
 def check_callable(

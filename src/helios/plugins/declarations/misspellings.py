@@ -22,7 +22,7 @@ from helios.errors import (
     nearest,
 )
 from helios.model import Model
-from helios.plugins import bodies
+from helios.plugins.declarations import bodies
 from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
 from helios.plugins.run_properties import find_overwritten

@@ -10,14 +10,14 @@ from helios.errors import (
     kind_of,
     printable,
 )
-from helios.plugins import declarations
-from helios.plugins.call_record import recorded
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.plan import PlanEntry
-from helios.plugins.provenance import origin_of
+from helios.plugins.declarations import facts
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.provenance import origin_of
+from helios.plugins.plans.call_record import recorded
+from helios.plugins.plans.plan import PlanEntry
 
 if TYPE_CHECKING:
-    from helios.plugins.manager import PluginManager
+    from helios.plugins.registration.manager import PluginManager
 
 
 ASSIGNED = "assigned to trainer.plugins"
@@ -74,7 +74,7 @@ class Registration:
     @property
     def summary(self) -> str:
         """The description of the plug-in in one line; may be empty."""
-        return declarations.summary_of(self.plugin)
+        return facts.summary_of(self.plugin)
 
     def facts(self) -> PluginFacts:
         """Return the facts for errors about the plug-in."""
@@ -155,7 +155,7 @@ def check_key(plug_id: str, plugin: object) -> None:
             f"trainer.plugins[{plug_id!r}] = ...: the id of a plug-in is a string, not a"
             f" {kind_of(plug_id)}."
         )
-    own = declarations.identify(plugin, plug_id)
+    own = facts.identify(plugin, plug_id)
     if own != plug_id:
         raise InvalidPluginError(
             f"trainer.plugins[{plug_id!r}] = ... received a plug-in with the id {own!r}: write"

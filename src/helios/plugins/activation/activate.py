@@ -21,11 +21,8 @@ from helios.errors import (
     printable,
     raise_all,
 )
-from helios.plugins import declarations
-from helios.plugins.arguments import check_arguments, missing_arguments, read_arguments
-from helios.plugins.call_record import record_call
-from helios.plugins.discovery import EntryPointRecord
-from helios.plugins.loading import (
+from helios.plugins.activation.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.activation.loading import (
     attempt,
     build,
     check_installed,
@@ -34,12 +31,7 @@ from helios.plugins.loading import (
     parts_of,
     reason_not_to_build,
 )
-from helios.plugins.manager import PluginManager
-from helios.plugins.metadata import canonical
-from helios.plugins.plan import Inactive
-from helios.plugins.plugin import PLUGIN_REGISTRY, create_plugin
-from helios.plugins.provenance import owner_of
-from helios.plugins.selection import (
+from helios.plugins.activation.selection import (
     BLOCK_ARGUMENT,
     BLOCK_VARIABLE,
     Allowed,
@@ -47,7 +39,15 @@ from helios.plugins.selection import (
     Selection,
     parse_request,
 )
-from helios.plugins.table import Registration
+from helios.plugins.declarations import facts
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import owner_of
+from helios.plugins.plans.call_record import record_call
+from helios.plugins.plans.plan import Inactive
+from helios.plugins.plugin import PLUGIN_REGISTRY, create_plugin
+from helios.plugins.registration.manager import PluginManager
+from helios.plugins.registration.table import Registration
 
 _logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class _Activation:
 
     def _add_instance(self, plugin: object, source: str) -> None:
         """Add an instance."""
-        plug_id = declarations.identify(plugin, None)
+        plug_id = facts.identify(plugin, None)
         self._ids.add(plug_id)
         table, _ = self._selection.arguments_for(plug_id, None)
         if table:
@@ -347,7 +347,7 @@ class _Activation:
         """
         rows, blocked = [], list[Inactive]()
         for plugin, own_name, part in parts_of(built, name, record):
-            plug_id = declarations.identify(plugin, own_name)
+            plug_id = facts.identify(plugin, own_name)
             self._ids.add(plug_id)
             if not self._blocks.leave_out(plugin, plug_id, requested, blocked, part):
                 reason = _reason(why, plugin, part)

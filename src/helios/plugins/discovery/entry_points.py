@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helios.errors import InvalidPluginError, PluginError, PluginLoadError, describe
-from helios.plugins.configuration import setting
-from helios.plugins.metadata import (
+from helios.plugins.discovery.configuration import setting
+from helios.plugins.discovery.metadata import (
     GROUP,
     canonical,
     entries_of,

@@ -11,9 +11,11 @@ from helios.errors import (
     kind_of,
     nearest,
 )
-from helios.plugins.discovery import EntryPointRecord, discover
-from helios.plugins.metadata import canonical
-from helios.plugins.search_path import state_of_path
+from helios.plugins.discovery import installed
+from helios.plugins.discovery.entry_points import EntryPointRecord
+from helios.plugins.discovery.metadata import canonical
+from helios.plugins.discovery.provenance import origin_of, owner_of
+from helios.plugins.discovery.source import source_of
 
 RESERVED = "helios-"
 """A name that begins like this is a distribution's, unless a plug-in is named in full."""
@@ -27,18 +29,9 @@ class PluginRegistry(Registry):
     distribution.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._records: list[EntryPointRecord] = []
-        self._state: tuple[Any, ...] | None = None
-
     def refresh(self) -> list[EntryPointRecord]:
         """Read the metadata of the installed distributions again, and return all records."""
-        import importlib_metadata  # noqa: F401 - adds a finder, which is part of the state
-
-        self._state = state_of_path()
-        self._records = discover()
-        return self._records
+        return installed.refresh()
 
     def records(self, name: str | None = None) -> list[EntryPointRecord]:
         """Return the installed plug-ins.
@@ -49,8 +42,8 @@ class PluginRegistry(Registry):
         Args:
             name: the plain or qualified name of the plug-ins; ``None`` for all.
         """
-        records = self._records if self._state == state_of_path() else self.refresh()
-        return [record for record in records if name is None or record.answers_to(name)]
+        found = installed.records()
+        return [record for record in found if name is None or record.answers_to(name)]
 
     def record(self, name: str) -> EntryPointRecord | None:
         """Return the installed plug-in with this name, or ``None``.
@@ -120,9 +113,6 @@ class PluginRegistry(Registry):
         rivals = self.records(name)
         if not rivals:
             return True
-        from helios.plugins.declarations import source_of
-        from helios.plugins.provenance import owner_of
-
         owner, version = owner_of(self._objects[name])
         if all(canonical(record.distribution) == canonical(owner) for record in rivals):
             return False
@@ -173,10 +163,6 @@ class PluginRegistry(Registry):
         )
 
     def _origin(self, obj: Any) -> str:
-        from helios.plugins.provenance import (
-            origin_of,  # it knows plug-ins, which know this registry
-        )
-
         origin = origin_of(obj, None)
         return f"{super()._origin(obj)} ({origin}, {origin.source})"
 

@@ -1,0 +1,1 @@
+"""Activate plug-ins: select the requested ones, build them, and register them."""

@@ -1,0 +1,1 @@
+"""Call hooks: bound callers, guards, measured time, and checks of results."""

@@ -1,0 +1,1 @@
+"""Read what a plug-in declares, and find what has no effect."""

@@ -1,0 +1,1 @@
+"""Register plug-ins: conflicts, order, requirements, and the table."""
