@@ -213,6 +213,37 @@ def test_what_replaces_an_object_is_named(fit: Any, caplog: pytest.LogCaptureFix
     assert "Replacing.late: created after setup()" in message
 
 
+class Untied(Mean):
+    """Replaces an optimizer but not its scheduler, or a network but not its optimizer."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 3)
+        self.head = self.prepare(nn.Linear(1, 1))
+        self.steps_head = torch.optim.SGD(self.head.parameters(), lr=0.1)
+        stray = nn.Parameter(torch.zeros(1))  # was never in a network
+        self.steps_stray = torch.optim.SGD([stray], lr=0.1)
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        if state.current_iteration == 3:
+            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+            self.head = self.prepare(nn.Linear(1, 1))
+        return super().train_step(batch, state)
+
+
+def test_what_is_tied_to_a_replaced_object_is_named(
+    fit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(Untied(), 4)
+    (message,) = [r.getMessage() for r in caplog.records if "cannot hold" in r.getMessage()]
+    assert re.findall(r"^  Untied\.(.*?): (.*?):", message, re.MULTILINE) == [
+        ("scheduler", "tied to an optimizer that the model has replaced"),
+        ("steps_head", "steps parameters that the model has replaced"),
+    ]
+    with pytest.raises(CheckpointError, match="a parameter that was in no network of the model"):
+        fit(Untied())
+
+
 def test_class_that_is_gone_is_named(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Coloured(Mean):
         def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:

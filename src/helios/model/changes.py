@@ -42,6 +42,7 @@ class Changes:
         self._trainable: dict[str, bool] = {}
         self._modes: dict[str, bool] = {}
         self._groups: dict[str, groups.Names] = {}
+        self._tied: set[str] = set()
         self._content: dict[str, list[values.Node]] = {}
         self._ended: dict[tuple[str, str], values.Node] | None = None
         self._loaded: dict[str, Any] = {}
@@ -65,6 +66,8 @@ class Changes:
                     digests.keep(node)
         self._trainable = self._all_trainable()
         self._groups = self._all_groups()
+        parts = stateful.stateful_attributes(self._model)
+        self._tied = {name for name, part in parts if self._is_tied(part)}
         self._modes = self._all_modes()
 
     def hold(self) -> None:
@@ -199,6 +202,7 @@ class Changes:
                         unsaved.append((where, "created after setup(), where resuming needs it"))
                     elif isinstance(known, dict) and known.get("type") != node["type"]:
                         unsaved += alone.unsaved[:1]
+                    unsaved += self._lost_ties(where, value)
                     continue
                 if name not in kept and name in before and digests.same(before[name], node):
                     continue
@@ -223,6 +227,24 @@ class Changes:
             for path, nodes in encoder.content.items()
             if path in self._content and not digests.same(self._content[path], nodes)
         ]
+
+    def _lost_ties(self, path: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Find objects that use what the model has replaced; a resumed run ties them anew."""
+        if path in self._tied and not self._is_tied(value):
+            yield path, "tied to an optimizer that the model has replaced: create it anew, too"
+        if isinstance(value, Optimizer):
+            before = self._groups.get(path, [])
+            known = {id(each) for _, each in _parameters(self._model)}
+            is_lost = any(
+                id(each) not in known for group in value.param_groups for each in group["params"]
+            )
+            if is_lost and not any("" in names for names in before):
+                yield path, "steps parameters that the model has replaced: create it anew, too"
+
+    def _is_tied(self, part: Any) -> bool:
+        """Return whether a scheduler, for example, belongs to an optimizer of the model."""
+        used = getattr(part, "optimizer", None)
+        return isinstance(used, Optimizer) and bool(stateful.name_of(self._model, used))
 
     def _held_attributes(self) -> dict[str, Any]:
         weights = self._weights()

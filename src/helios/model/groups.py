@@ -32,10 +32,9 @@ def regroup(optimizer: Optimizer, groups: Names, found: dict[str, torch.Tensor],
         if parameter not in found:
             raise CheckpointError(
                 f"the checkpoint holds the parameter group {_group_of(parameter, groups)} of"
-                f" {name}, with the parameter {parameter!r}, which the model does not have after"
-                f" setup().{nearest(parameter, found)} {name} has {len(optimizer.param_groups)}"
-                f" groups now, and had {len(groups)}. Create the parameter in setup(), or override"
-                " load_state_dict()."
+                f" {name}, with {_described(parameter, found)} {name} has"
+                f" {len(optimizer.param_groups)} groups now, and had {len(groups)}. Create the"
+                " parameter in setup(), or override load_state_dict()."
             )
     before = list(optimizer.param_groups)
     optimizer.param_groups.clear()
@@ -47,6 +46,15 @@ def regroup(optimizer: Optimizer, groups: Names, found: dict[str, torch.Tensor],
         if is_named:
             parameters = list(zip(names, parameters, strict=True))
         optimizer.add_param_group({**group, "params": parameters})
+
+
+def _described(parameter: str, found: dict[str, torch.Tensor]) -> str:
+    if not parameter:  # its network was replaced, but the optimizer was not
+        return "a parameter that was in no network of the model any more."
+    return (
+        f"the parameter {parameter!r}, which the model does not have after"
+        f" setup().{nearest(parameter, found)}"
+    )
 
 
 def _group_of(parameter: str, groups: Names) -> int:
