@@ -28,7 +28,6 @@ IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "testing_batch": ("process_testing_batch", returning_batch),
     "should_training_stop": ("should_training_stop", lambda self: False),
     "batches": ("wrap_batches", lambda self, batches: batches),
-    "module": ("prepare_module", lambda self, module: module),
     "launch": ("launch", lambda self, target: target()),
 }
 """For each claim of a hook: the hook, and a method that implements it."""
@@ -81,8 +80,8 @@ CONFLICTS = [
     (claim, one, other)
     for claims, ways in [
         (OVERRIDES, ("declaring", "implementing", "naming")),
-        (("batches", "module", "launch"), ("implementing", "naming")),
-        (("anything at all",), ("naming",)),
+        (("batches", "launch"), ("implementing", "naming")),
+        (("anything at all", "module"), ("naming",)),
     ]
     for claim in claims
     for one in ways

@@ -1,4 +1,4 @@
-"""Wrappers of hooks of kind "one" observe: with and without an implementation, in both styles."""
+"""Wrappers observe hooks of kind "one" and ``prepare_module``, in both styles."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from helios.errors import InvalidPluginError
 from helios.plugins import HOOKS
 from helios.testing import TinyDataModule, TinyModel
 
-ONE = [name for name, hook in HOOKS.items() if hook.claim is not None]
+ONE = [name for name, hook in HOOKS.items() if hook.claim or hook.last]
 STYLES = ["wrapper", "hookwrapper"]
 
 

@@ -1,9 +1,9 @@
-"""Train low-rank adapters of linear layers, with the layers themselves frozen."""
+"""Train low-rank adapters of linear layers, with everything else frozen."""
 
 import torch
 from torch import nn
 
-from helios import Model, Plugin
+from helios import Plugin
 
 
 class Adapted(nn.Module):
@@ -11,7 +11,7 @@ class Adapted(nn.Module):
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__()
-        self.layer = layer.requires_grad_(False)
+        self.layer = layer
         weight = layer.weight
         self.down = nn.Parameter(torch.randn(rank, layer.in_features).to(weight) / rank)
         self.up = nn.Parameter(torch.zeros(layer.out_features, rank).to(weight))
@@ -23,7 +23,7 @@ class Adapted(nn.Module):
 
 
 class LoraPlugin(Plugin):
-    """Adapts every linear layer of the model, and trains the adapters alone.
+    """Adapts every linear layer of a network, and trains the adapters alone.
 
     Args:
         dimension: the rank of the adapters; ``rank`` is the number of the process.
@@ -38,15 +38,11 @@ class LoraPlugin(Plugin):
     def setup(self) -> None:
         """Do nothing."""
 
-    def on_model_ready(self, model: Model) -> None:
-        """Replace the layers, and give the optimizer the adapters."""
-        added: list[nn.Parameter] = []
-        for _, network in model.networks():
-            for parent in list(network.modules()):
-                for name, layer in list(parent.named_children()):
-                    if isinstance(layer, nn.Linear):
-                        adapted = Adapted(layer, self.dimension)
-                        setattr(parent, name, adapted)
-                        added += [adapted.down, adapted.up]
-        optimizer: torch.optim.Optimizer = model.optimizer  # type: ignore[attr-defined]
-        optimizer.param_groups[0]["params"] = added
+    def prepare_module(self, module: nn.Module) -> nn.Module:
+        """Freeze the network and replace its layers, before the model creates the optimizer."""
+        module.requires_grad_(False)
+        for parent in list(module.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Linear):
+                    setattr(parent, name, Adapted(layer, self.dimension))
+        return Adapted(module, self.dimension) if isinstance(module, nn.Linear) else module

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from helios import Model, Plugin
+from helios import Plugin
 
 
 class Rounded(nn.Module):
@@ -40,9 +40,9 @@ class QuantisationPlugin(Plugin):
     def setup(self) -> None:
         """Do nothing; the form of the model is the only state."""
 
-    def on_model_ready(self, model: Model) -> None:
+    def prepare_module(self, module: nn.Module) -> nn.Module:
         """Round the weights, in training, validation and test."""
-        for _, network in model.networks():
-            for layer in list(network.modules()):
-                if isinstance(layer, nn.Linear):
-                    parametrize.register_parametrization(layer, "weight", Rounded(self.bits))
+        for layer in list(module.modules()):
+            if isinstance(layer, nn.Linear):
+                parametrize.register_parametrization(layer, "weight", Rounded(self.bits))
+        return module

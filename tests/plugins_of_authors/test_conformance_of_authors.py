@@ -12,6 +12,7 @@ from pages import page
 from plugins_of_authors.accumulation_schedule import AccumulationSchedulePlugin
 from plugins_of_authors.batch_size_finder import BatchSizeFinderPlugin
 from plugins_of_authors.best_checkpoint import BestCheckpointPlugin
+from plugins_of_authors.compiler import CompilerPlugin
 from plugins_of_authors.device_monitor import DeviceMonitorPlugin
 from plugins_of_authors.early_stopping import EarlyStoppingPlugin
 from plugins_of_authors.ema import EMAPlugin
@@ -57,6 +58,7 @@ PLUGINS: dict[str, Callable[[], Any]] = {
     "accumulation_schedule": AccumulationSchedulePlugin,
     "batch_size_finder": BatchSizeFinderPlugin,
     "best_checkpoint": BestCheckpointPlugin,
+    "compiler": lambda: CompilerPlugin("eager"),
     "device_monitor": DeviceMonitorPlugin,
     "early_stopping": EarlyStoppingPlugin,
     "ema": EMAPlugin,
@@ -81,10 +83,11 @@ PLUGINS: dict[str, Callable[[], Any]] = {
 """Functions that make the plug-in of each module, by the module's name."""
 OBJECTS: dict[str, dict[str, Any]] = {
     "batch_size_finder": {"datamodule": TinyDataWithSize},
+    "compiler": {"plugins": [QuantisationPlugin(), LoraPlugin()]},  # three in one chain
     "learning_rate_finder": {"model": TinyModelWithRate},
     "metric_collection": {"model": TinyModelWithLogits},
 }
-"""The models and data of plug-ins that need others than the tiny ones."""
+"""The arguments of plug-ins that need other models, data, or plug-ins before them."""
 
 
 @pytest.mark.parametrize("name", PLUGINS)

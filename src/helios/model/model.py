@@ -152,7 +152,7 @@ class Model(Placed, abc.ABC):
     # The helpers of a step.
 
     def prepare(self, module: nn.Module, *, compile: bool = False) -> nn.Module:  # noqa: A002 - torch's name for it
-        """Move a network to the device, and wrap it if a plug-in provides parallelism.
+        """Move a network to the device, and let the plug-ins change or wrap it.
 
         Args:
             module: a network. Call this method before you create the network's optimizer.

@@ -35,7 +35,7 @@ class SessionHooks(Protocol):
 
     @property
     def prepare_module(self) -> Caller:
-        """The hook that prepares a network in place of the session."""
+        """The hook that moves, changes or wraps a network in place of the session."""
 
 
 class Session:
@@ -117,7 +117,7 @@ class Session:
         self.metric_objects = metric_objects
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
-        """Move a network to a device, and wrap it if a plug-in provides parallelism."""
+        """Move a network to a device, and let the plug-ins change or wrap it, one after another."""
         prepared: nn.Module
         if self._hooks.prepare_module is not None:
             prepared = self._hooks.prepare_module(module=module)

@@ -17,12 +17,15 @@ class HookInfo:
         name: the name of the hook.
         arguments: the names of its arguments.
         claim: the capability that each implementation claims; ``None`` for a hook of kind *all*.
+        last: the capability of the plug-in that comes last, if each implementation receives the
+            result of the one before it; otherwise ``None``.
         deprecations: the deprecations of the hook and of its arguments.
     """
 
     name: str
     arguments: tuple[str, ...]
     claim: str | None
+    last: str | None = None
     deprecations: tuple[Deprecation, ...] = ()
 
     @classmethod
@@ -32,6 +35,7 @@ class HookInfo:
             name=function.__name__,
             arguments=tuple(inspect.signature(function).parameters)[1:],
             claim=getattr(function, "helios_claim", None),
+            last=getattr(function, "helios_last", None),
             deprecations=tuple(getattr(function, "helios_deprecations", ())),
         )
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from helios.core import TrainingState
-from helios.plugins.markers import hookspec, unique
+from helios.plugins.markers import chain, hookspec, unique
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,12 +65,12 @@ class PluginSpec:
     def setup(self) -> None:
         """Construct all required state; the device and the process group are ready."""
 
-    @unique("module")
+    @chain("module")
     def prepare_module(self, module: "torch.nn.Module") -> "torch.nn.Module":
-        """Place a network on its device, and wrap it for parallelism.
+        """Change or wrap a network. The one with ``exclusives = ("module",)`` is called last.
 
         Args:
-            module: the network that a model passed to ``Model.prepare``.
+            module: the network from ``Model.prepare`` or the plug-in before, on its device.
 
         Returns:
             The network to train.

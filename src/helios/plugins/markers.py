@@ -65,6 +65,22 @@ def unique(claim: str) -> Declare:
     return declare
 
 
+def chain(claim: str) -> Declare:
+    """Declare a hook of kind *all* that passes on its only argument.
+
+    Each implementation receives the result of the one before it.
+
+    Args:
+        claim: the capability of the plug-in that Helios calls last.
+    """
+
+    def declare(function: Hook) -> Hook:
+        function.__dict__["helios_last"] = claim
+        return _mark(firstresult=True)(function)
+
+    return declare
+
+
 @dataclasses.dataclass(frozen=True)
 class Deprecation:
     """The announcement that a later release will remove a hook or one of its arguments.

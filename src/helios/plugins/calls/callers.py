@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from helios.errors import describe
+from helios.plugins.calls.chain import chained
 from helios.plugins.calls.guards import is_wrapper
+from helios.plugins.calls.results import BuiltIn
 from helios.plugins.hooks import HOOKS, HookInfo
 
 _LINE, _INDENTED = "\n", "\n    "
@@ -28,21 +30,34 @@ class HookCallers:
     if somebody takes the argument.
 
     Args:
-        relay: the hooks of the manager.
+        manager: the manager of the plug-ins.
+        built_in: the behaviour without plug-ins.
     """
 
-    def __init__(self, relay: pluggy.HookRelay) -> None:
-        self._relay = relay
+    def __init__(self, manager: pluggy.PluginManager, built_in: BuiltIn) -> None:
+        self._manager = manager
+        self._built_in = built_in
         self._monitors = 0
         self.bind()
 
     def bind(self) -> None:
         """Set all attributes to callers of the present implementations."""
         for name, hook in HOOKS.items():
-            caller: pluggy.HookCaller = getattr(self._relay, name)
+            caller: pluggy.HookCaller = getattr(self._manager.hook, name)
             implementations = caller.get_hookimpls()
             call: Callable[..., Any] | None = caller if implementations else None
-            if implementations and not self._monitors and all(map(_is_plain, implementations)):
+            if implementations and hook.last is not None:
+                wrappers = self._manager.subset_hook_caller(
+                    name, [each.plugin for each in implementations if not is_wrapper(each)]
+                )
+                is_direct = not self._monitors and not wrappers.get_hookimpls()
+                call = chained(
+                    name,
+                    implementations[::-1],
+                    self._built_in.move,
+                    None if is_direct else wrappers,
+                )
+            elif implementations and not self._monitors and all(map(_is_plain, implementations)):
                 call = _direct_caller(hook, implementations[::-1])
             is_taken = self._monitors or any(_COUNTED in each.argnames for each in implementations)
             if call is not None and _COUNTED in hook.arguments and is_taken:

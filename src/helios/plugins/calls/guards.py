@@ -19,7 +19,11 @@ def is_wrapper(implementation: pluggy.HookImpl) -> bool:
     return implementation.wrapper or implementation.hookwrapper
 
 
-def sort_calls(implementations: list[pluggy.HookImpl], order: Iterable[str]) -> None:
+def sort_calls(
+    implementations: list[pluggy.HookImpl],
+    order: Iterable[str],
+    is_last: Callable[[pluggy.HookImpl], bool],
+) -> None:
     """Sort the list that pluggy calls from its end, so that the last registered comes first.
 
     The sort keeps the groups of pluggy (trylast, plain, tryfirst; then the same for wrappers), and
@@ -28,11 +32,15 @@ def sort_calls(implementations: list[pluggy.HookImpl], order: Iterable[str]) -> 
     Args:
         implementations: the list.
         order: the ids of the table.
+        is_last: returns ``True`` for an implementation that is called after all others.
     """
     place = {plug_id: -number for number, plug_id in enumerate(order)}
-    implementations.sort(
-        key=lambda i: (is_wrapper(i), i.tryfirst - i.trylast, place[i.plugin_name])
-    )
+
+    def rank(each: pluggy.HookImpl) -> tuple[bool, bool, int, int]:
+        group = each.tryfirst - each.trylast
+        return is_wrapper(each), not is_last(each), group, place[each.plugin_name]
+
+    implementations.sort(key=rank)
 
 
 def contain(

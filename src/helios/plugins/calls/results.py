@@ -1,7 +1,7 @@
 """Checks of what hooks return, installed around their implementations when the plan is frozen.
 
-A wrapper of a hook of kind *one* observes: it must pass on the result unchanged. If no plug-in
-implements the hook, the wrapper observes what Helios does without plug-ins.
+A wrapper of a hook of kind *one*, or of ``prepare_module``, observes: it must pass on the result
+unchanged. If no plug-in implements the hook, it observes what Helios does without plug-ins.
 """
 
 import functools
@@ -31,9 +31,15 @@ class BuiltIn(PluginSpec):
     device = torch.device("cpu")
     """The device of this process; a run sets it."""
 
-    def prepare_module(self, module: nn.Module) -> nn.Module:
-        """Move a network to the device of this process."""
-        return module.to(self.device)
+    def move(self, module: nn.Module) -> nn.Module:
+        """Move a network to the device of this process, unless all of it is there.
+
+        Parameters of the meta device have no data yet, so a plug-in must move such a network.
+        """
+        elsewhere = {each.device for each in (*module.parameters(), *module.buffers())}
+        elsewhere.discard(self.device)
+        is_meta = torch.device("meta") in elsewhere
+        return module.to(self.device) if elsewhere and not is_meta else module
 
 
 def complete(implementations: list[pluggy.HookImpl], hook: str, built_in: BuiltIn) -> None:
@@ -69,7 +75,7 @@ def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable
         guard = _watched_old_wrapper if implementation.hookwrapper else _watched_wrapper
         if hook == "step_context":
             replace(implementation, guard(function, plugin, _Contexts(hook, describe)))
-        elif _is_unique(hook):
+        elif _is_unique(hook) or (hook in HOOKS and HOOKS[hook].last is not None):
             replace(implementation, guard(function, plugin, _Unchanged(hook, describe)))
     elif hook in _CONVERSIONS:
         replace(implementation, _converted(function, _CONVERSIONS[hook], describe))
@@ -159,10 +165,9 @@ class _Unchanged:
             raise error
         if after is not before:
             raise InvalidPluginError(
-                f"plug-in {self.describe()} changed the result of {self.hook} in a wrapper: only"
-                " one plug-in may implement this hook, so its wrappers only observe. Pass on the"
-                " same object (result = yield; return result), or implement the hook without"
-                " wrapper=True or hookwrapper=True."
+                f"plug-in {self.describe()} changed the result of {self.hook} in a wrapper:"
+                " wrappers of this hook only observe. Pass on the same object (result = yield;"
+                " return result), or implement the hook without wrapper=True or hookwrapper=True."
             )
         return after
 

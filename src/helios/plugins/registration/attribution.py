@@ -16,7 +16,9 @@ from helios.plugins.calls.results import BuiltIn
 if TYPE_CHECKING:
     from helios.plugins.registration.manager import PluginManager
 
-_CALL_LOOPS = {"_multicall", "call_directly"}  # of pluggy, and of callers.py
+_CALL_LOOPS = {"_multicall", "call_directly", "call_in_turn"}
+"""The functions of pluggy, ``callers.py`` and ``chain.py`` that call implementations."""
+
 _OLD_WRAPPER = "run_old_style_hookwrapper"
 
 

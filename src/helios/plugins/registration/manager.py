@@ -13,6 +13,7 @@ import pluggy
 from helios.errors import FrozenPlanError, UnknownNameError, nearest
 from helios.plugins import once
 from helios.plugins.calls.callers import HookCallers, Quarantine
+from helios.plugins.calls.chain import comes_last
 from helios.plugins.calls.guards import contain, contain_context, is_wrapper, sort_calls
 from helios.plugins.calls.profile import PluginProfile
 from helios.plugins.calls.results import BuiltIn, check_results, complete
@@ -54,7 +55,7 @@ class PluginManager(pluggy.PluginManager):
         self.quarantined: dict[str, Quarantine] = {}
         self.late_changes = LateChanges(())
         self.built_in = BuiltIn()
-        self.callers = HookCallers(self.hook)
+        self.callers = HookCallers(self, self.built_in)
         self._hooks = DeclaredHooks(self.hook)
         self.frozen = False
         self._states = PluginStates(self._quarantine, self.describe)
@@ -264,7 +265,7 @@ class PluginManager(pluggy.PluginManager):
         for row in self._rows.values():
             super().register(row.plugin, row.id)
         for hook in self._hooks.all:
-            sort_calls(self._called(hook), self._rows)
+            sort_calls(self._called(hook), self._rows, functools.partial(comes_last, hook))
             bodies.require_bodies(self._called(hook), hook, self.describe)
             complete(self._called(hook), hook, self.built_in)
         self.callers.bind()
