@@ -17,6 +17,7 @@ from helios.data.whole_epoch import WholeEpoch, number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 from helios.trainer.evaluation_loader import EvaluationLoader
+from helios.trainer.limits import Limits, first
 from helios.trainer.wrapped_batches import WrapBatches
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Batches:
         seed: the seed of the run.
         place: the place of this process.
         group: the processes of the run.
+        limits: the numbers of batches to read.
 
     Attributes:
         per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
@@ -48,6 +50,7 @@ class Batches:
         seed: int,
         place: Place,
         group: Group,
+        limits: Limits,
     ) -> None:
         self._datamodule = datamodule
         self._state = state
@@ -56,6 +59,7 @@ class Batches:
         self._seed = seed
         self._place = place
         self._group = group
+        self._limits = limits
         self._train_loader: LoaderAndPosition | None = None
         self._restored: dict[str, Any] | None = None
         self._training_size: BatchSize | None = None
@@ -80,7 +84,7 @@ class Batches:
         pair = self._train_loader or require_pair(self._datamodule, "train_dataloader")
         if pair is None:
             return 0
-        return math.inf if isinstance(pair[1], StreamPosition) else len(pair[0])
+        return self._number_in_epoch(*pair)
 
     def begin_phase(self) -> None:
         """Create the loader of the current training set.
@@ -103,8 +107,7 @@ class Batches:
                 " finish them: if this run resumes inside an epoch, it may repeat some batches and"
                 " skip others. Remove in_order=False for a run that resumes exactly."
             )
-        is_stream = isinstance(position, StreamPosition)
-        self.per_epoch = math.inf if is_stream else len(loader)
+        self.per_epoch = self._number_in_epoch(loader, position)
         if self.per_epoch == 0:
             raise ConfigurationError(
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
@@ -113,6 +116,7 @@ class Batches:
         before, self._restored = self._restored, None
         if before is not None and self._state.dataset_iter > 0:
             self._resume_inside_epoch(before)
+            self._require_reachable()
         elif before is not None and isinstance(position, StreamPosition):
             carried = before.get("stream", [])
             if carried and carried[self._place.rank] is not None:
@@ -156,7 +160,7 @@ class Batches:
             "seed": self._seed,
         }
         if self._state.dataset_iter > 0:  # no checkpoint between epochs needs it
-            order["sampler"] = describe_order(position, self._state.global_epoch)
+            order["sampler"] = describe_order(position, self._epoch)
         if isinstance(loader.dataset, SeededBatches):
             order["samples_seed"] = loader.dataset.seed
         return order
@@ -181,10 +185,44 @@ class Batches:
         state = self._state
         if isinstance(position, StreamPosition):
             self._training_size = position.size
-            return self._in_windows(self._wrapped(position.read(state), "training", None))
-        set_position(loader, position, self._seed, state.global_epoch, state.dataset_iter)
+            stream = self._first(position.read(state), "training", None, state.dataset_iter)
+            return self._in_windows(self._wrapped(stream, "training", None))
+        set_position(loader, position, self._seed, self._epoch, state.dataset_iter)
         batches, self._training_size = _counted(loader, position, state.dataset_iter)
-        return self._wrapped(batches, "training", len(loader) - state.dataset_iter)
+        batches = self._first(batches, "training", len(loader), state.dataset_iter)
+        return self._wrapped(batches, "training", int(self.per_epoch) - state.dataset_iter)
+
+    @property
+    def _epoch(self) -> int:
+        """The number of the epoch that decides the order of the samples."""
+        return 0 if self._limits.repeats else self._state.global_epoch
+
+    def _number_in_epoch(self, loader: Any, position: Any) -> int | float:
+        if not isinstance(position, StreamPosition):
+            limit = self._limits.number("training", len(loader))
+            return len(loader) if limit is None else limit
+        if self._limits.repeats:
+            raise ConfigurationError(
+                "overfit_batches needs a map-style dataset, with __getitem__ and __len__, because a"
+                " stream may return other samples each time. To read fewer batches of a stream,"
+                " pass limit_batches."
+            )
+        return math.inf
+
+    def _first(
+        self, batches: Iterable[Any], phase: str, number: int | None, start: int = 0
+    ) -> Iterable[Any]:
+        limit = self._limits.number(phase, number)
+        return first(batches, None if limit is None else limit - start)
+
+    def _require_reachable(self) -> None:
+        limit = self._limits.number("training", None) if math.isinf(self.per_epoch) else None
+        last, consumed = self.per_epoch if limit is None else limit, self._state.dataset_iter
+        if consumed > last:
+            raise CheckpointError(
+                f"the checkpoint was saved after batch {consumed} of an epoch, but this run reads"
+                f" only {last} batches in each: pass a larger limit_batches, or start a new run."
+            )
 
     def _in_windows(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches of a stream, and read ahead to the end of each accumulation window.
@@ -213,7 +251,9 @@ class Batches:
         if loader is None:
             return None
         batches, self._evaluation_size = _counted(*loader)
-        return self._wrapped(batches, phase, number_of_batches(loader[0]))
+        number = number_of_batches(loader[0])
+        limit = self._limits.number(phase, number)
+        return self._wrapped(first(batches, limit), phase, number if limit is None else limit)
 
     def training_size(self, number: int) -> int:
         """Return the number of samples that the loader put into a batch of the current epoch."""

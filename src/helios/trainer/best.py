@@ -182,7 +182,7 @@ def has_own_judge(model: Model) -> bool:
     return getattr(model.have_metrics_improved, "__func__", None) is not Model.have_metrics_improved
 
 
-def check_judge(metric: BestMetric | None, valid_frequency: int | None, model: Model) -> None:
+def check_judge(metric: BestMetric | None, valid_frequency: float | None, model: Model) -> None:
     """Refuse to train if nothing or two would judge the validations.
 
     Raises:

@@ -64,7 +64,8 @@ def check_arguments(trainer: "Trainer") -> None:
     """
     total_steps = settings.check_total_steps(trainer.total_steps, trainer.early_stop_cycles)
     settings.check_count("early_stop_cycles", trainer.early_stop_cycles, 0)
-    for name in ("valid_frequency", "chkpt_frequency", "print_frequency", "accumulation_steps"):
+    settings.check_valid_frequency(trainer.valid_frequency, trainer.train_unit)
+    for name in ("chkpt_frequency", "print_frequency", "accumulation_steps"):
         settings.check_count(name, getattr(trainer, name))
     if total_steps == 0:
         raise ConfigurationError(

@@ -27,16 +27,22 @@ ARGUMENTS = _words(
         "epoch_length steps_per_epoch",
         "let the dataset of the DataModule determine the batches of an epoch",
     ),
+    ("limit_train_batches max_train_samples", 'pass limit_batches={"training": ...}'),
+    ("limit_val_batches max_eval_samples", 'pass limit_batches={"validation": ...}'),
+    ("limit_test_batches", 'pass limit_batches={"testing": ...}'),
+    ("limit_predict_batches max_predict_samples", 'pass limit_batches={"prediction": ...}'),
     (
-        "limit_train_batches limit_val_batches limit_test_batches overfit_batches fast_dev_run"
-        " num_sanity_val_steps limit_predict_batches",
-        'give the DataModule a smaller dataset; to train a few steps, pass train_unit="iteration"'
-        " with total_steps=...",
+        "num_sanity_val_steps sanity_check eval_on_start",
+        "pass valid_first=True for a validation before the first step, or fast_dev_run=True for a"
+        " trial of everything",
     ),
+    ("dry_run debug smoke_test", "pass fast_dev_run=True for a trial that writes no files"),
+    ("overfit overfit_pct", "pass overfit_batches=..., a number or fraction of batches"),
     (
         "val_check_interval check_val_every_n_epoch eval_steps eval_strategy eval_interval"
         " evaluation_strategy validation_freq val_frequency val_freq eval_every",
-        "pass valid_frequency=..., the number of epochs or optimizer steps between validations",
+        "pass valid_frequency=..., the number of epochs or optimizer steps between validations, or"
+        " a fraction of an epoch, such as 0.25",
     ),
     (
         "log_every_n_steps logging_steps log_interval log_every",

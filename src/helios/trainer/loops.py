@@ -21,10 +21,11 @@ def train(run: "Run") -> None:
     """Train until the last step, early stopping, or a request to stop."""
     trainer, model, hooks, state = run.trainer, run.model, run.hooks, run.state
     control, in_epochs = run.control, trainer.train_unit is TrainingUnit.EPOCH
-    if control.validation_due:  # a stop interrupted it
+    is_first = run.is_validation_first()
+    if control.validation_due or is_first:  # a stop interrupted it, or nothing is trained yet
         control.validation_due = False
         control.ask("a validation")
-        (serve_requests if in_epochs else complete_step)(run)
+        (serve_requests if in_epochs or is_first else complete_step)(run)
     # A checkpoint may be saved after the last batch, but before the end of its epoch.
     while not control.validation_due and (
         not control.is_finished() or state.dataset_iter == run.batches.per_epoch
@@ -42,11 +43,11 @@ def train(run: "Run") -> None:
         )
         if control.validation_due and not validate(run):
             break
-        with run.session.logging_to(run.epoch_log):
+        with run.session.logging_to(run.results.epoch_log):
             if hooks.on_training_epoch_end is not None:
                 hooks.on_training_epoch_end(state=state)
             model.on_training_epoch_end(state.global_epoch)
-        run.log_epoch()
+        run.end_epoch()
         state.global_epoch += 1
         state.dataset_iter = 0
         answer = model.should_advance_dataset_phase()
@@ -103,7 +104,7 @@ def train_epoch(run: "Run") -> bool:
         state.dataset_iter += 1
         state.average_iter_time = run.timer.record()
         if should_log:
-            run.log_training()
+            run.results.log_training()
         if run.may_stop_itself:
             run.should_stop()
         if window.is_complete:
@@ -135,7 +136,7 @@ def complete_step(run: "Run") -> None:
 
 
 def serve_requests(run: "Run") -> None:
-    """Validate and save inside an epoch, if it is requested; for epochs as the training unit."""
+    """Validate and save inside an epoch, if it is requested, and not because it is due."""
     if run.state.dataset_iter != run.batches.per_epoch:  # otherwise at the end of the epoch
         validate_and_save(run, validates=False, saves=False)
 
@@ -180,7 +181,7 @@ def validate(run: "Run") -> bool:
             if not is_complete:
                 model.train()
                 return False
-            run.log_evaluation("validation")
+            run.results.log_evaluation("validation")
         improved = run.validations.judge()
         if hooks.on_validation_results is not None:
             hooks.on_validation_results(
@@ -219,7 +220,7 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
             if run.must_leave():
                 return False
     session.batch = None
-    run.enter_results()
+    run.results.enter()
     model.train()
     if hooks.on_validation_end is not None:
         hooks.on_validation_end(validation_cycle=cycle)
@@ -234,7 +235,7 @@ def test(run: "Run") -> None:
         with run.session.evaluating(run.batches.evaluation_size):
             is_complete = _test_batches(run, batches)
         if is_complete:
-            run.log_evaluation("testing")
+            run.results.log_evaluation("testing")
 
 
 def _test_batches(run: "Run", batches: Any) -> bool:
@@ -262,14 +263,14 @@ def _test_batches(run: "Run", batches: Any) -> bool:
             if run.control.is_stop_requested():
                 return False
     session.batch = None
-    run.enter_results()
+    run.results.enter()
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
     model.on_testing_end()
     return True
 
 
-def is_due(frequency: int | None, count: int) -> bool:
+def is_due(frequency: float | None, count: int) -> bool:
     """Return whether an action is due that happens once every ``frequency`` counts."""
     return frequency is not None and count % frequency == 0
 

@@ -63,6 +63,10 @@ class Reporter:
         facts = [f"epoch {state.global_epoch}", f"iteration {state.current_iteration}"]
         self._tell(f"restored {path}: {', '.join(filter(None, [*facts, validated]))}", logging.INFO)
 
+    def show(self, text: str) -> None:
+        """Show a line about the run."""
+        self._tell(text, logging.INFO)
+
     def show_used_folder(self, plan: "pathlib.Path") -> None:
         """Say that the files of other runs stay as they are."""
         self._tell(

@@ -10,7 +10,6 @@ from typing import Any
 from helios.core import Alone, AverageTimer, rng, update_all_registries
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
-from helios.model.metrics import MetricBuffer
 from helios.model.model import overrides
 from helios.model.modes import Modes
 from helios.model.optimizer_record import OptimizerRecord
@@ -23,9 +22,11 @@ from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
+from helios.trainer.fractions_of_epoch import FractionsOfEpoch
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.process import determinism, log_file, only_run
+from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
 from helios.trainer.teardown import Teardown
 from helios.trainer.verdicts import verdict
@@ -75,6 +76,7 @@ class Run:
             trainer.random_seed,
             self.place,
             self.group,
+            trainer.limits,
         )
         optimizers = Optimizers(self.model)
         self.session = Session(
@@ -95,7 +97,9 @@ class Run:
         )
         is_strict = not overrides(self.model, "load_state_dict")
         self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
-        self._entered: dict[str, float] = {}
+        self.results = Results(
+            self.session, self.model, self.hooks, self.state, trainer.print_frequency
+        )
         self._first_steps: unused.FirstSteps | None = None
         self.is_first_window = True
         self.generators = parts.Generators()
@@ -113,11 +117,18 @@ class Run:
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
+        frequency = trainer.valid_frequency
+        self._fractions = (
+            FractionsOfEpoch(frequency, self.state, lambda: self.batches.per_epoch)
+            if isinstance(frequency, float)
+            else None
+        )
         self._model_may_stop = overrides(self.model, "should_training_stop")
         self.may_stop_itself = (
             self._model_may_stop
             or self.hooks.should_training_stop is not None
             or self.control.has_deadline
+            or self._fractions is not None
         )
         self.has_step_contexts = (
             self.hooks.step_context is not None or not self.session.precision.is_full
@@ -185,6 +196,8 @@ class Run:
             self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
         self.session.changes.hold()
         self.batches.begin_phase()
+        if self._fractions is not None:
+            self._fractions.begin()
         is_over = path is not None and self._is_over()
         self._find_files(path, is_over=is_over)
         if is_over:
@@ -213,11 +226,11 @@ class Run:
         is_last = self.control.has_ended() and not self.control.validation_due
         is_last = is_last or self.trainer.chkpt_root is None
         if is_last:
-            self.log_training()
+            self.results.log_training()
         self.manager.hook.on_training_end()
         model.on_training_end()
         if is_last:
-            self.log_training()
+            self.results.log_training()
         if self.trainer.chkpt_root is not None:
             return None
         return Trained(model.state_dict(), self.session.changes.copy(), self.manager.state_dict())
@@ -258,6 +271,8 @@ class Run:
         if trainer.run_root is not None:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
         job.reporter.show_header(self.place, job.plan)
+        if story := trainer.limits.story():
+            job.reporter.show(story)
         job.reporter.warn(unused.unused_names(self.model, job.datamodule))
         if trainer.src_root is not None:
             update_all_registries(trainer.src_root, import_prefix=trainer.import_prefix)
@@ -294,6 +309,12 @@ class Run:
 
     # Methods for the loops.
 
+    def is_validation_first(self) -> bool:
+        """Return whether a validation is due before the first step."""
+        state = self.state
+        is_new = state.global_iteration == 0 and state.validation_cycles == 0
+        return self.trainer.valid_first and is_new
+
     def check_first_steps(self, outputs: Any = None, *, is_over: bool = False) -> None:
         """Warn if training has changed no weights; called after the first window and epoch.
 
@@ -316,7 +337,10 @@ class Run:
         return saves is not None and saves.keep_best is not None and self.validations.is_at_best()
 
     def should_stop(self) -> None:
-        """Check whether the plug-in, the model or the time limit stops training."""
+        """Check whether the plug-in, the model or the time limit stops training.
+
+        A validation at a fraction of an epoch is requested here, too.
+        """
         hook = self.hooks.should_training_stop
         if hook is not None and hook():
             self.control.decide(self.manager.claimant("should_training_stop"))
@@ -324,6 +348,8 @@ class Run:
             answer = self.model.should_training_stop()
             if verdict(self.model, "should_training_stop", answer):
                 self.control.decide("the model")
+        if self._fractions is not None and self._fractions.take():
+            self.control.ask("a validation")
         self.control.is_stop_requested()
 
     def must_leave(self) -> bool:
@@ -337,42 +363,10 @@ class Run:
             return autocast
         return StepContexts([autocast, *self.hooks.step_context(phase=phase)])
 
-    @property
-    def epoch_log(self) -> MetricBuffer:
-        """The buffer for values that are logged at the end of an epoch.
-
-        Without a ``print_frequency``, loggers receive all values then, so they need not be apart.
-        """
-        in_epochs = self.trainer.print_frequency is None
-        return self.session.training_log if in_epochs else self.session.epoch_log
-
-    def log_training(self) -> None:
-        """Read the values logged in training since the last call, and send them to loggers."""
-        self._hand_out(self.session.training_log, "training")
-
-    def log_epoch(self) -> None:
-        """Read the values logged at the end of an epoch, and send them to loggers."""
+    def end_epoch(self) -> None:
+        """Look at the first steps, and hand out what was logged at the end of an epoch."""
         self.check_first_steps(is_over=True)
-        self._hand_out(self.epoch_log, "training")
-
-    def log_evaluation(self, phase: str) -> None:
-        """Read the values logged in an evaluation, and send them to loggers."""
-        self.enter_results()
-        self._entered = {}
-        self._hand_out(self.session.evaluation_log, phase)
-
-    def enter_results(self) -> None:
-        """Enter what the model has logged while evaluating into its metrics, once per value."""
-        means = self.session.evaluation_log.means()
-        new = {name: mean for name, mean in means.items() if self._entered.get(name) != mean}
-        self.model.metrics.update(new)
-        self._entered = means
-
-    def _hand_out(self, log: MetricBuffer, phase: str) -> None:
-        if self.hooks.on_log is None:
-            log.clear()
-        elif metrics := log.read():
-            self.hooks.on_log(metrics=metrics, phase=phase, state=self.state)
+        self.results.log_epoch()
 
 
 def _tell(target: object, facts: dict[str, Any]) -> None:

@@ -96,6 +96,18 @@ def check_count(
     return value
 
 
+def check_valid_frequency(value: float | None, unit: TrainingUnit) -> float | None:
+    """Return the units between validations: a count, or a fraction of an epoch."""
+    if not isinstance(value, float) or not 0 < value < 1:
+        return check_count("valid_frequency", value)  # type: ignore[arg-type]  # it refuses floats
+    if unit is not TrainingUnit.EPOCH:
+        raise ConfigurationError(
+            f"valid_frequency={value} is a fraction of an epoch, but train_unit='iteration' counts"
+            " optimizer steps: write a whole number of steps, or train_unit='epoch'."
+        )
+    return value
+
+
 def check_switch(name: str, value: bool) -> bool:
     """Return an argument that must be ``True`` or ``False``."""
     if not isinstance(value, bool):

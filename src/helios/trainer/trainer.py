@@ -25,6 +25,7 @@ from helios.trainer.current_run import CurrentRun
 from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import launch
+from helios.trainer.limits import Limit, Limits
 from helios.trainer.preparation import prepare
 from helios.trainer.run import work
 
@@ -38,7 +39,8 @@ class Trainer(CurrentRun):
         train_unit: the unit of ``total_steps`` and the frequencies: ``"epoch"``, or
             ``"iteration"`` for optimizer steps.
         total_steps: the number of units to train for; ``math.inf`` for no limit.
-        valid_frequency: the number of units between validations; no validation by default.
+        valid_frequency: the number of units between validations; no validation by default. With
+            epochs as the training unit, a fraction such as ``0.25`` validates inside the epoch.
         chkpt_frequency: the number of units between checkpoints. If the run has a folder for
             checkpoints, it always saves one when training ends.
         print_frequency: the number of optimizer steps between calls of loggers; by default, they
@@ -77,6 +79,14 @@ class Trainer(CurrentRun):
             with scaled losses for ``"fp16"``.
         max_time: the time limit of ``fit`` or ``test``: seconds, a ``timedelta``, or
             ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training then saves a checkpoint and stops.
+        valid_first: ``True`` to validate before the first step, too.
+        fast_dev_run: ``True`` for a trial with one batch of each set, or the number of batches. It
+            takes as many steps, validates once if validations are asked for, and writes no files.
+        limit_batches: the number of batches to read of each set, or the fraction of its batches,
+            such as ``0.1``; or a dictionary with one of them for ``"training"``, ``"validation"``,
+            ``"testing"`` or ``"prediction"``.
+        overfit_batches: the number or fraction of batches on which each epoch trains again, in the
+            same order. Validations read as many of their own batches.
         unknown: any other argument raises an error, which names the replacement of an old one.
 
     Raises:
@@ -90,7 +100,7 @@ class Trainer(CurrentRun):
         run_name: str = "",
         train_unit: TrainingUnit | str = TrainingUnit.EPOCH,
         total_steps: int | float = 0,
-        valid_frequency: int | None = None,
+        valid_frequency: float | None = None,
         chkpt_frequency: int | None = None,
         print_frequency: int | None = None,
         accumulation_steps: int = 1,
@@ -119,6 +129,10 @@ class Trainer(CurrentRun):
         async_checkpoints: bool = False,
         precision: str = "fp32",
         max_time: float | str | datetime.timedelta | None = None,
+        valid_first: bool = False,
+        fast_dev_run: bool | int = False,
+        limit_batches: Limit | Mapping[str, Limit] | None = None,
+        overfit_batches: Limit | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -128,7 +142,8 @@ class Trainer(CurrentRun):
         self.train_unit = settings.check_unit(train_unit)
         self.early_stop_cycles = settings.check_count("early_stop_cycles", early_stop_cycles, 0)
         self.total_steps = settings.check_total_steps(total_steps, early_stop_cycles)
-        self.valid_frequency = settings.check_count("valid_frequency", valid_frequency)
+        self.valid_frequency = settings.check_valid_frequency(valid_frequency, self.train_unit)
+        self.valid_first = settings.check_switch("valid_first", valid_first)
         self.chkpt_frequency = settings.check_count("chkpt_frequency", chkpt_frequency)
         self.print_frequency = settings.check_count("print_frequency", print_frequency)
         settings.check_count("accumulation_steps", accumulation_steps)
@@ -152,6 +167,8 @@ class Trainer(CurrentRun):
         self.async_checkpoints = settings.check_switch("async_checkpoints", async_checkpoints)
         self.src_root = settings.check_source_root(src_root)
         self.import_prefix = import_prefix
+        self.limits = Limits.of(fast_dev_run, limit_batches, overfit_batches)
+        self.limits.shorten(self)
         self.print_banner = print_banner
         self.train_exceptions: list[type[Exception]] = ExpectedExceptions()
         self.test_exceptions: list[type[Exception]] = ExpectedExceptions()

@@ -58,7 +58,7 @@ def _validation(
     frequency, unit = trainer.valid_frequency, trainer.train_unit.value
     label, given = type(model).__name__, f"Trainer(valid_frequency={frequency})"
     if frequency is None:
-        if overrides(model, "valid_step"):
+        if overrides(model, "valid_step") and not trainer.valid_first:
             yield (
                 f"{label}.valid_step() is never called in this run: pass"
                 f" Trainer(valid_frequency=...), the number of {unit}s between validations."
