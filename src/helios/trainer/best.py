@@ -2,10 +2,10 @@
 
 import dataclasses
 import logging
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from helios.core import TrainingState, TrainingUnit
+from helios.core.best_metric import BestMetric
 from helios.errors import ConfigurationError, UnknownNameError, nearest
 from helios.model import Model
 from helios.trainer.verdicts import verdict
@@ -13,27 +13,6 @@ from helios.trainer.verdicts import verdict
 _logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # metrics in a line
-
-
-class BestMetric(NamedTuple):
-    """The metric by which a run judges its validations.
-
-    Attributes:
-        name: the entry of ``model.metrics``.
-        mode: ``"min"`` if smaller values are better, ``"max"`` if larger ones are.
-        min_change: the change that counts as an improvement must be larger than this.
-    """
-
-    name: str
-    mode: Literal["min", "max"]
-    min_change: float = 0.0
-
-    def is_better(self, value: float, best: float | None) -> bool:
-        """Return whether a value is an improvement; one that is not a number never is."""
-        if math.isnan(value) or best is None:
-            return not math.isnan(value)
-        gain = value - best if self.mode == "max" else best - value
-        return gain > self.min_change
 
 
 @dataclasses.dataclass

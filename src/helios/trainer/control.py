@@ -8,6 +8,9 @@ from typing import Literal
 from helios.core import Group, TrainingState, TrainingUnit
 from helios.model.window import Window
 
+_DECIDED = "should_training_stop"
+"""The reason of a stop that this hook decided, or whose reason a checkpoint does not hold."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StopRequest:
@@ -85,6 +88,14 @@ class Control:
         elif request.is_decided:
             self.requests[self.requests.index(request)] = request
 
+    def withdraw(self, author: str) -> bool:
+        """Drop the requests of an author to stop, and return whether it had made any."""
+        kept = [request for request in self.requests if request.author != author]
+        had_any = len(kept) < len(self.requests)
+        self.requests[:] = kept
+        self.is_asked = bool(self.requests or self._asked_for)
+        return had_any
+
     def ask(self, for_what: Literal["a validation", "a checkpoint"]) -> None:
         """Ask for a validation or a checkpoint after the current optimizer step."""
         self._asked_for.add(for_what)
@@ -99,7 +110,7 @@ class Control:
 
     def decide(self, author: str) -> None:
         """Stop because ``should_training_stop`` returned ``True``, now or before a resume."""
-        self.request(StopRequest("should_training_stop", author, is_decided=True))
+        self.request(StopRequest(_DECIDED, author, is_decided=True))
 
     def is_stop_requested(self) -> bool:
         """Return whether a stop was requested or the time limit is reached."""
@@ -148,7 +159,13 @@ class Control:
                 f"it has completed {done} {unit}s of total_steps={self._total_steps}. To train"
                 " longer, pass a larger total_steps."
             )
-        if self.decisions():
+        decided = [request for request in self.requests if request.is_decided]
+        if decided and decided[0].reason != _DECIDED:
+            return (
+                f"{decided[0].author} has ended it: {decided[0].reason}. To train longer, change"
+                " the arguments of that plug-in, or start a new run in another folder."
+            )
+        if decided:
             return (
                 "should_training_stop has ended it. To train again, start a new run in another"
                 " folder."

@@ -168,6 +168,20 @@ class CurrentRun:
         if self._job is not None:
             self._job.control.request(StopRequest(reason, author, urgent, final))
 
+    def withdraw_stops(self, author: str) -> bool:
+        """Withdraw all requests of an author to stop training.
+
+        A plug-in may call this in ``on_checkpoint_loaded``, if a final request of an earlier
+        process no longer holds, for example because an argument has changed.
+
+        Args:
+            author: the author of the requests, for example the id of the plug-in.
+
+        Returns:
+            ``True`` if there were any.
+        """
+        return self._job is not None and self._job.control.withdraw(author)
+
     def request_validation(self, reason: str) -> None:
         """Validate after the current optimizer step, in addition to the validations that are due.
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 
 from helios.core import TrainingUnit, rules
+from helios.core.best_metric import BestMetric
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
 from helios.core.rules import shown
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 from helios.trainer import foreign
 from helios.trainer.argument_rules import RULES as RULES
-from helios.trainer.best import BestMetric
 from helios.trainer.checkpointer import Wanted
 
 ResumePolicy = Literal["strict", "warn", "ignore"]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from helios.errors import printable
@@ -14,6 +14,7 @@ FORMAT = 2
 """The version of plans in checkpoints. Those of version 1 do not name it, and lack arguments."""
 
 _LONGEST_SUMMARY = 100
+_MANY = 4  # inactive plug-ins of one distribution, for one reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ class PluginPlan:
         lines += columns(rows)
         if self.inactive:
             lines.append("installed, but not active")
-            lines += columns([("-", i.name, _dist(i), i.reason) for i in self.inactive])
+            lines += columns([("-", *row) for row in _grouped(self.inactive)])
         if self.configured_in:
             lines.append(f"configured by [tool.helios] in {printable(self.configured_in)}")
         return "\n".join(lines)
@@ -144,6 +145,22 @@ def _fields(entry: PlanEntry | Inactive) -> dict[str, Any]:
 
 def _dist(entry: PlanEntry | Inactive) -> str:
     return f"{entry.distribution} {entry.version}" if entry.distribution else "(not installed)"
+
+
+def _grouped(inactive: Iterable[Inactive]) -> list[tuple[str, str, str]]:
+    """Return the name, distribution and reason of each; many of one kind share a row."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for each in inactive:
+        groups.setdefault((_dist(each), each.reason), []).append(each.name)
+    rows = []
+    for each in inactive:
+        names = groups[_dist(each), each.reason]
+        if len(names) < _MANY:
+            rows.append((each.name, _dist(each), each.reason))
+        elif names[0] == each.name:
+            reason = f"{each.reason}: {', '.join(names)}"
+            rows.append((f"{len(names)} plug-ins", _dist(each), reason))
+    return rows
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
