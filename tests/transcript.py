@@ -108,6 +108,9 @@ class Everything(Plugin):
         gradient = optimizer.param_groups[0]["params"][0].grad
         self._write("on_after_optimizer_step", optimizer, gradient, state)
 
+    def on_optimizer_step_skipped(self, optimizer, reason, state):
+        self._write("on_optimizer_step_skipped", optimizer, reason, state)
+
     def on_training_batch_end(self, outputs, batch, samples, state):
         self._write("on_training_batch_end", outputs, batch, samples, state)
 

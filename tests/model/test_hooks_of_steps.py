@@ -61,6 +61,7 @@ class Skipping(Named):
     def __init__(self, hook: str, step: int = 2) -> None:
         super().__init__("skipping")
         self._after = 0
+        self._skips: list[Any] = []
 
         def skip(state: Any) -> None:
             if state.current_iteration == step:
@@ -70,6 +71,10 @@ class Skipping(Named):
 
     def on_after_optimizer_step(self) -> None:  # type: ignore[override]
         self._after += 1
+
+    def on_optimizer_step_skipped(self, optimizer: Any, reason: str, state: Any) -> None:
+        (parameter, *_) = optimizer.param_groups[0]["params"]
+        self._skips.append((state.current_iteration, reason, parameter.grad))
 
 
 def weights_of(model: TinyModel) -> torch.Tensor:
@@ -94,6 +99,7 @@ def test_a_skipped_step_counts_as_skipped(hook: str, precision: str, make_traine
     trainer.fit(model, TinyDataModule())
     assert model.taken == [True, False, True, True]
     assert plugin._after == 3
+    assert plugin._skips == [(2, "for a test", None)]
     assert trainer.state.current_iteration == 4
     assert all(each.grad is None for each in model.net.parameters())
 
@@ -128,5 +134,29 @@ def test_a_step_can_only_be_skipped_in_its_hooks(make_trainer: Make) -> None:
         def on_after_optimizer_step(self) -> None:  # type: ignore[override]
             self.trainer.skip_step("too late")
 
-    with pytest.raises(NoRunError, match=r"on_before_backward.*on_gradients_ready"):
-        make_trainer(plugins=[Late()]).fit(TinyModel(), TinyDataModule())
+    class Again(Skipping):
+        def on_optimizer_step_skipped(self) -> None:  # type: ignore[override]
+            self.trainer.skip_step("too late")
+
+    for plugin in (Late(), Again("on_gradients_ready")):
+        with pytest.raises(NoRunError, match=r"on_before_backward.*on_gradients_ready"):
+            make_trainer(plugins=[plugin]).fit(TinyModel(), TinyDataModule())
+
+
+def test_the_first_reason_counts_and_an_overflow_is_a_reason_too(make_trainer: Make) -> None:
+    class Hiding(Named):
+        def on_after_backward(self, optimizer: Any, state: Any) -> None:  # type: ignore[override]
+            if state.current_iteration == 3:
+                optimizer.param_groups[0]["params"][0].grad.fill_(float("inf"))
+
+        def on_gradients_ready(self, state: Any) -> None:  # type: ignore[override]
+            if state.current_iteration == 2:
+                self.trainer.skip_step("again")
+
+    plugin = Skipping("on_before_backward")
+    make_trainer(
+        plugins=[plugin, Hiding()], total_steps=4, train_unit="iteration", precision="fp16"
+    ).fit(TinyModel(), TinyDataModule())
+    overflow = "its gradients overflowed in fp16"
+    assert plugin._skips == [(2, "for a test", None), (3, overflow, None)]
+    assert plugin._after == 2

@@ -87,7 +87,7 @@ def test_every_function_of_the_spec_is_a_hook_of_pluggy() -> None:
         spec = getattr(relay, name).spec
         assert spec is not None, f"{name} lacks @hookspec"
         assert tuple(spec.argnames) == hook.arguments
-        assert bool(spec.opts["firstresult"]) == bool(hook.claim or hook.last)
+        assert bool(spec.opts["firstresult"]) == hook.has_result
 
 
 def test_claims_are_distinct() -> None:

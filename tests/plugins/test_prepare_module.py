@@ -127,22 +127,18 @@ class Failing(Wrapping):
         raise UserError("in the chain")
 
 
+class FailingObserver(Failing):
+    critical = False
+
+
+@pytest.mark.parametrize("failing", [Failing, FailingObserver])
 @pytest.mark.parametrize("more", [(), (Watching("watching"),)])
-def test_an_error_names_the_plugin_of_the_chain(make_trainer: Make, more: Any) -> None:
+def test_an_error_ends_the_run_and_names_the_plugin(
+    make_trainer: Make, failing: Any, more: Any
+) -> None:
     with pytest.raises(UserError) as caught:
-        prepared(make_trainer, Wrapping("a"), Failing("b"), Wrapping("c"), *more)
+        prepared(make_trainer, Wrapping("a"), failing("b"), Wrapping("c"), *more)
     assert "raised in prepare_module of plug-in 'b'" in notes_of(caught.value)[-1]
-
-
-def test_an_observer_that_fails_leaves_the_network_to_the_others(make_trainer: Make) -> None:
-    class FailingObserver(Named):
-        critical = False
-
-        def prepare_module(self, module: nn.Module) -> Any:
-            return None
-
-    plugins = Wrapping("a"), FailingObserver("b"), Wrapping("c")
-    assert prepared(make_trainer, *plugins) == ["a", "c"]
 
 
 def test_nothing_returned_is_an_error_that_names_the_plugin(make_trainer: Make) -> None:

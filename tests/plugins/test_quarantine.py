@@ -41,7 +41,7 @@ class Observer(Plugin):
 PER_HOOK = [
     name
     for name, info in HOOKS.items()
-    if info.claim is None and name not in ("setup", "configure_trainer", "configure_model")
+    if not info.has_result and name not in ("setup", "configure_trainer", "configure_model")
 ]
 for name in PER_HOOK:
     namespace: dict[str, Any] = {}

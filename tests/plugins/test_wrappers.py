@@ -14,7 +14,7 @@ from helios.errors import InvalidPluginError
 from helios.plugins import HOOKS
 from helios.testing import TinyDataModule, TinyModel
 
-ONE = [name for name, hook in HOOKS.items() if hook.claim or hook.last]
+ONE = [name for name, hook in HOOKS.items() if hook.has_result]
 STYLES = ["wrapper", "hookwrapper"]
 
 

@@ -249,6 +249,7 @@ def test_the_picture_of_the_documentation_shows_this_order(tmp_path: Any) -> Non
     elsewhere = {name for name in HOOKS if "testing" in name} | {
         "on_checkpoint_loaded",
         "on_exception",
+        "on_optimizer_step_skipped",
     }
     assert list(called) == [name for name in shown if name not in elsewhere]
 

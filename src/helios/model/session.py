@@ -21,13 +21,16 @@ from helios.model.precision import Precision
 from helios.model.window import Window
 
 Caller = Callable[..., Any] | None
+_OVERFLOW = "its gradients overflowed in fp16"
 _HOOKS_OF_STEPS = (
     "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",
     "on_gradients_ready",
     "on_after_optimizer_step",
+    "on_optimizer_step_skipped",
 )
+_AFTER_STEPS = _HOOKS_OF_STEPS[-2:]
 
 
 class SessionHooks(Protocol):
@@ -113,7 +116,7 @@ class Session:
             getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
         )
         self._current: Step | None = None
-        self._skipped: set[Step] = set()
+        self._skipped: dict[Step, str] = {}
         self.metric_objects = metric_objects
 
     def prepare(self, module: nn.Module, device: torch.device, *, compile: bool) -> nn.Module:  # noqa: A002 - torch's name for it
@@ -259,27 +262,32 @@ class Session:
         is_taken = True
         if has_extras:
             self._call("on_gradients_ready", step)
-            is_taken = self.precision.step(optimizers, is_skipped=step in self._skipped)
-            self._skipped.discard(step)
+            reason = self._skipped.pop(step, None)
+            is_taken = self.precision.step(optimizers, is_skipped=reason is not None)
         else:
             for optimizer in optimizers:
                 optimizer.step()
         step.drop_gradients()
         if has_extras and is_taken:
             self._call("on_after_optimizer_step", step)
+        elif has_extras:
+            self._call("on_optimizer_step_skipped", step, reason=reason or _OVERFLOW)
         return is_taken
 
     def _call(self, name: str, step: Step, **arguments: Any) -> None:
         """Call a hook of a step, if somebody implements it, once for each optimizer."""
         hook: Caller = getattr(self._hooks, name)
         if hook is not None:
-            self._current = None if name == "on_after_optimizer_step" else step
+            self._current = None if name in _AFTER_STEPS else step
             for optimizer in step.optimizers:
                 hook(optimizer=optimizer, state=self._state, **arguments)
             self._current = None
 
-    def skip_step(self) -> None:
+    def skip_step(self, reason: str) -> None:
         """Skip the step that the running hook is about. See :meth:`Trainer.skip_step`.
+
+        Args:
+            reason: the reason; if several hooks skip the step, that of the first one counts.
 
         Raises:
             NoRunError: no hook of a step is running, or the step was taken.
@@ -290,7 +298,7 @@ class Session:
                 " on_before_backward, on_after_backward, on_before_optimizer_step or"
                 " on_gradients_ready."
             )
-        self._skipped.add(self._current)
+        self._skipped.setdefault(self._current, reason)
 
     @property
     def has_optimized(self) -> bool:

@@ -28,6 +28,11 @@ class HookInfo:
     last: str | None = None
     deprecations: tuple[Deprecation, ...] = ()
 
+    @property
+    def has_result(self) -> bool:
+        """``True`` if the run needs the result, so that errors end it and wrappers only observe."""
+        return self.claim is not None or self.last is not None
+
     @classmethod
     def of(cls, function: Callable[..., Any]) -> "HookInfo":
         """Return the facts about a method of :class:`PluginSpec`."""

@@ -29,9 +29,7 @@ class PluginSpec:
 
     @hookspec
     def configure_trainer(self, trainer: "Trainer") -> None:
-        """Configure the trainer before training or testing.
-
-        Called once per plug-in and trainer; a direct call by the user counts.
+        """Configure the trainer before training or testing, once; a call by the user counts.
 
         Args:
             trainer: the trainer before launch; you can still register plug-ins.
@@ -89,9 +87,7 @@ class PluginSpec:
 
     @unique("batches")
     def wrap_batches(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:
-        """Wrap the batches of a loader, for example to prefetch them.
-
-        Called once per iteration over a loader.
+        """Wrap the batches of a loader, once per iteration over it, for example to prefetch them.
 
         Args:
             batches: the loader.
@@ -204,6 +200,18 @@ class PluginSpec:
         """
 
     @hookspec
+    def on_optimizer_step_skipped(
+        self, optimizer: "torch.optim.Optimizer", reason: str, state: TrainingState
+    ) -> None:
+        """Called in place of ``on_after_optimizer_step`` when a step was skipped.
+
+        Args:
+            optimizer: the optimizer, with its gradients reset.
+            reason: the reason that ``skip_step`` received, or that gradients overflowed in fp16.
+            state: the position of the run.
+        """
+
+    @hookspec
     def on_training_batch_end(
         self, outputs: Any, batch: Any, samples: int, state: TrainingState
     ) -> None:
@@ -233,11 +241,7 @@ class PluginSpec:
 
     @unique("should_training_stop")
     def should_training_stop(self) -> bool:
-        """Determine whether training should stop; called after each batch and each validation.
-
-        Returns:
-            False if training should continue, True otherwise.
-        """
+        """Return whether training should stop; called after each batch and each validation."""
         return False
 
     @hookspec
@@ -393,7 +397,4 @@ class PluginSpec:
 
     @hookspec
     def teardown(self) -> None:
-        """Release the resources that ``setup`` acquired.
-
-        Called in reverse order at the end of every run, even if the run has failed.
-        """
+        """Release what ``setup`` acquired; called in reverse order, even if the run has failed."""

@@ -130,7 +130,7 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     Set it to ``False`` for an observer that the run does not need. If one of its hooks fails,
     Helios logs the whole error. For the rest of the run, it calls only ``teardown`` of this
-    plug-in. An error in a hook that only one plug-in may implement always ends the run.
+    plug-in. An error in a hook whose result the run needs always ends the run.
     """
 
     summary: ClassVar[str] = ""

@@ -190,7 +190,7 @@ class CurrentRun:
         models may call this.
 
         Args:
-            reason: the reason, for the log.
+            reason: the reason, for the log and the hook.
         """
         self._request("a validation", reason)
 
@@ -216,7 +216,7 @@ class CurrentRun:
         """Do not take the optimizer step that the current loss or gradients are for.
 
         ``Model.optimize`` then returns ``False``, its gradients are dropped, and
-        ``on_after_optimizer_step`` is not called, as if gradients in fp16 had overflowed. With
+        ``on_optimizer_step_skipped`` is called, as if gradients in fp16 had overflowed. With
         accumulated gradients, the losses of the whole step are lost. Call this in a hook from
         ``on_before_backward`` to ``on_gradients_ready``.
 
@@ -226,7 +226,7 @@ class CurrentRun:
         Raises:
             NoRunError: no step is in progress.
         """
-        self.model.session.skip_step()
+        self.model.session.skip_step(reason)
         author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
         _logger.info("%s skips an optimizer step: %s", author, reason)
 

@@ -1,7 +1,6 @@
 """The chain of ``prepare_module``: each plug-in receives what the one before it returned."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pluggy
 from torch import nn
@@ -44,8 +43,8 @@ def chained(
     # attribution.py finds this function by its name, and the plug-in in hook_impl.
     def call_in_turn(module: nn.Module) -> nn.Module:
         for hook_impl in plain:
-            result: Any = hook_impl.function(*[move(module)] * len(hook_impl.argnames))
-            module = module if result is None else result  # an observer has failed
+            function: Callable[..., nn.Module] = hook_impl.function
+            module = function(*[move(module)] * len(hook_impl.argnames))
         return module if is_placed else move(module)
 
     if wrappers is None:

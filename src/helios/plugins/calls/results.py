@@ -75,7 +75,7 @@ def check_results(implementation: pluggy.HookImpl, hook: str, describe: Callable
         guard = _watched_old_wrapper if implementation.hookwrapper else _watched_wrapper
         if hook == "step_context":
             replace(implementation, guard(function, plugin, _Contexts(hook, describe)))
-        elif _is_unique(hook) or (hook in HOOKS and HOOKS[hook].last is not None):
+        elif hook in HOOKS and HOOKS[hook].has_result:
             replace(implementation, guard(function, plugin, _Unchanged(hook, describe)))
     elif hook in _CONVERSIONS:
         replace(implementation, _converted(function, _CONVERSIONS[hook], describe))

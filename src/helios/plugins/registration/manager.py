@@ -284,7 +284,7 @@ class PluginManager(pluggy.PluginManager):
                     continue
                 row = self._rows[implementation.plugin_name]
                 check_results(implementation, name, functools.partial(self.describe, row.id))
-                if not row.critical and info.claim is None and not is_wrapper(implementation):
+                if not (row.critical or info.has_result or is_wrapper(implementation)):
                     report = functools.partial(self._quarantine, row, name)
                     if name == "step_context":
                         contain_context(implementation, report, expected)
