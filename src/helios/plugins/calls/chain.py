@@ -1,6 +1,7 @@
 """The chain of ``prepare_module``: each plug-in receives what the one before it returned."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pluggy
 from torch import nn
@@ -43,7 +44,7 @@ def chained(
     # attribution.py finds this function by its name, and the plug-in in hook_impl.
     def call_in_turn(module: nn.Module) -> nn.Module:
         for hook_impl in plain:
-            function: Callable[..., nn.Module] = hook_impl.function
+            function: Callable[..., Any] = hook_impl.function
             module = function(*[move(module)] * len(hook_impl.argnames))
         return module if is_placed else move(module)
 
