@@ -2,6 +2,7 @@
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
 #   make test-optuna4  the tests of the Optuna plug-in, with Optuna 4; make test runs them, too
+#   make test-long  the tests that take minutes each, such as all failures on several ranks
 #   make soak   kills random runs and searches, for SECONDS (600) each, and tries odd arguments
 #   make bench  what Helios costs beside PyTorch and other trainers; BENCH=loop,save chooses
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
 PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 
-.PHONY: demo test test-optuna4 lint soak bench clean
+.PHONY: demo test test-optuna4 test-long lint soak bench clean
 
 demo: .venv/installed
 	$(BIN)/helios demo
@@ -30,6 +31,10 @@ test-optuna4: .venv/optuna4
 
 .venv/optuna4: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ optuna==4.9.0
+
+test-long: export OMP_NUM_THREADS = 1
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m long
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -32,6 +32,8 @@ def test_place() -> None:
         "map_loc": "cuda:1",
         "device": torch.device("cuda", 1),
         "rank": 1,
+        "global_rank": 5,
+        "world_size": 8,
     }
     assert not Place(torch.device("cpu")).is_distributed
     with pytest.raises(AttributeError):

@@ -140,10 +140,10 @@ def test_the_wrapper_is_not_taken_for_the_implementation(make_trainer: Make) -> 
     assert [request.author for request in trainer.stop_requests] == ["stops"]
 
 
-def test_several_processes_are_refused_beside_a_wrapper_of_launch(
+def test_environment_is_checked_beside_a_wrapper_of_launch(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # without the rank
     with pytest.raises(ValueError, match="WORLD_SIZE=2"):
         run(make_trainer, watcher("launch", "wrapper", lambda result: result))
 

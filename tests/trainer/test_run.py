@@ -84,12 +84,6 @@ def test_log_file_of_a_resumed_run_goes_on(make_trainer: Make, tmp_path: pathlib
     assert log.count(" restored ") == 1
 
 
-def test_many_processes_are_refused(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE=2.* one process"):
-        make_trainer().fit(TinyModel(), TinyDataModule())
-
-
 def test_launcher_does_the_work_elsewhere(make_trainer: Make) -> None:
     events: list[str] = []
 

@@ -1,8 +1,8 @@
 """The basis: registries, random numbers, the training state, and the place of a process."""
 
 from helios.core.cuda import DisableCuDNNBenchmarkContext, requires_cuda_support
-from helios.core.group import Alone, Group
-from helios.core.place import Place, Placed
+from helios.core.group import Alone, Group, Ranks
+from helios.core.place import Place, Placed, Ranked
 from helios.core.registry import Registry, update_all_registries
 from helios.core.state import TrainingState, TrainingUnit
 from helios.core.utils import (
@@ -21,6 +21,8 @@ __all__ = [
     "Group",
     "Place",
     "Placed",
+    "Ranked",
+    "Ranks",
     "Registry",
     "TrainingState",
     "TrainingUnit",

@@ -4,7 +4,15 @@ The trainer uses a group for any number of processes, so no caller needs a speci
 """
 
 import abc
+import io
+import socket
 from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from helios.core.rules import shown
+from helios.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -62,3 +70,70 @@ class Alone(Group):
 
     def require_same(self, what: str, value: Any) -> None:
         """Accept any value."""
+
+
+class Ranks(Group):
+    """The group of a run in several processes.
+
+    It sends plain values between CPUs, also in a run on GPUs.
+
+    Args:
+        channel: a process group of gloo that holds all processes of the run.
+    """
+
+    def __init__(self, channel: dist.ProcessGroup) -> None:
+        self._channel = channel
+
+    def agree(self, wish: bool) -> bool:
+        """Return whether any process wishes it."""
+        return self._reduced(int(wish), torch.int32, dist.ReduceOp.MAX) > 0
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in the order of their ranks."""
+        values: list[Any] = [None] * self._channel.size()
+        dist.all_gather_object(values, _encoded(value), self._channel)
+        return [_decoded(each) for each in values]
+
+    def sum(self, value: float) -> float:
+        """Return the sum over all processes, in 64 bits."""
+        return float(self._reduced(value, torch.float64, dist.ReduceOp.SUM))
+
+    def broadcast(self, value: T) -> T:
+        """Return the value of the process with rank 0."""
+        is_sender = self._channel.rank() == 0
+        values: list[Any] = [_encoded(value) if is_sender else None]
+        dist.broadcast_object_list(values, 0, self._channel)
+        received: T = value if is_sender else _decoded(values[0])
+        return received
+
+    def require_same(self, what: str, value: Any) -> None:
+        """Raise an error that names the ranks and hosts whose values differ from rank 0's."""
+        (first, host), *others = self.gather((value, socket.gethostname()))
+        differing = [
+            f"{shown(other)} on rank {rank} ({its_host})"
+            for rank, (other, its_host) in enumerate(others, 1)
+            if other != first
+        ]
+        if differing:
+            raise ConfigurationError(
+                f"{what} differs between the processes of the run: {shown(first)} on rank 0"
+                f" ({host}), but {', '.join(differing)}. Start all processes with the same"
+                " program, packages, arguments and data."
+            )
+
+    def _reduced(self, value: float, dtype: torch.dtype, operation: Any) -> float:
+        tensor = torch.tensor(value, dtype=dtype)
+        dist.all_reduce(tensor, operation, self._channel)
+        return tensor.item()
+
+
+def _encoded(value: Any) -> bytes:
+    """Return a value as bytes; plain pickle cannot restore all tensors."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _decoded(data: bytes) -> Any:
+    # The other processes run the same program, so their bytes are as safe as their code.
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)

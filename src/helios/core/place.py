@@ -35,17 +35,19 @@ class Place:
         return str(self.device)
 
     def facts(self) -> dict[str, Any]:
-        """Return the values of the properties of :class:`Placed`, by name."""
+        """Return the values of the properties of :class:`Ranked` and :class:`Placed`, by name."""
         return {
             "is_distributed": self.is_distributed,
             "map_loc": self.map_loc,
             "device": self.device,
             "rank": self.local_rank,
+            "global_rank": self.rank,
+            "world_size": self.world_size,
         }
 
 
-class Placed:
-    """The base class of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`.
+class Ranked:
+    """The base class of objects that know the number of their process: data modules, and more.
 
     The trainer sets these properties in every process, before it calls ``setup()``. They keep their
     values until the next run.
@@ -53,9 +55,9 @@ class Placed:
 
     def __init__(self) -> None:
         self._is_distributed = False
-        self._map_loc: str | dict[str, str] = ""
-        self._device: torch.device | None = None
         self._rank = 0
+        self._global_rank = 0
+        self._world_size = 1
 
     @property
     def is_distributed(self) -> bool:
@@ -65,6 +67,42 @@ class Placed:
     @is_distributed.setter
     def is_distributed(self, value: bool) -> None:
         self._is_distributed = value
+
+    @property
+    def rank(self) -> int:
+        """The local rank: the number of this process on its node."""
+        return self._rank
+
+    @rank.setter
+    def rank(self, value: int) -> None:
+        self._rank = value
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process among all processes of the run."""
+        return self._global_rank
+
+    @global_rank.setter
+    def global_rank(self, value: int) -> None:
+        self._global_rank = value
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes of the run."""
+        return self._world_size
+
+    @world_size.setter
+    def world_size(self, value: int) -> None:
+        self._world_size = value
+
+
+class Placed(Ranked):
+    """The base class of :class:`~helios.model.Model` and :class:`~helios.plugins.Plugin`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._map_loc: str | dict[str, str] = ""
+        self._device: torch.device | None = None
 
     @property
     def map_loc(self) -> str | dict[str, str]:
@@ -88,12 +126,3 @@ class Placed:
     @device.setter
     def device(self, value: torch.device) -> None:
         self._device = value
-
-    @property
-    def rank(self) -> int:
-        """The local rank: the number of this process on its node."""
-        return self._rank
-
-    @rank.setter
-    def rank(self, value: int) -> None:
-        self._rank = value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch.utils.data import DataLoader, Dataset
 
-from helios.core import Registry
+from helios.core import Ranked, Registry
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.samplers import ResumableSamplerType
@@ -82,7 +82,7 @@ class DatasetParams:
     is_of_setup: bool = False
 
 
-class DataModule(abc.ABC):
+class DataModule(Ranked, abc.ABC):
     """The base class of data modules: the datasets of a run and their loaders.
 
     A subclass writes :meth:`setup`, which assigns ``self._train_dataset``,
@@ -100,22 +100,13 @@ class DataModule(abc.ABC):
     """
 
     def __init__(self) -> None:
-        self._is_distributed = False
+        super().__init__()
         self._trainer: Trainer | None = None
         self._train_phases: list[DatasetParams] = []
         self._phase = 0
         self._is_in_setup = False
         self._valid_dataset: DatasetParams | None = None
         self._test_dataset: DatasetParams | None = None
-
-    @property
-    def is_distributed(self) -> bool:
-        """True if several processes train together; set by the trainer."""
-        return self._is_distributed
-
-    @is_distributed.setter
-    def is_distributed(self, value: bool) -> None:
-        self._is_distributed = value
 
     @property
     def trainer(self) -> "Trainer":
@@ -131,8 +122,12 @@ class DataModule(abc.ABC):
     def trainer(self, value: "Trainer") -> None:
         self._trainer = value
 
-    def prepare_data(self) -> None:  # noqa: B027 - optional
-        """Download or convert data. Called once, in the parent process, before anything else."""
+    def prepare_data(self) -> None:
+        """Download or convert data; called before anything else.
+
+        Called in the process that calls ``fit`` or ``test``. If ``torchrun`` started several of
+        them, it is called in one process of each node, and the others wait.
+        """
 
     @abc.abstractmethod
     def setup(self) -> None:
@@ -149,7 +144,7 @@ class DataModule(abc.ABC):
             self._is_in_setup = False
         self._check_datasets()
 
-    def teardown(self) -> None:  # noqa: B027 - optional
+    def teardown(self) -> None:
         """Release what :meth:`setup` created. Called at the end of a run, even if the run fails."""
 
     @property

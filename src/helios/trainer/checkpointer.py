@@ -117,6 +117,7 @@ class Checkpointer:
         self._place = place
         self._group = group
         self._on_saved = on_saved
+        self._writes = place.rank == 0  # one process writes for all
         self._retention = Retention(model.save_name, settings.keep_last, settings.keep_best)
         self._writer: Writer | None = None
         self._lock: FolderLock | None = None
@@ -135,7 +136,7 @@ class Checkpointer:
         Raises:
             ConfigurationError: the folder cannot be created or written, or another run uses it.
         """
-        if self._settings.folder is not None:
+        if self._settings.folder is not None and self._writes:
             self._lock = folder.claim(self._settings.folder)
             if self._settings.in_background:
                 self._writer = Writer()
@@ -212,6 +213,8 @@ class Checkpointer:
         name = self._name()
         payload = {**(self._kept or self._payload()), "name": name}
         self._saved_at = self._position()
+        if not self._writes:
+            return
         write = functools.partial(self._write, root / (name + SUFFIX))
         if self._writer is None:
             write(payload, state)
@@ -278,7 +281,7 @@ class Checkpointer:
             PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
         # Load into host memory, because optimizers and generators keep part of their state there.
-        found = self._group.broadcast(self._find(wanted))
+        found = self._group.broadcast(self._find(wanted) if self._writes else None)
         if found is None:
             return None
         path, payload = found[0], migrations.migrate(found[1], found[0])
@@ -305,6 +308,8 @@ class Checkpointer:
 
         Superseded checkpoints are deleted if it does not fit otherwise.
         """
+        if not self._writes:
+            return
         needed = path.stat().st_size
         if folder.free_space(path.parent) < needed:
             self._retention.delete_superseded(path)

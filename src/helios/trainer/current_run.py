@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from helios.core import Place, TrainingState, TrainingUnit
+from helios.core import Alone, Group, Place, TrainingState, TrainingUnit
 from helios.data import DataModule
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
@@ -120,6 +120,11 @@ class CurrentRun:
         return self._job.place if self._job else Place(self.device)
 
     @property
+    def group(self) -> Group:
+        """The processes of the run, to exchange plain values; only this one outside of a run."""
+        return self._job.group if self._job else Alone()
+
+    @property
     def is_distributed(self) -> bool:
         """True if several processes train together."""
         return self.place.is_distributed
@@ -133,6 +138,11 @@ class CurrentRun:
     def global_rank(self) -> int:
         """The number of this process among all."""
         return self.place.rank
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes of the run."""
+        return self.place.world_size
 
     @property
     def map_loc(self) -> str | dict[str, str]:

@@ -4,7 +4,7 @@ import dataclasses
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
-from helios.core import Place, TrainingState
+from helios.core import Alone, Group, Place, TrainingState
 from helios.data import DataModule
 from helios.errors import InvalidPluginError
 from helios.model import Model
@@ -68,6 +68,7 @@ class Job:
         datamodule: the data module.
         state: the progress of the run.
         place: the place of this process.
+        group: the processes of the run.
         window: the accumulation window.
         control: the object that decides whether the run continues.
         reporter: the object that reports on the run.
@@ -95,6 +96,7 @@ class Job:
     wanted: Wanted = None
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
     is_started: bool = False
+    group: Group = dataclasses.field(default_factory=Alone)
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self) -> None:

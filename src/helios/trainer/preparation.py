@@ -9,7 +9,9 @@ from helios.trainer.job import Job
 def prepare(job: Job) -> None:
     """Prepare the data, let the plug-ins configure trainer and model, and freeze the plan."""
     trainer, manager = job.trainer, job.trainer.plugin_manager
-    job.datamodule.prepare_data()
+    if job.place.local_rank == 0:  # once on each node
+        job.datamodule.prepare_data()
+    job.group.agree(True)  # the others wait for the data
     known = -1
     while known != len(manager.rows):  # a plug-in may register others
         known = len(manager.rows)

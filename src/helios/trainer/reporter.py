@@ -32,6 +32,7 @@ class Reporter:
         prints: ``True`` to write to the terminal as well as to the log.
 
     Attributes:
+        is_silent: ``True`` in a process with a rank above 0: rank 0 says what all would say.
         doing: the current action of the run on the model, for messages.
         profile: the cost of plug-ins, if it is measured.
         profile_folder: the folder for the profile, if the run has one.
@@ -45,6 +46,7 @@ class Reporter:
         self._state = state
         self._prints = prints
         self._failure: BaseException | None = None
+        self.is_silent = False
         self.doing = "setting up"
         self.profile: profile.PluginProfile | None = None
         self.profile_folder: pathlib.Path | None = None
@@ -87,14 +89,14 @@ class Reporter:
         """Show the reasons of an early stop, if any."""
         for request in requests:
             story = printable(f"stopped: {request.reason} (requested by {request.author})")
-            if request.is_shown:
+            if request.is_shown and not self.is_silent:
                 _logger.info("%s", story)
             else:
                 self._tell(story, logging.INFO)
 
     def warn(self, texts: Iterable[str]) -> None:
         """Warn about what the user wrote and the run will not use."""
-        for text in texts:
+        for text in () if self.is_silent else texts:
             _logger.warning("%s", text)
 
     @contextlib.contextmanager
@@ -151,6 +153,8 @@ class Reporter:
                 path.write_text(profile.as_json(costs), encoding="utf-8")
 
     def _tell(self, text: str, level: int) -> None:
+        if self.is_silent and level < logging.WARNING:
+            return
         _logger.log(level, "%s", text)
         if self._prints:
             print(text, flush=True)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from helios.core import Alone, AverageTimer, rng, update_all_registries
+from helios.core import AverageTimer, rng, update_all_registries
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.model import overrides
@@ -25,6 +25,7 @@ from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.fractions_of_epoch import FractionsOfEpoch
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Outcome, Trained
+from helios.trainer.launch.membership import joined
 from helios.trainer.process import determinism, log_file, only_run
 from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
@@ -36,6 +37,11 @@ from helios.trainer.wrapped_batches import counted_hook
 def work(job: Job) -> Outcome:
     """Do all the work of one process; the ``target`` of launchers."""
     job.start()
+    with joined(job):
+        return _work(job)
+
+
+def _work(job: Job) -> Outcome:
     run = Run(job)
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
@@ -66,7 +72,7 @@ class Run:
         self.manager = trainer.plugin_manager
         self.hooks = trainer.hooks
         self.place = job.place
-        self.group = Alone()
+        self.group = job.group
         self.group.require_same("the plan of the plug-ins", job.plan.digest)
         self.batches = Batches(
             job.datamodule,
@@ -268,7 +274,7 @@ class Run:
         trainer, job = self.trainer, self.job
         teardown.enter(determinism(trainer.enable_cudnn_benchmark, trainer.enable_deterministic))
         rng.seed_rngs(trainer.random_seed)
-        if trainer.run_root is not None:
+        if trainer.run_root is not None and self.place.rank == 0:
             teardown.enter(log_file(trainer.run_root, trainer.run_name))
         job.reporter.show_header(self.place, job.plan)
         if story := trainer.limits.story():
@@ -301,11 +307,14 @@ class Run:
         Training that is over, and a test, leave the plan of their run as it was.
         """
         folder, plan = self.job.folder, self.job.plan
-        if folder.find(checkpoint):
+        if self.place.rank > 0:
+            pass  # the process with rank 0 writes the files
+        elif folder.find(checkpoint):
             if self.session.is_training and not is_over:
                 folder.write(plan)
         elif not is_over and folder.claim(plan):
             self.job.reporter.show_used_folder(folder.path("plan.json"))
+        folder.enter(self.group.broadcast(folder.place))
 
     # Methods for the loops.
 

@@ -44,6 +44,15 @@ class RunFolder:
         stem, dot, suffix = name.partition(".")
         return self._root / f"{stem}-{self._number}{dot}{suffix}"
 
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """The key of the run, and its number in the folder."""
+        return self._key, self._number
+
+    def enter(self, place: tuple[str | None, int]) -> None:
+        """Use the place that another process of the run has found."""
+        self._key, self._number = place
+
     def state_dict(self) -> str | None:
         """Return the key of the run."""
         return self._key

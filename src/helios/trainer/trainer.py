@@ -24,7 +24,7 @@ from helios.trainer.checks import check_arguments, check_kinds, check_step
 from helios.trainer.current_run import CurrentRun
 from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
-from helios.trainer.launch import launch
+from helios.trainer.launch import joined, launch
 from helios.trainer.limits import Limit, Limits
 from helios.trainer.preparation import prepare
 from helios.trainer.run import work
@@ -280,11 +280,17 @@ class Trainer(CurrentRun):
 
     def _run(self, job: Job) -> Outcome:
         """Run a job, in this process or in the processes that a launcher starts."""
-        with job.reporter.accounts(job.purpose), job.reporter.errors(job.expected):
+        report = job.reporter
+        with report.accounts(job.purpose), report.errors(job.expected), self._joined(job):
             prepare(job)
             outcome = launch(self, functools.partial(work, job), job.id)
         job.model.metrics.update(outcome.metrics)  # another process may have trained
         return outcome
+
+    def _joined(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """Join the other processes of the run, unless a plug-in starts processes."""
+        has_launcher = self.plugin_manager.claimant("launch")
+        return contextlib.nullcontext() if has_launcher else joined(job)
 
     @contextlib.contextmanager
     def _running(self, job: Job) -> Iterator[None]:

@@ -60,7 +60,9 @@ class MetricsFilePlugin(Plugin):
         self._is_test = True
 
     def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
-        """Append a line."""
+        """Append a line, in the process with rank 0."""
+        if self.global_rank > 0:
+            return
         if self._file is None:
             if not self._is_test and self.path.exists():
                 _remove_training(self.path, self._size)

@@ -34,7 +34,7 @@ class ProgressPlugin(Plugin):
 
     def setup(self) -> None:
         """Find out whether bars can be shown; the plug-in shows one only when a phase starts."""
-        self._shows_bars = _can_redraw()
+        self._shows_bars = self.global_rank == 0 and _can_redraw()
         self._line = ""
 
     def on_training_start(self) -> None:
@@ -134,7 +134,7 @@ class ProgressPlugin(Plugin):
         self._line = line
 
     def _write_line(self) -> None:
-        if self._line and not self._shows_bars:
+        if self._line and not self._shows_bars and self.global_rank == 0:
             print(self._line, file=sys.stderr, flush=True)
         self._line = ""
 

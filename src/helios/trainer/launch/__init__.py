@@ -1,15 +1,17 @@
-"""The launch of the processes of a run."""
+"""The launch of the processes of a run: here, in those of ``torchrun``, or in spawned ones."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from helios.core.rules import shown
-from helios.errors import ConfigurationError, InvalidPluginError
+from helios.errors import InvalidPluginError
 from helios.trainer.job import Outcome
+from helios.trainer.launch.membership import joined
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
+
+__all__ = ["joined", "launch"]
 
 
 def launch(trainer: "Trainer", target: Callable[[], Outcome], job_id: str) -> Outcome:
@@ -21,28 +23,16 @@ def launch(trainer: "Trainer", target: Callable[[], Outcome], job_id: str) -> Ou
         job_id: the id of the job, by which the outcome of another one is recognised.
 
     Raises:
-        ConfigurationError: several processes were started; this release supports only one.
         InvalidPluginError: a ``launch`` hook did not return what ``target`` returned.
     """
-    launcher = trainer.plugin_manager.claimant("launch")
-    if not launcher:
-        _refuse_several_processes()
     if trainer.hooks.launch is None:
         return target()
     outcome = trainer.hooks.launch(trainer=trainer, target=target)
     if not isinstance(outcome, Outcome) or outcome.job_id != job_id:
+        launcher = trainer.plugin_manager.claimant("launch")
         returned = "the outcome of another run" if isinstance(outcome, Outcome) else shown(outcome)
         raise InvalidPluginError(
             f"plug-in {trainer.plugin_manager.describe(launcher)} returned {returned} from launch:"
             " call target(), and return what target() returned in the process with global rank 0."
         )
     return outcome
-
-
-def _refuse_several_processes() -> None:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise ConfigurationError(
-            f"WORLD_SIZE={processes}: this release trains in one process, so each of"
-            f" the {processes} would train its own model. Start one process, without torchrun."
-        )
