@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import enum
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from torch.utils.data import DataLoader, Dataset
@@ -12,7 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from helios.core import Ranked, Registry
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.loader import DataLoaderParams, create_dataloader
+from helios.data.named_sets import names_of, original, require_names, select
+from helios.data.parameter_names import check_names
 from helios.data.samplers import ResumableSamplerType
+from helios.data.sources import require_source
 from helios.data.streams import StreamPosition
 from helios.errors import ConfigurationError, nearest
 
@@ -72,7 +76,7 @@ class DatasetParams:
     """A dataset with its loader parameters; created by :meth:`DataModule._create_dataset`.
 
     Attributes:
-        dataset: a map-style or an iterable-style dataset.
+        dataset: a map-style or an iterable-style dataset, or a source of batches.
         params: the parameters of its data loader.
         is_of_setup: ``True`` if ``setup()`` created it. The next run then creates it again.
     """
@@ -82,13 +86,18 @@ class DatasetParams:
     is_of_setup: bool = False
 
 
+EvaluationSets = DatasetParams | Mapping[str, DatasetParams] | None
+"""The set of a split, several by name, or none."""
+
+
 class DataModule(Ranked, abc.ABC):
     """The base class of data modules: the datasets of a run and their loaders.
 
     A subclass writes :meth:`setup`, which assigns ``self._train_dataset``,
     ``self._valid_dataset`` and ``self._test_dataset``. The trainer skips a dataset that is
     ``None``, the default. Training may use several datasets, one per phase: see
-    :meth:`_add_train_phase`.
+    :meth:`_add_train_phase`. A dictionary of validation or test sets gives them names.
+    :meth:`of` makes a data module of plain datasets or loaders.
 
     Example:
         .. code-block:: python
@@ -105,8 +114,32 @@ class DataModule(Ranked, abc.ABC):
         self._train_phases: list[DatasetParams] = []
         self._phase = 0
         self._is_in_setup = False
-        self._valid_dataset: DatasetParams | None = None
-        self._test_dataset: DatasetParams | None = None
+        self._valid_dataset: EvaluationSets = None
+        self._test_dataset: EvaluationSets = None
+
+    @staticmethod
+    def of(
+        train: Any = None, *, valid: Any = None, test: Any = None, **params: Any
+    ) -> "DataModule":
+        """Make a data module of plain datasets, loaders, or sources of batches.
+
+        Args:
+            train: the training set: a dataset, a ``DataLoader`` of PyTorch, or a source of
+                batches, which is an iterable or a function that returns an iterator.
+            valid: the validation set, or several in a dictionary by name.
+            test: the test set, or several in a dictionary by name.
+            params: the parameters of :class:`~helios.DataLoaderParams` for all datasets, such as
+                ``batch_size``. ``shuffle``, ``True`` by default, and other parameters that choose
+                samples only concern the training set. Loaders keep their own parameters.
+
+        Raises:
+            ConfigurationError: a parameter is unknown or has no effect, or a source cannot be
+                read twice.
+            TypeError: one of the sets is something else.
+        """
+        from helios.data.plain_data import PlainData  # it derives from this class
+
+        return PlainData(train, valid, test, params)
 
     @property
     def trainer(self) -> "Trainer":
@@ -148,23 +181,31 @@ class DataModule(Ranked, abc.ABC):
         """Release what :meth:`setup` created. Called at the end of a run, even if the run fails."""
 
     @property
-    def train_dataset(self) -> Dataset[Any] | None:
+    def train_dataset(self) -> Any:
         """The training set of the current phase."""
-        return self._train_dataset.dataset if self._train_dataset else None
+        return original(self._train_dataset)
 
     @property
-    def valid_dataset(self) -> Dataset[Any] | None:
-        """The validation set."""
-        return self._valid_dataset.dataset if self._valid_dataset else None
+    def valid_dataset(self) -> Any:
+        """The validation set; a dictionary of them if they have names."""
+        return original(self._valid_dataset)
 
     @property
-    def test_dataset(self) -> Dataset[Any] | None:
-        """The test set."""
-        return self._test_dataset.dataset if self._test_dataset else None
+    def test_dataset(self) -> Any:
+        """The test set; a dictionary of them if they have names."""
+        return original(self._test_dataset)
 
-    def find_set(self, split: DatasetSplit) -> DatasetParams | None:
+    def find_set(self, split: DatasetSplit, name: str | None = None) -> DatasetParams | None:
         """Return a set with the parameters of its loader. For the trainer only."""
-        sets = {
+        found: DatasetParams | None = select(self._sets(split), name, type(self), split.value)
+        return found
+
+    def set_names(self, split: DatasetSplit) -> list[str]:
+        """Return the names of the sets of a split; none if it has one set without a name."""
+        return names_of(self._sets(split))
+
+    def _sets(self, split: DatasetSplit) -> EvaluationSets:
+        sets: dict[DatasetSplit, EvaluationSets] = {
             DatasetSplit.TRAIN: self._train_dataset,
             DatasetSplit.VALID: self._valid_dataset,
             DatasetSplit.TEST: self._test_dataset,
@@ -177,11 +218,17 @@ class DataModule(Ranked, abc.ABC):
 
     def valid_dataloader(self) -> LoaderAndPosition | None:
         """Return a new loader of the validation set and its sampler; ``None`` without a set."""
-        return self._create_dataloader(self._valid_dataset)
+        return self._create_dataloader(self.find_set(DatasetSplit.VALID))
 
     def test_dataloader(self) -> LoaderAndPosition | None:
         """Return a new loader of the test set and its sampler; ``None`` without a set."""
-        return self._create_dataloader(self._test_dataset)
+        return self._create_dataloader(self.find_set(DatasetSplit.TEST))
+
+    def named_dataloader(self, split: DatasetSplit, name: str) -> LoaderAndPosition:
+        """Return a new loader of a set with a name, and its sampler."""
+        pair = self._create_dataloader(self.find_set(split, name))
+        assert pair is not None, "sets with names are no None"
+        return pair
 
     def get_train_steps_per_epoch(self) -> int:
         """Return the number of batches in one epoch of the current phase.
@@ -235,43 +282,44 @@ class DataModule(Ranked, abc.ABC):
         self._phase = 0
 
     def _create_dataset(
-        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
+        self, dataset: Any, params: DataLoaderParams | dict[str, Any]
     ) -> DatasetParams:
         """Return a dataset with its loader parameters, to assign in :meth:`setup`.
 
         Args:
-            dataset: a map-style or an iterable-style dataset.
+            dataset: a map-style or an iterable-style dataset, or a source of batches: an iterable,
+                or a function that returns an iterator.
             params: the parameters of its data loader; copied, so datasets can share one object.
 
         Raises:
             ConfigurationError: a parameter is unknown; the message suggests the nearest name.
         """
         if isinstance(params, dict):
-            _check_keys(params)
+            check_names(params)
             params = DataLoaderParams(**params)
-        return DatasetParams(dataset, copy.deepcopy(params), self._is_in_setup)
+        params = copy.deepcopy(params)
+        require_source(dataset, params)
+        return DatasetParams(dataset, params, self._is_in_setup)
 
-    def _add_train_phase(
-        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
-    ) -> None:
+    def _add_train_phase(self, dataset: Any, params: DataLoaderParams | dict[str, Any]) -> None:
         """Add a training set, which becomes the last training phase."""
         self._train_phases.append(self._create_dataset(dataset, params))
 
-    def _add_valid_dataset(
-        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
-    ) -> None:
+    def _add_valid_dataset(self, dataset: Any, params: DataLoaderParams | dict[str, Any]) -> None:
         """Set the validation set."""
         self._valid_dataset = self._create_dataset(dataset, params)
 
-    def _add_test_dataset(
-        self, dataset: Dataset[Any], params: DataLoaderParams | dict[str, Any]
-    ) -> None:
+    def _add_test_dataset(self, dataset: Any, params: DataLoaderParams | dict[str, Any]) -> None:
         """Set the test set."""
         self._test_dataset = self._create_dataset(dataset, params)
 
     def _check_datasets(self) -> None:
         """Refuse datasets without parameters, and warn about those in attributes of other names."""
-        used = [*self._train_phases, self._valid_dataset, self._test_dataset]
+        used: list[Any] = list(self._train_phases)
+        for sets in (self._valid_dataset, self._test_dataset):
+            if isinstance(sets, Mapping):
+                require_names(sets, type(self))
+            used += sets.values() if isinstance(sets, Mapping) else [sets]
         for data in used:
             if data is not None:
                 self._require_params(data)
@@ -329,26 +377,3 @@ def require_pair(datamodule: DataModule, method: str) -> LoaderAndPosition | Non
         f" {method}(), and assign self.{attribute} = self._create_dataset(dataset, {{'batch_size':"
         " 32}) in setup(). Or return the pair of helios.data.create_dataloader(...)."
     )
-
-
-_FOREIGN = {
-    "generator": "pass random_seed and seeding, which decide the random numbers",
-    "pin_memory_device": "pass pin_memory=True",
-}
-"""Parameters of PyTorch's loader that Helios does not have, and what to do instead."""
-
-
-def _check_keys(params: dict[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(DataLoaderParams)]
-    for key in params:
-        if key in _FOREIGN:
-            raise ConfigurationError(
-                f"DataLoaderParams has no parameter {key!r} of PyTorch's DataLoader. Instead,"
-                f" {_FOREIGN[key]}."
-            )
-        if key not in known:
-            alike = [name for name in known if name.replace("_", "") == key.lower()]
-            raise ConfigurationError(
-                f"DataLoaderParams has no parameter {key!r}.{nearest(key, alike or known)} It has:"
-                f" {', '.join(known)}."
-            )

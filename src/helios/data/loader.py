@@ -28,6 +28,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
 )
 from helios.data.seeds import SeededBatches, Seeding, WorkerStart, as_it_is
+from helios.data.sources import create_source_loader, is_source
 from helios.data.streams import StreamBatches, StreamPosition, create_stream_loader
 from helios.errors import ConfigurationError
 
@@ -132,12 +133,13 @@ class DataLoaderParams:
 
 
 def create_dataloader(
-    dataset: Dataset[Any], params: DataLoaderParams
+    dataset: Any, params: DataLoaderParams
 ) -> tuple[DataLoader[Any], ResumableSamplerType | ResumableBatchSampler | StreamPosition]:
     """Create a data loader that can start in the middle of an epoch.
 
     Args:
-        dataset: a map-style dataset, or an iterable-style one, here called a stream.
+        dataset: a map-style dataset, an iterable-style one, here called a stream, or a source of
+            batches.
         params: the parameters of the loader.
 
     Returns:
@@ -148,6 +150,8 @@ def create_dataloader(
             stream and torchdata is not installed.
         TypeError: ``params.sampler`` or ``params.batch_sampler`` is not resumable.
     """
+    if is_source(dataset):
+        return create_source_loader(dataset, params, _seed(params))
     _check(params)
     _check_replay(dataset, params.replay)
     collate_fn = params.collate_fn

@@ -76,6 +76,11 @@ class StreamBatches(IterableDataset[Any]):
     def __iter__(self) -> "_Reader":
         return _Reader(self)
 
+    @property
+    def name(self) -> str:
+        """The name of the dataset, for messages."""
+        return getattr(self.dataset, "__name__", None) or type(self.dataset).__name__
+
     def process_seed(self, number: int, count: int) -> int:
         """Return the seed of the epoch in one of the processes of this rank that read."""
         return rng.derive_seed(self.seed, self.epoch, self.rank * count + number)
@@ -162,7 +167,7 @@ class _Reader:
                 self._take()
         if self._taken != state["taken"]:
             raise CheckpointError(
-                f"the stream {type(self._stream.dataset).__name__} ends after {self._taken}"
+                f"the stream {self._stream.name} ends after {self._taken}"
                 f" samples, but the checkpoint was saved after {state['taken']} samples:"
                 " restore the data that the run was started with, or start a new run."
             )
@@ -225,6 +230,9 @@ class StreamPosition:
         self._stream = stream
         self._behind: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
 
+    def expect_read_ahead(self, is_expected: bool) -> None:
+        """Say whether a plug-in may read more batches than training has consumed."""
+
     def read(self, state: TrainingState) -> Iterator[Any]:
         """Yield the batches of the current epoch that have not been consumed yet.
 
@@ -251,7 +259,7 @@ class StreamPosition:
             self._loader.load_state_dict({})  # ends the workers
         if number == 0:
             raise ConfigurationError(
-                f"the stream {type(self._stream.dataset).__name__} has no batch in epoch"
+                f"the stream {self._stream.name} has no batch in epoch"
                 f" {state.global_epoch}: return a new iterator from each call of __iter__."
             )
 

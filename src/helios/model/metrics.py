@@ -115,6 +115,16 @@ class MetricBuffer:
             self._means = _divide(pairs)
         return dict(self._means)
 
+    def settle(self) -> None:
+        """Keep the values of the metrics as values of their own, and reset the metrics."""
+        metrics, self._metrics = self._metrics, {}
+        for name, metric in metrics.items():
+            computed = self._computed.pop(name, None) or _values(name, metric.compute())
+            for key, value in dict(computed).items():
+                MetricBuffer.add(self, key, value)
+            metric.reset()
+        self._means = None
+
     def read(self) -> dict[str, float]:
         """Return the means by name, in the order of first use, and remove all values."""
         means = self.means()

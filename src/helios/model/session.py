@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from helios.core import Place, TrainingState
 from helios.errors import ConfigurationError, NoRunError
 from helios.model.changes import Changes
+from helios.model.evaluation_buffer import EvaluationBuffer
 from helios.model.metric_objects import MetricObjects
 from helios.model.metrics import MetricBuffer, Number, is_metric
 from helios.model.modes import Modes
@@ -101,7 +102,7 @@ class Session:
         self.batch: int | None = None
         self.training_log = MetricBuffer()
         self.epoch_log = MetricBuffer()
-        self.evaluation_log = MetricBuffer()
+        self.evaluation_log = EvaluationBuffer()
         self.running_losses: dict[str, torch.Tensor] = {}
         self._hooks = hooks
         self._state = state
@@ -138,6 +139,11 @@ class Session:
         """Return the number of samples that the loader put into the current batch; 1 outside."""
         return 1 if self.batch is None else self._batch_size(self.batch)
 
+    @property
+    def set_name(self) -> str | None:
+        """The name of the validation or test set of the batch; ``None`` if it has no name."""
+        return self.evaluation_log.set_name
+
     def log(self, name: str, value: Any, weight: Number | None = None) -> None:
         """Add a value to the mean of its name. See :meth:`Model.log`."""
         if isinstance(value, nn.Module) and is_metric(value):
@@ -173,6 +179,7 @@ class Session:
                 yield
         finally:
             self._batch_size, self.batch = of_training, None
+            self.evaluation_log.set_name = None
 
     @contextlib.contextmanager
     def logging_to(self, log: MetricBuffer | None) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """The batches of a run: their loader, their number, and the position in an epoch."""
 
+import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from helios.core import Group, Place, TrainingState
@@ -16,7 +17,7 @@ from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.data.whole_epoch import WholeEpoch, number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
-from helios.trainer.evaluation_loader import EvaluationLoader
+from helios.trainer.evaluation_loader import EvaluationLoaders
 from helios.trainer.limits import Limits, first
 from helios.trainer.wrapped_batches import WrapBatches
 
@@ -39,6 +40,8 @@ class Batches:
     Attributes:
         per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
             end.
+        begin_set: called with the name of each validation or test set that has one, before its
+            first batch, and with ``None`` after the last set.
     """
 
     def __init__(
@@ -64,15 +67,10 @@ class Batches:
         self._restored: dict[str, Any] | None = None
         self._training_size: BatchSize | None = None
         self._evaluation_size: BatchSize | None = None
-        self._validation_loader = EvaluationLoader(
-            lambda: require_pair(datamodule, "valid_dataloader"),
-            lambda: datamodule.find_set(DatasetSplit.VALID),
-        )
-        self._testing_loader = EvaluationLoader(
-            lambda: require_pair(datamodule, "test_dataloader"),
-            lambda: datamodule.find_set(DatasetSplit.TEST),
-        )
+        self._validation_loaders = EvaluationLoaders(datamodule, DatasetSplit.VALID)
+        self._testing_loaders = EvaluationLoaders(datamodule, DatasetSplit.TEST)
         self.per_epoch: int | float = 0
+        self.begin_set: Callable[[str | None], None] = lambda name: None
 
     def advance_phase(self) -> None:
         """Switch to the next training set, if one exists."""
@@ -100,7 +98,7 @@ class Batches:
                 " self._train_dataset = self._create_dataset(...) in its setup()."
             )
         loader, position = self._train_loader
-        self._validation_loader.forget()  # it may depend on the phase
+        self._validation_loaders.forget()  # they may depend on the phase
         if not getattr(loader, "in_order", True):
             _logger.warning(
                 "the training set has in_order=False, so batches come in the order in which workers"
@@ -129,8 +127,8 @@ class Batches:
         of them for five seconds.
         """
         self._train_loader = self._training_size = self._evaluation_size = None
-        self._validation_loader.forget()
-        self._testing_loader.forget()
+        self._validation_loaders.forget()
+        self._testing_loaders.forget()
 
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
@@ -184,6 +182,7 @@ class Batches:
         loader, position = self._train_loader
         state = self._state
         if isinstance(position, StreamPosition):
+            position.expect_read_ahead(self._wrap is not None)
             self._training_size = position.size
             stream = self._first(position.read(state), "training", None, state.dataset_iter)
             return self._in_windows(self._wrapped(stream, "training", None))
@@ -241,16 +240,35 @@ class Batches:
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
-        return self._evaluation(self._validation_loader.get(), "validation")
+        return self._evaluation(self._validation_loaders, "validation")
 
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
-        return self._evaluation(self._testing_loader.get(), "testing")
+        return self._evaluation(self._testing_loaders, "testing")
 
-    def _evaluation(self, loader: LoaderAndPosition | None, phase: str) -> Iterable[Any] | None:
-        if loader is None:
-            return None
-        batches, self._evaluation_size = _counted(*loader)
+    def _evaluation(self, loaders: EvaluationLoaders, phase: str) -> Iterable[Any] | None:
+        names = loaders.names()
+        if names:
+            return self._each_set(names, loaders, phase)
+        loader = loaders.get()
+        return None if loader is None else self._one_set(loader, phase)
+
+    def _each_set(self, names: list[str], loaders: EvaluationLoaders, phase: str) -> Iterator[Any]:
+        """Yield the batches of all sets; the numbers of batches continue in the next set."""
+        count = 0
+        for name in names:
+            loader = loaders.get(name)
+            assert loader is not None, "sets with names are no None"
+            self.begin_set(name)
+            for batch in self._one_set(loader, phase, count):
+                count += 1
+                yield batch
+        self.begin_set(None)
+
+    def _one_set(self, loader: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
+        """Return the batches of a set, the first of which has the number ``start``."""
+        batches, size = _counted(*loader)
+        self._evaluation_size = functools.partial(_after, start, size) if start else size
         number = number_of_batches(loader[0])
         limit = self._limits.number(phase, number)
         return self._wrapped(first(batches, limit), phase, number if limit is None else limit)
@@ -267,6 +285,11 @@ class Batches:
 
     def _wrapped(self, batches: Iterable[Any], phase: str, number: int | None) -> Iterable[Any]:
         return batches if self._wrap is None else self._wrap(batches, phase, number)
+
+
+def _after(start: int, size: BatchSize, number: int) -> int:
+    """Return the size of a batch by its number, if the numbers begin at ``start``."""
+    return size(number - start)
 
 
 def _counted(loader: Any, position: Any, start: int = 0) -> tuple[Iterable[Any], BatchSize]:

@@ -20,7 +20,7 @@ def check_kinds(model: object, datamodule: object) -> None:
         if not isinstance(value, kind):
             raise TypeError(
                 f"fit() and test() take a Model and a DataModule, in this order; got"
-                f" {type(value).__name__} instead of a {kind.__name__}."
+                f" {type(value).__name__} instead of a {kind.__name__}.{_data_hint(value, kind)}"
             )
         if not hasattr(value, "is_distributed"):  # both set it in __init__
             raise TypeError(
@@ -44,6 +44,16 @@ def check_kinds(model: object, datamodule: object) -> None:
             f"{type(model).__name__}.load_state_dict() has other arguments than Helios passes:"
             " write def load_state_dict(self, state_dict, fast_init: bool = False)."
         )
+
+
+def _data_hint(value: object, kind: type) -> str:
+    """Return how to make a data module of a dataset or of a loader."""
+    if kind is not DataModule or isinstance(value, Model):
+        return ""
+    return (
+        " A dataset or a DataLoader becomes one with helios.DataModule.of(train=...), which also"
+        " takes valid=... and test=..."
+    )
 
 
 def check_step(model: Model) -> None:

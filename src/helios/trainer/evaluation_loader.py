@@ -1,4 +1,4 @@
-"""The loader of the validation or test set, which one run creates only once."""
+"""The loaders of the validation and test sets, which one run creates only once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,8 +7,46 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from helios.data import DatasetParams
-from helios.data.datamodule import LoaderAndPosition
+from helios.data import DataModule, DatasetParams, DatasetSplit
+from helios.data.datamodule import LoaderAndPosition, require_pair
+
+
+class EvaluationLoaders:
+    """The loaders of the sets of a split.
+
+    Args:
+        datamodule: the data module.
+        split: the split.
+    """
+
+    def __init__(self, datamodule: DataModule, split: DatasetSplit) -> None:
+        self._datamodule = datamodule
+        self._split = split
+        self._loaders: dict[str | None, EvaluationLoader] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of the sets; none if the split has one set without a name."""
+        return self._datamodule.set_names(self._split)
+
+    def get(self, name: str | None = None) -> LoaderAndPosition | None:
+        """Return the loader of a set, ready for an evaluation; ``None`` without a set."""
+        if name not in self._loaders:
+            self._loaders[name] = self._create(name)
+        return self._loaders[name].get()
+
+    def forget(self) -> None:
+        """Create new loaders for the next evaluation."""
+        self._loaders = {}
+
+    def _create(self, name: str | None) -> "EvaluationLoader":
+        datamodule, split = self._datamodule, self._split
+
+        def create() -> LoaderAndPosition | None:
+            if name is not None:
+                return datamodule.named_dataloader(split, name)
+            return require_pair(datamodule, f"{split.value}_dataloader")
+
+        return EvaluationLoader(create, lambda: datamodule.find_set(split, name))
 
 
 class EvaluationLoader:
@@ -49,10 +87,6 @@ class EvaluationLoader:
         for generator, state in self._generators:
             generator.set_state(state)
         return self._loader
-
-    def forget(self) -> None:
-        """Create a new loader for the next evaluation."""
-        self._loader = self._made_of = None
 
 
 def _is_same(one: tuple[Any, Any] | None, other: tuple[Any, Any] | None) -> bool:

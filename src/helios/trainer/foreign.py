@@ -18,7 +18,10 @@ _LENGTH = (
 )
 _LOADER = "pass it in DataLoaderParams, with which the DataModule creates a dataset"
 _MODEL = "create the optimizer in setup() of the Model, and call self.optimize(...) in train_step"
-_DATA = "pass it to fit(model, datamodule), which takes a Model and a DataModule"
+_DATA = (
+    "pass it to fit(model, datamodule), which takes a Model and a DataModule, such as"
+    " helios.DataModule.of(train=..., valid=..., batch_size=32)"
+)
 
 ARGUMENTS = _words(
     ("max_epochs epochs n_epochs nb_epochs num_epochs total_epochs num_train_epochs", _LENGTH),
@@ -152,7 +155,8 @@ FIT = _words(
     (
         "train_dataloader train_dataloaders val_dataloader val_dataloaders train_loader val_loader"
         " dataloaders dataloader data train_data validation_data x y",
-        "pass a DataModule as the second argument",
+        "pass a DataModule as the second argument, such as helios.DataModule.of(train=...,"
+        " valid=...)",
     ),
 )
 """The arguments of other functions that train."""
@@ -160,7 +164,7 @@ FIT = _words(
 TEST = _words(
     (
         "test_dataloader test_dataloaders test_loader dataloaders dataloader data",
-        "pass a DataModule as the second argument",
+        "pass a DataModule as the second argument, such as helios.DataModule.of(test=...)",
     ),
     (
         "ckpt_path ckpt checkpoint_path weights weights_path",

@@ -101,6 +101,7 @@ class Run:
             keeps_training_values=trainer.print_frequency is not None
             or self.hooks.on_log is not None,
         )
+        self.batches.begin_set = self.session.evaluation_log.begin_set
         is_strict = not overrides(self.model, "load_state_dict")
         self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
         self.results = Results(
