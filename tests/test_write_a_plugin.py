@@ -41,7 +41,7 @@ def plug_ins(names: dict[str, Any]) -> list[type[helios.Plugin]]:
 
 
 def test_every_plug_in_of_the_page_conforms(written: dict[str, Any]) -> None:
-    assert len(plug_ins(written)) == 5
+    assert len(plug_ins(written)) == 6
     for create in plug_ins(written):
         check_conformance(create)
 
@@ -49,6 +49,10 @@ def test_every_plug_in_of_the_page_conforms(written: dict[str, Any]) -> None:
 def test_the_tests_of_the_page_are_those_of_its_package(written: dict[str, Any]) -> None:
     # They run in tests/installed.
     assert len([name for name in written if name.startswith("test_")]) == 3
+
+
+def test_an_older_state_is_converted(written: dict[str, Any]) -> None:
+    assert written["SamplesPlugin"]().migrate_state({"batches": 2}, 1) == {"samples": 64}
 
 
 def test_history_has_the_numbers(

@@ -36,7 +36,7 @@ OVERRIDES = {
 }
 """The hooks that the fields of UniquePluginOverrides stand for."""
 
-NOT_HOOKS = {"applies_to", "log", "state_dict", "load_state_dict"}
+NOT_HOOKS = {"applies_to", "log", "state_dict", "load_state_dict", "migrate_state"}
 """Public methods of Plugin that are no hooks."""
 
 

@@ -143,7 +143,7 @@ def test_final_request_stops_a_resumed_run_too(
         trainer = make_trainer(**arguments)
         trainer.fit(TinyModel(), TinyDataModule())
         assert trainer.is_complete is not final
-        assert [request.author for request in trainer.stop_requests] == ["stopper"] * final
+        assert trainer.stop_requests == [StopRequest("enough", "stopper")] * final
         assert not final or trainer.state.running_iter == 0
 
 

@@ -26,13 +26,22 @@ _KEYS = {
     "plan",
 }
 
-_ADDED: dict[str, Any] = {"validated": None, "run": None, "optimizers": {}}
+_ADDED: dict[str, Any] = {
+    "validated": None,
+    "run": None,
+    "optimizers": {},
+    "stop_reasons": [],
+    "plugin_versions": {},
+}
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("training_state", "epoch", "scalers", "metrics", "plan", "optimizers"), dict),
-    **dict.fromkeys(("stops", "rng", "plugins", "changes"), list),
+    **dict.fromkeys(
+        ("training_state", "epoch", "scalers", "metrics", "plan", "optimizers", "plugin_versions"),
+        dict,
+    ),
+    **dict.fromkeys(("stops", "stop_reasons", "rng", "plugins", "changes"), list),
     "validation_due": bool,
     "name": str,
     "validated": (dict, type(None)),

@@ -125,6 +125,11 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     If a checkpoint has a state under one of them, and none under the present id, it is restored.
     """
 
+    state_version: ClassVar[int] = 1
+    """The version of the form of the state. If a release changes the form, it increases this number
+    and converts older states in :meth:`migrate_state`.
+    """
+
     critical: ClassVar[bool] = True
     """True if an error of this plug-in ends the run.
 
@@ -224,6 +229,20 @@ class Plugin(Placed, PluginSpec, abc.ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from :meth:`state_dict`; called after ``setup`` of the model."""
+
+    def migrate_state(self, state_dict: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return a state of an older :attr:`state_version` in the present form.
+
+        Called before :meth:`load_state_dict`, if the checkpoint has an older state.
+
+        Args:
+            state_dict: the state in the checkpoint.
+            version: its version; 1 if the plug-in declared none.
+        """
+        raise InvalidPluginError(
+            f"{kind_of(self)} has no migrate_state(state_dict, version), so it cannot read a state"
+            f" of version {version}: add the method."
+        )
 
     def _register_in_trainer(self, trainer: "Trainer") -> None:
         """Register this plug-in in the trainer's table."""

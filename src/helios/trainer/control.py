@@ -1,6 +1,7 @@
 """The end of a run: stop requests, the time limit, and early stopping."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -79,6 +80,7 @@ class Control:
         self.final_error: BaseException | None = None
         self.is_asked = False
         self._asked_for: set[str] = set()
+        self._restored_reasons: list[str] = []
 
     def request(self, request: StopRequest) -> None:
         """Add a request to stop, unless the same request exists."""
@@ -109,7 +111,7 @@ class Control:
         return was_asked
 
     def decide(self, author: str) -> None:
-        """Stop because ``should_training_stop`` returned ``True``, now or before a resume."""
+        """Stop because ``should_training_stop`` returned ``True``."""
         self.request(StopRequest(_DECIDED, author, is_decided=True))
 
     def is_stop_requested(self) -> bool:
@@ -186,7 +188,16 @@ class Control:
         """Return the authors of the stops that a resumed run must repeat."""
         return [request.author for request in self.requests if request.is_decided]
 
+    def reasons(self) -> list[str]:
+        """Return the reasons of the stops of :meth:`decisions`."""
+        return [request.reason for request in self.requests if request.is_decided]
+
+    def load_reasons(self, reasons: list[str]) -> None:
+        """Store what :meth:`reasons` returned, for :meth:`load_decisions`."""
+        self._restored_reasons = reasons
+
     def load_decisions(self, authors: list[str]) -> None:
-        """Repeat the stops that :meth:`decisions` returned."""
-        for author in authors:
-            self.decide(author)
+        """Repeat the stops that :meth:`decisions` returned; older files have no reasons."""
+        reasons = itertools.chain(self._restored_reasons, itertools.repeat(_DECIDED))
+        for author, reason in zip(authors, reasons, strict=False):
+            self.request(StopRequest(reason, author, is_decided=True))

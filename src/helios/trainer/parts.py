@@ -66,10 +66,12 @@ def parts_of_training(
                         ``state_dict`` holds it
     ``model``           ``Model.state_dict()``
     ``validation_due``  ``True`` if a stop interrupted the validation that is due
+    ``stop_reasons``    the reasons of the stops below
     ``stops``           the authors of stops that a resumed run repeats
     ``scalers``         the scalers of fp16 losses, by the names of their optimizers
     ``metrics``         logged values not yet read, sums of losses, and the newest results
     ``rng``             a list: the states of each rank's random number generators
+    ``plugin_versions`` the versions of the plug-ins' states, by id, if above 1
     ``plugins``         a list: the states of each rank's plug-ins, by id
     ``datamodule``      ``DataModule.state_dict()``
     ``validated``       the newest validation and the best one
@@ -86,10 +88,12 @@ def parts_of_training(
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
         Part("model", model.state_dict, model.load_state_dict),
         Part("validation_due", lambda: control.validation_due, control.load_validation_due),
+        Part("stop_reasons", control.reasons, control.load_reasons),
         Part("stops", control.decisions, control.load_decisions),
         Part("scalers", precision.state_dict, precision.load_state_dict),
         Part("metrics", metrics.save, metrics.load),
         Part("rng", generators.save, generators.load, per_rank=True),
+        Part("plugin_versions", plugins.save_versions, plugins.load_versions, is_early=True),
         Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
         Part("validated", validations.state_dict, validations.load_state_dict),
@@ -117,6 +121,7 @@ def parts_of_test(
             lambda saved: call_with_flag(model.load_state_dict, saved, fast_init=True),
         ),
         Part("metrics", metrics.save, metrics.load_newest),
+        Part("plugin_versions", plugins.save_versions, plugins.load_versions, is_early=True),
         Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
         Part("validated", validations.state_dict, validations.load_state_dict),
         Part("run", folder.state_dict, folder.load_state_dict),
@@ -205,6 +210,16 @@ class PluginStates:
     def __init__(self, manager: PluginManager) -> None:
         self._manager = manager
         self._absent: dict[str, Any] = {}
+        self._versions: dict[str, int] = {}
+
+    def save_versions(self) -> dict[str, int]:
+        """Return the versions of the states by id; a state of version 1 is not among them."""
+        absent = {name: self._versions[name] for name in self._absent if name in self._versions}
+        return {**absent, **self._manager.states.versions(self._manager.rows.values())}
+
+    def load_versions(self, versions: dict[str, int]) -> None:
+        """Store the versions of the states for :meth:`load`."""
+        self._versions = versions
 
     def save(self) -> dict[str, Any]:
         """Return the states by id."""
@@ -212,7 +227,8 @@ class PluginStates:
 
     def load(self, states: dict[str, Any]) -> None:
         """Restore the states of active plug-ins."""
-        self._absent = self._manager.load_state_dict(states)
+        rows = self._manager.rows.values()
+        self._absent = self._manager.states.load(rows, states, self._versions)
 
 
 class _Metrics:

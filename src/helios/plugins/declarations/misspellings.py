@@ -29,13 +29,16 @@ from helios.plugins.run_properties import find_overwritten
 
 _SWITCHES = ("autoload", "critical", "changes_results")
 _NAMES = ("exclusives", "before", "after", "requires", "former_ids")
-_DECLARED = (*_SWITCHES, *_NAMES, "summary", "hookspecs")
+_DECLARED = (*_SWITCHES, *_NAMES, "summary", "hookspecs", "state_version")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
 _OVERRIDES = tuple(field.name for field in dataclasses.fields(UniquePluginOverrides))
-_PROTOCOL = {"state_dict": 0, "load_state_dict": 1}
-"""The methods that are called if they exist, with the numbers of their arguments."""
+_PROTOCOL = {"state_dict": (), "load_state_dict": ("state_dict",)}
+"""The methods that are called if they exist, with their arguments."""
 
-_METHODS = ("applies_to", *_PROTOCOL)
+_MIGRATION = {"migrate_state": ("state_dict", "version")}
+"""The method of a :class:`Plugin` for older states."""
+
+_METHODS = ("applies_to", *_PROTOCOL, *_MIGRATION)
 _STEPS = ("train_step", "valid_step", "test_step")
 """The methods of models that somebody may take for hooks."""
 
@@ -178,6 +181,8 @@ def _declared_like(value: object) -> tuple[str, ...]:
         return _SWITCHES
     if isinstance(value, str):
         return (*_NAMES, "summary")
+    if isinstance(value, int):
+        return ("state_version",)
     if inspect.isclass(value) or inspect.ismodule(value):
         return ("hookspecs",)
     if isinstance(value, tuple | list | set | frozenset):
@@ -211,6 +216,14 @@ def _wrong_values(plugin: Plugin) -> Iterator[str]:
     is_own_method = isinstance(summary, _FUNCTIONS)  # and no declaration
     if not is_own_method and not isinstance(summary, str | property):
         yield f"summary is {shown(summary)}: write one line of text."
+    version = inspect.getattr_static(plugin, "state_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        yield f"state_version is {shown(version)}: write a whole number from 1 on, such as 2."
+    elif version == 1 and _has_own(plugin, "migrate_state"):
+        yield (
+            "migrate_state would never be called, because state_version is 1: write state_version ="
+            " 2 if the form of the state has changed once."
+        )
     yield from _wrong_applies_to(plugin)
 
 
@@ -246,17 +259,20 @@ def _wrong_overrides(plugin: Plugin) -> Iterator[str]:
 
 def _wrong_protocol(plugin: object) -> Iterator[str]:
     """Find the methods of the state that cannot be called."""
-    for name in filter(functools.partial(_has_own, plugin), _PROTOCOL):
-        static, count = inspect.getattr_static(plugin, name), _PROTOCOL[name]
+    known = {**_PROTOCOL, **_MIGRATION} if isinstance(plugin, Plugin) else _PROTOCOL
+    for name in filter(functools.partial(_has_own, plugin), known):
+        static, arguments = inspect.getattr_static(plugin, name), known[name]
         if not isinstance(static, _CALLABLES) and not callable(static):
             yield f"{name} is a {kind_of(static)}: define it as a function or method."
             continue
         function = getattr(plugin, name)
         if problem := bodies.problem_of(function, name):
             yield f"{name} {problem}"
-        elif not _accepts(function, count):
-            arguments = "state_dict" if count else ""
-            yield f"{name} has other arguments than Helios passes: write {name}({arguments})."
+        elif not _accepts(function, len(arguments)):
+            yield (
+                f"{name} has other arguments than Helios passes: write"
+                f" {name}({', '.join(arguments)})."
+            )
 
 
 def _has_own(plugin: object, name: str) -> bool:

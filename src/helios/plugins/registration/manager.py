@@ -58,7 +58,7 @@ class PluginManager(pluggy.PluginManager):
         self.callers = HookCallers(self, self.built_in)
         self._hooks = DeclaredHooks(self.hook)
         self.frozen = False
-        self._states = PluginStates(self._quarantine, self.describe)
+        self.states = PluginStates(self._quarantine, self.describe)
         self._frozen_with: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -243,7 +243,7 @@ class PluginManager(pluggy.PluginManager):
         self.arrange()
         self._frozen_with = expected, profile, configured_in
         self.quarantined = {}
-        self._states.begin()
+        self.states.begin()
         self.late_changes = LateChanges(self._rows.values())
         self._guard(expected or [], profile)
         self.callers.bind()  # again, because guards replace functions
@@ -331,11 +331,11 @@ class PluginManager(pluggy.PluginManager):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plug-in that has one, by id."""
-        return self._states.save(self._rows.values())
+        return self.states.save(self._rows.values())
 
     def load_state_dict(self, states: Mapping[str, Any]) -> dict[str, Any]:
         """Restore the states of plug-ins; return the states of plug-ins that are not registered."""
-        return self._states.load(self._rows.values(), states)
+        return self.states.load(self._rows.values(), states)
 
     def describe(self, plug_id: str) -> str:
         """Return the id, distribution, version and source of a plug-in, for a message."""

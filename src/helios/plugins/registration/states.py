@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from helios.checkpoints import plain
-from helios.errors import InvalidPluginError
+from helios.core.rules import shown
+from helios.errors import CheckpointError, InvalidPluginError
+from helios.plugins.plugin import Plugin
 from helios.plugins.registration.table import Registration
 
 Quarantine = Callable[[Registration, str, Exception], None]
@@ -22,16 +24,21 @@ class PluginStates:
         self._quarantine = quarantine
         self._describe = describe
         self._restored: dict[str, Any] = {}
-        self._stale: set[str] = set()
+        self._stale: dict[str, int] = {}
 
     def begin(self) -> None:
         """Forget what an earlier run has restored."""
-        self._restored, self._stale = {}, set()
+        self._restored, self._stale = {}, {}
 
     def save(self, rows: Iterable[Registration]) -> dict[str, Any]:
         """Return the state of each plug-in that has one, by id; an empty one counts, too."""
         states = {row.id: self._state_of(row) for row in rows}
         return {plug_id: state for plug_id, state in states.items() if state is not None}
+
+    def versions(self, rows: Iterable[Registration]) -> dict[str, int]:
+        """Return the versions of the states, by id, of those plug-ins that declare one."""
+        versions = {row.id: self._stale.get(row.id, _version_of(row)) for row in rows}
+        return {plug_id: version for plug_id, version in versions.items() if version > 1}
 
     def _state_of(self, row: Registration) -> Any:
         get_state: Callable[[], Any] | None = getattr(row.plugin, "state_dict", None)
@@ -49,8 +56,20 @@ class PluginStates:
             return self._restored.get(row.id)  # an old state is better than none
         return state
 
-    def load(self, rows: Iterable[Registration], states: Mapping[str, Any]) -> dict[str, Any]:
-        """Restore the states of plug-ins; return those of plug-ins that are not registered."""
+    def load(
+        self,
+        rows: Iterable[Registration],
+        states: Mapping[str, Any],
+        versions: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """Restore the states of plug-ins; return those of plug-ins that are not registered.
+
+        Args:
+            rows: the plug-ins.
+            states: the states by id.
+            versions: the versions of those states that have one; ``None`` if the states are of this
+                process.
+        """
         absent = dict(states)
         self._restored = dict(states)
         rows = list(rows)
@@ -59,16 +78,17 @@ class PluginStates:
             known = next((name for name in _names(row, taken) if name in absent), None)
             if known is not None:
                 self._restored[row.id] = absent[known]
+                version = _version_of(row) if versions is None else versions.get(known, 1)
                 try:
-                    self._load_state_of(row, absent.pop(known))
+                    self._load_state_of(row, absent.pop(known), version)
                 except Exception as error:
                     if row.critical:
                         raise
-                    self._stale.add(row.id)
+                    self._stale[row.id] = version
                     self._quarantine(row, "load_state_dict", error)
         return absent
 
-    def _load_state_of(self, row: Registration, state: Any) -> None:
+    def _load_state_of(self, row: Registration, state: Any, version: int) -> None:
         load_state = getattr(row.plugin, "load_state_dict", None)
         if load_state is None:
             raise InvalidPluginError(
@@ -76,7 +96,33 @@ class PluginStates:
                 " has no load_state_dict(state_dict) to restore it: add the method, or"
                 " block the plug-in; later checkpoints then keep its state."
             )
-        load_state(state)
+        present = self._migrated(row, state, version)
+        load_state(present)
+        self._restored[row.id] = present
+
+    def _migrated(self, row: Registration, state: Any, version: int) -> Any:
+        """Return a state in the form of the present version of a plug-in."""
+        own, plugin = _version_of(row), row.plugin
+        if version > own:
+            raise CheckpointError(
+                f"the checkpoint contains a state of plug-in {self._describe(row.id)} in version"
+                f" {version}, but this release of the plug-in reads versions up to {own}: install"
+                " the release that wrote it, or a newer one. Or block the plug-in; later"
+                " checkpoints then keep its state."
+            )
+        if version == own or not isinstance(plugin, Plugin):
+            return state
+        migrated = plugin.migrate_state(state, version)
+        if not isinstance(migrated, dict):
+            raise InvalidPluginError(
+                f"plug-in {self._describe(row.id)} returned {shown(migrated)} from migrate_state:"
+                f" return the state in the form of version {own}."
+            )
+        return migrated
+
+
+def _version_of(row: Registration) -> int:
+    return row.plugin.state_version if isinstance(row.plugin, Plugin) else 1
 
 
 def _names(row: Registration, taken: set[str]) -> list[str]:
