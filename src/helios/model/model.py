@@ -12,6 +12,7 @@ from helios.errors import NoRunError
 from helios.model import stateful
 from helios.model.metrics import Metric
 from helios.model.origin import Origin
+from helios.model.schedulers import Schedulers
 from helios.model.session import Session
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class Model(Placed, abc.ABC):
         clip_value: float | None = None,
         weight: float | torch.Tensor | None = None,
         retain_graph: bool = False,
+        scheduler: Schedulers | None = None,
     ) -> bool:
         """Run the backward pass, and take a step after the last batch that the step accumulates.
 
@@ -218,13 +220,16 @@ class Model(Placed, abc.ABC):
                 step then uses the mean over all of them in the window: the sum of ``weight *
                 loss``, divided by the sum of the weights.
             retain_graph: ``True`` to keep the graph for the backward pass of another loss.
+            scheduler: the scheduler that advances after each step of the optimizer, or several.
 
         Returns:
-            ``True`` if a step was taken. Call a scheduler that counts steps only then.
+            ``True`` if a step was taken.
 
         Raises:
             ConfigurationError: the optimizer takes its steps with a closure, as LBFGS does.
         """
+        if scheduler is not None:
+            self.session.schedule(optimizer, scheduler)
         return self.session.optimize(
             loss,
             optimizer,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from helios.errors import ConfigurationError
 from helios.model import stateful
 from helios.model.optimizer_search import optimizers_in
+from helios.model.schedulers import Schedulers, check_schedulers
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -58,6 +60,7 @@ class Step:
         clip_norm: see :meth:`~helios.model.Model.optimize`.
         clip_value: see :meth:`~helios.model.Model.optimize`.
         weight: the sum of the weights of the losses in the window, if they have weights.
+        schedulers: the schedulers that advance after the step.
     """
 
     def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
@@ -74,6 +77,7 @@ class Step:
         self.clip_norm: float | None = None
         self.clip_value: float | None = None
         self.weight: float | torch.Tensor | None = None
+        self.schedulers: tuple[LRScheduler, ...] = ()
 
     def __str__(self) -> str:
         return " and ".join(type(optimizer).__name__ for optimizer in self.optimizers)
@@ -91,6 +95,18 @@ class Step:
             weight = weight.detach().reshape(()).clone()  # the model may change its tensor later
         self.weight = weight if self.weight is None else self.weight + weight
         return loss * weight
+
+    def schedule(self, given: Schedulers) -> None:
+        """Let schedulers advance after the step, if they are those of its optimizers."""
+        found = tuple(given) if isinstance(given, list | tuple) else (given,)
+        if found != self.schedulers:
+            check_schedulers(found, self.optimizers)
+            self.schedulers = found
+
+    def advance(self) -> None:
+        """Advance the schedulers, because the step was taken."""
+        for each in self.schedulers:
+            each.step()
 
     def divide(self) -> None:
         """Divide the gradients by the weights of the whole window."""
@@ -197,6 +213,11 @@ class Optimizers:
         if step.losses == 0 and len(self._steps) > 1:
             self._refuse_overlap(step)
         return step
+
+    def named(self) -> dict[str, Optimizer]:
+        """Return the optimizers that the attributes of the model hold, by name, each once."""
+        names = {optimizer: name for name, optimizer in reversed(list(optimizers_in(self._model)))}
+        return {name: optimizer for optimizer, name in reversed(names.items())}
 
     def pending(self) -> list[Step]:
         """Return the steps that got a loss in this window, and have not been taken."""

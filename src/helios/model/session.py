@@ -19,6 +19,7 @@ from helios.model.metrics import MetricBuffer, Number, is_metric
 from helios.model.modes import Modes
 from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
+from helios.model.schedulers import Schedulers
 from helios.model.window import Window
 
 Caller = Callable[..., Any] | None
@@ -216,6 +217,19 @@ class Session:
         with self._outside:
             return self._optimize(step, loss, weight, retain_graph)
 
+    def schedule(
+        self,
+        optimizer: Optimizer | list[Optimizer] | tuple[Optimizer, ...],
+        scheduler: Schedulers,
+    ) -> None:
+        """Let schedulers advance after each step of an optimizer. See :meth:`Model.optimize`."""
+        self._optimizers.step_of(optimizer).schedule(scheduler)
+        self._has_extras = True
+
+    def named_optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimizers that the attributes of the model hold, by name, each once."""
+        return self._optimizers.named()
+
     def _optimize(
         self,
         step: Step,
@@ -277,6 +291,7 @@ class Session:
         step.drop_gradients()
         if has_extras and is_taken:
             self._call("on_after_optimizer_step", step)
+            step.advance()
         elif has_extras:
             self._call("on_optimizer_step_skipped", step, reason=reason or _OVERFLOW)
         return is_taken

@@ -44,7 +44,7 @@ _BOTH = {
         ("optimizer_step", "optimizer_zero_grad", "backward", "manual_backward", "create_scaler"),
         "call self.optimize(loss, optimizer) in train_step",
     ),
-    "lr_scheduler_step": "call the scheduler's step() if self.optimize(...) returns True",
+    "lr_scheduler_step": "pass the scheduler: self.optimize(loss, optimizer, scheduler=...)",
     **dict.fromkeys(
         ("configure_gradient_clipping", "clip_gradients"),
         "call self.optimize(loss, optimizer, clip_norm=...)",
