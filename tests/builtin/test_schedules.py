@@ -322,7 +322,9 @@ def test_a_wrong_argument_is_refused(create: Any, message: str) -> None:
 
 
 def test_a_function_must_return_a_scheduler(make_trainer: Make) -> None:
-    with pytest.raises(ConfigurationError, match='ReduceLROnPlateau: .* or use the plug-in "plat'):
+    with pytest.raises(ConfigurationError, match=r'ReduceLROnPlateau: .* or use the plug-in "plat'):
         rates(make_trainer, SchedulerPlugin(ReduceLROnPlateau))
-    with pytest.raises(ConfigurationError, match="returned a NoneType: return a scheduler of torch"):
+    with pytest.raises(
+        ConfigurationError, match="returned a NoneType: return a scheduler of torch"
+    ):
         rates(make_trainer, SchedulerPlugin(lambda optimizer: None))
