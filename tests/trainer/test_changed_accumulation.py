@@ -11,7 +11,8 @@ from helpers import Make
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from helios import DataModule, Model, TrainingState
+from helios import DataModule, Model, Plugin, TrainingState
+from helios.errors import ConfigurationError, NoRunError
 from helios.testing import StopAfter
 
 BATCHES = 24
@@ -109,3 +110,65 @@ def test_sizes_of_windows(make_trainer: Make) -> None:
     model = Unit()
     make_trainer(total_steps=2, accumulation_steps=5).fit(model, Data("map"))
     assert model.sizes == list(itertools.chain(windows(5, BATCHES), windows(5, BATCHES)))
+
+
+class Setting(Plugin):
+    """Sets the number of batches of a step after some batches."""
+
+    def __init__(self) -> None:
+        super().__init__("setting")
+
+    def setup(self) -> None: ...
+
+    def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
+        number = {5: 4, 14: 1}.get(state.global_iteration)
+        if number is not None:
+            self.trainer.set_accumulation_steps(number)
+
+
+@pytest.mark.parametrize("kind", ["map", "stream"])
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize("stops", [(), (9,), (3, 14)])
+def test_a_plugin_sets_the_windows_to_come(
+    make_trainer: Make, tmp_path: pathlib.Path, kind: str, unit: str, stops: tuple[int, ...]
+) -> None:
+    if kind == "stream":
+        pytest.importorskip("torchdata", reason="the extra 'streaming' is not installed")
+    sizes = []
+    for stop_after in (*stops, None):
+        model = Unit()
+        trainer = make_trainer(
+            total_steps={"epoch": 1, "iteration": 15}[unit],
+            train_unit=unit,
+            chkpt_root=tmp_path,
+            plugins=[Setting(), StopAfter(stop_after)],
+        )
+        state = trainer.fit(model, Data(kind))
+        sizes += model.sizes
+    assert sizes == [1] * 5 + [4] * 3 + [1] * 7
+    assert (state.global_iteration, state.current_iteration) == (BATCHES, 15)
+    assert model.weight.item() == -15
+
+
+def test_the_number_of_a_new_run_is_the_argument(make_trainer: Make) -> None:
+    told: list[Any] = []
+
+    class Telling(Setting):
+        def on_training_epoch_end(self, state: TrainingState) -> None:
+            told.append((self.trainer.accumulation_steps, self.trainer.steps_per_epoch))
+            self.trainer.set_accumulation_steps(6)
+            told.append(self.trainer.steps_per_epoch)
+
+    trainer, model = make_trainer(total_steps=1, accumulation_steps=3, plugins=[Telling()]), Unit()
+    for _ in range(2):
+        trainer.fit(model, Data("map"))
+    assert told == [(3, 24), 4] * 2
+    assert model.sizes == 2 * ([3] * 2 + [4] * 2 + [1] * 10)
+    with pytest.raises(NoRunError, match=r"pass Trainer\(accumulation_steps=2\), or call it in a"):
+        trainer.set_accumulation_steps(2)
+
+
+@pytest.mark.parametrize("number", [0, True, 2.0, None])
+def test_a_wrong_number_is_refused(make_trainer: Make, number: Any) -> None:
+    with pytest.raises(ConfigurationError, match="pass a whole number of at least 1"):
+        make_trainer().set_accumulation_steps(number)

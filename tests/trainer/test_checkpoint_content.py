@@ -30,6 +30,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "name",
         "training_state",
         "epoch",
+        "window",
         "optimizers",
         "model",
         "validation_due",

@@ -93,6 +93,7 @@ PARTS = {
     "metrics": [3, {}, {"newest": 3}],
     "rng": [{}, [], [3], [{}]],
     "plugins": [{}, 3, []],
+    "window": [3, []],
     "plugin_versions": [3, []],
     "plan": [3, {}, {"active": 3}],
     "validated": [3, [], {"newest": 3, "best": 3}],

@@ -29,6 +29,7 @@ _KEYS = {
 _ADDED: dict[str, Any] = {
     "validated": None,
     "run": None,
+    "window": {},
     "optimizers": {},
     "stop_reasons": [],
     "plugin_versions": {},
@@ -36,11 +37,9 @@ _ADDED: dict[str, Any] = {
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
+_DICTIONARIES = "training_state epoch scalers metrics plan window optimizers plugin_versions"
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("training_state", "epoch", "scalers", "metrics", "plan", "optimizers", "plugin_versions"),
-        dict,
-    ),
+    **dict.fromkeys(_DICTIONARIES.split(), dict),
     **dict.fromkeys(("stops", "stop_reasons", "rng", "plugins", "changes"), list),
     "validation_due": bool,
     "name": str,

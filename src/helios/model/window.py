@@ -15,12 +15,15 @@ class Window:
         unit: the training unit.
 
     Attributes:
+        accumulation_steps: the number of batches in the next full window.
         size: the number of batches in this window.
         is_complete: ``True`` if the current batch is the last one of the window.
     """
 
     def __init__(self, accumulation_steps: int, unit: TrainingUnit) -> None:
-        self._accumulate = accumulation_steps
+        self.accumulation_steps = accumulation_steps
+        self._accumulates = accumulation_steps > 1
+        self._is_set = False
         self._in_epochs = unit is TrainingUnit.EPOCH
         self._batches = 0
         self.size = 1
@@ -29,7 +32,22 @@ class Window:
     @property
     def read_ahead(self) -> int:
         """The number of batches of a stream to read before a window begins."""
-        return self._accumulate if self._in_epochs else 1
+        return self.accumulation_steps if self._in_epochs else 1
+
+    def set_next(self, accumulation_steps: int) -> None:
+        """Set the number of batches of the windows that begin from now on."""
+        self.accumulation_steps = accumulation_steps
+        self._accumulates = self._accumulates or accumulation_steps > 1
+        self._is_set = True
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches that :meth:`set_next` has set, if it has."""
+        return {"accumulation_steps": self.accumulation_steps} if self._is_set else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        if state_dict:
+            self.set_next(state_dict["accumulation_steps"])
 
     def add_batch(self, state: TrainingState, per_epoch: int | float) -> None:
         """Count a batch, and find out whether it completes an optimizer step.
@@ -40,11 +58,12 @@ class Window:
         """
         state.global_iteration += 1
         state.running_iter += 1
-        if self._accumulate > 1:
+        if self._accumulates:
             if self.is_complete:  # the batch before; this one begins a window
                 self._batches = 0
-                left = per_epoch - state.dataset_iter if self._in_epochs else self._accumulate
-                self.size = int(max(1, min(self._accumulate, left)))  # a loader may yield more
+                full = self.accumulation_steps
+                left = per_epoch - state.dataset_iter if self._in_epochs else full
+                self.size = int(max(1, min(full, left)))  # a loader may yield more
             self._batches += 1
             self.is_complete = self._batches == self.size
         state.current_iteration += self.is_complete

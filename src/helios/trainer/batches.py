@@ -230,9 +230,9 @@ class Batches:
         first batch already depends on their number.
         """
         iterator, state = iter(batches), self._state
-        accumulate = self._window.read_ahead
         self.per_epoch = math.inf
         while math.isinf(self.per_epoch):
+            accumulate = self._window.read_ahead  # a plug-in may change it
             window = list(itertools.islice(iterator, accumulate))
             if len(window) < accumulate:
                 self.per_epoch = state.dataset_iter + len(window)

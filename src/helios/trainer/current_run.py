@@ -8,8 +8,9 @@ from typing import Literal
 
 import torch
 
-from helios.core import Alone, Group, Place, TrainingState, TrainingUnit
+from helios.core import Alone, Group, Place, TrainingState, TrainingUnit, rules
 from helios.data import DataModule
+from helios.errors import NoRunError
 from helios.model import Model
 from helios.plugins import PluginManager, PluginPlan
 from helios.plugins.calls.callers import HookCallers
@@ -18,6 +19,8 @@ from helios.trainer.control import StopRequest
 from helios.trainer.job import Job, Outcome
 
 _logger = logging.getLogger(__name__)
+
+_RULES = {"accumulation_steps": rules.whole("pass a whole number of at least 1.", 1)}
 
 
 class CurrentRun:
@@ -66,7 +69,9 @@ class CurrentRun:
             NoRunError: no trainer runs the model.
         """
         batches = self.model.session.batches_per_epoch()
-        return batches if math.isinf(batches) else math.ceil(batches / self.accumulation_steps)
+        job = self._job
+        accumulated = job.window.accumulation_steps if job else self.accumulation_steps
+        return batches if math.isinf(batches) else math.ceil(batches / accumulated)
 
     @property
     def estimated_steps(self) -> int | float:
@@ -221,6 +226,27 @@ class CurrentRun:
             author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
             _logger.info("%s requests %s: %s", author, what, reason)
             self._job.control.ask(what)
+
+    def set_accumulation_steps(self, number: int) -> None:
+        """Set the number of batches whose gradients make one optimizer step, from the next step on.
+
+        The number is part of checkpoints, so a resumed run continues with it. A new run begins with
+        the argument ``accumulation_steps``. With several processes, call this in all of them.
+
+        Args:
+            number: the number of batches.
+
+        Raises:
+            ConfigurationError: the number is not a whole number from 1 on.
+            NoRunError: no run is in progress.
+        """
+        rules.check({"accumulation_steps": number}, _RULES)
+        if self._job is None:
+            raise NoRunError(
+                "set_accumulation_steps() was called outside of a run: pass"
+                f" Trainer(accumulation_steps={number}), or call it in a hook."
+            )
+        self._job.window.set_next(number)
 
     def skip_step(self, reason: str) -> None:
         """Do not take the optimizer step that the current loss or gradients are for.

@@ -14,6 +14,7 @@ from helios.model import Model
 from helios.model.optimizer_record import OptimizerRecord
 from helios.model.releases import call_with_flag
 from helios.model.session import Session
+from helios.model.window import Window
 from helios.plugins import PluginManager
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
@@ -45,6 +46,7 @@ def parts_of_training(
     model: Model,
     optimizers: OptimizerRecord,
     session: Session,
+    window: Window,
     datamodule: DataModule,
     batches: Batches,
     control: Control,
@@ -61,6 +63,7 @@ def parts_of_training(
     ``training_state``  the counters
     ``epoch``           the size of an epoch, which a resumed run compares, or the position of a
                         stream
+    ``window``          the ``accumulation_steps`` that a plug-in has set
     ``optimizers``      the class of each optimizer, and its hyper-parameters after ``setup()``
     ``changes``         a list: what training changed in the model of each rank, if no
                         ``state_dict`` holds it
@@ -83,6 +86,7 @@ def parts_of_training(
     return [
         Part("training_state", state.dict, state.load_dict, is_early=True),
         Part("epoch", batches.state_dict, batches.load_state_dict),
+        Part("window", window.state_dict, window.load_state_dict),
         Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),

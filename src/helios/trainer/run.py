@@ -156,6 +156,7 @@ class Run:
             model=self.model,
             optimizers=self.optimizers,
             session=self.session,
+            window=self.window,
             datamodule=self.job.datamodule,
             batches=self.batches,
             control=self.control,
