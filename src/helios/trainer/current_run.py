@@ -165,6 +165,17 @@ class CurrentRun:
         """
         return (self._job.folder if self._job else self._outcome.folder).path(name)
 
+    def announce(self, text: str) -> None:
+        """Show a text below the header of the run: in the log, and on the terminal as the header.
+
+        In a run of several processes, the first one shows it. Hooks and models may call this.
+
+        Args:
+            text: one or more lines.
+        """
+        if self._job is not None:
+            self._job.reporter.show(text)
+
     def request_stop(
         self, reason: str, author: str | None = None, *, urgent: bool = False, final: bool = False
     ) -> None:
