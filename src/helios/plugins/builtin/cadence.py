@@ -24,7 +24,9 @@ class CadencePlugin(Plugin):
     def _report(self, state: TrainingState) -> None:
         """Log the values of this moment."""
 
-    def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
+    def on_training_batch_end(
+        self, outputs: Any, batch: Any, samples: int, state: TrainingState
+    ) -> None:
         """Report every ``print_frequency`` steps."""
         frequency = self.trainer.print_frequency
         if (

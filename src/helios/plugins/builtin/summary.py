@@ -55,7 +55,7 @@ class SummaryPlugin(Plugin):
         rows = [row for name, network in networks.items() for row in self._rows(name, network)]
         total = _Count.of(networks.values())
         lines = [("network", "class", "parameters", "trained", "memory")]
-        lines += [(*row, *count.cells()) for *row, count in rows]
+        lines += [(name, kind, *count.cells()) for name, kind, count in rows]
         lines.append(("total", "", *total.cells()))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [f"{type(model).__name__} {model.save_name!r}"]

@@ -80,7 +80,7 @@ class ThroughputPlugin(CadencePlugin):
         self._samples += samples
         if self.tokens is not None:
             self._counted += self._tokens_of(batch)
-        super().on_training_batch_end(outputs, state)
+        super().on_training_batch_end(outputs, batch, samples, state)
 
     def _begin(self, step: int) -> None:
         self._since, self._paused = _now(), None
