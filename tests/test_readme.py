@@ -14,7 +14,7 @@ import pytest
 from pages import blocks, page
 
 import helios
-from helios.core import Placed
+from helios.core import Placed, Ranked
 from helios.plugins import HOOKS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -111,7 +111,8 @@ def test_the_page_of_hooks_explains_each_argument() -> None:
 
 def test_the_page_of_hooks_has_what_a_plug_in_finds_on_itself() -> None:
     described = re.findall(r"^- `self\.(\w+)`:", page("hooks"), re.MULTILINE)
-    assert sorted(described) == sorted(["trainer", *(name for name, _ in public(Placed))])
+    known = [name for name, _ in public(Placed) + public(Ranked)]
+    assert sorted(described) == sorted(["trainer", *known])
 
 
 def test_commands_run(tmp_path: pathlib.Path) -> None:

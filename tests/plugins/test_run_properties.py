@@ -1,15 +1,17 @@
-"""Values of a plug-in under the names that a run sets: refused, since a run would replace them."""
+"""Values under the names that a run sets are refused, since a run would replace them."""
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import pytest
 import torch
 from helpers import Make, Named, assert_refused, register
+from pages import page
 
 from helios import Plugin, Trainer, hookimpl
-from helios.errors import InvalidPluginError
+from helios.errors import ConfigurationError, InvalidPluginError
 from helios.plugins.run_properties import NAMES
 from helios.testing import TinyDataModule, TinyModel
 
@@ -43,7 +45,8 @@ class RequiredField(Plugin):
 
 
 def test_the_names_are_those_that_the_page_lists() -> None:
-    assert set(NAMES) == {"trainer", "device", "rank", "is_distributed", "map_loc"}
+    names = re.findall(r"`self\.(\w+)`", page("hooks").partition("## Properties of a")[2])
+    assert set(NAMES) == set(names[: len(NAMES)])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,3 +150,74 @@ def test_an_object_with_hooks_keeps_its_own_attributes(make_trainer: Make) -> No
     plugin = Device()
     fit(make_trainer(plugins=[plugin]))
     assert (plugin.device, plugin.rank) == ("sensor-0", 5)
+
+
+# Models and data modules.
+
+KINDS = {"Model": TinyModel, "DataModule": TinyDataModule}
+OF_DATA = ("trainer", "rank", "global_rank", "world_size", "is_distributed")
+OWNED = [("Model", name) for name in NAMES] + [("DataModule", name) for name in OF_DATA]
+
+
+def refused(make_trainer: Make, owner: Any) -> str:
+    """Return why ``fit`` and ``test`` refuse a model or a data module."""
+    pair = (owner, TinyDataModule()) if isinstance(owner, TinyModel) else (TinyModel(), owner)
+    messages = []
+    for method in ("fit", "test"):
+        with pytest.raises(ConfigurationError) as caught:
+            getattr(make_trainer(), method)(*pair)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    return messages[0]
+
+
+@pytest.mark.parametrize(("kind", "name"), OWNED)
+@pytest.mark.parametrize("way", ["class", "init", "before init", "by hand"])
+def test_a_value_of_a_model_or_a_data_module(
+    make_trainer: Make, kind: str, name: str, way: str
+) -> None:
+    class Owner(KINDS[kind]):  # type: ignore[misc]
+        def __init__(self) -> None:
+            if way == "before init" and name != "trainer":
+                setattr(self, name, 5)
+            super().__init__()
+            if way == "init" or (way == "before init" and name == "trainer"):
+                setattr(self, name, 5)
+
+    if way == "class":
+        setattr(Owner, name, 5)
+    owner = Owner()
+    if way == "by hand":
+        setattr(owner, name, 5)
+    message = refused(make_trainer, owner)
+    assert message.startswith(f"Owner: {name} = 5, but each run sets {name} just before setup()")
+    assert f"choose another name, such as my_{name}, or define {name} as a property" in message
+
+
+def test_a_data_module_keeps_attributes_that_no_run_sets(make_trainer: Make) -> None:
+    class Data(TinyDataModule):
+        device = "sensor-0"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.map_loc = {"a": 1}
+
+    data = Data()
+    make_trainer().fit(TinyModel(), data)
+    assert (data.device, data.map_loc) == ("sensor-0", {"a": 1})
+
+
+def test_a_model_may_have_a_property_and_set_values_in_setup(make_trainer: Make) -> None:
+    class Own(TinyModel):
+        @property
+        def rank(self) -> int:
+            return 7
+
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            self.map_loc = "meta"
+
+    model = Own()
+    for _ in range(2):  # the second run sees the values of the first one
+        make_trainer().fit(model, TinyDataModule())
+        assert (model.rank, model.map_loc) == (7, "meta")

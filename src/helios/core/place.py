@@ -54,10 +54,11 @@ class Ranked:
     """
 
     def __init__(self) -> None:
-        self._is_distributed = False
-        self._rank = 0
-        self._global_rank = 0
-        self._world_size = 1
+        given = vars(self)  # values from before super().__init__(), which a run refuses
+        self._is_distributed: bool = given.get("_is_distributed", False)
+        self._rank: int = given.get("_rank", 0)
+        self._global_rank: int = given.get("_global_rank", 0)
+        self._world_size: int = given.get("_world_size", 1)
 
     @property
     def is_distributed(self) -> bool:
@@ -101,8 +102,8 @@ class Placed(Ranked):
 
     def __init__(self) -> None:
         super().__init__()
-        self._map_loc: str | dict[str, str] = ""
-        self._device: torch.device | None = None
+        self._map_loc: str | dict[str, str] = vars(self).get("_map_loc", "")
+        self._device: torch.device | None = vars(self).get("_device")
 
     @property
     def map_loc(self) -> str | dict[str, str]:

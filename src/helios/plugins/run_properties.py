@@ -1,21 +1,21 @@
-"""The properties that a run sets on a plug-in, and the values that it would overwrite."""
+"""The properties that a run sets on plug-ins, models and data, and what it would overwrite."""
 
 import functools
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from helios.core import Placed
+from helios.core import Placed, Ranked
 from helios.core.rules import shown
+from helios.data import DataModule
+from helios.model import Model
 
 if TYPE_CHECKING:
     from helios.plugins.plugin import Plugin
 
-PLACED = tuple(name for name, value in vars(Placed).items() if isinstance(value, property))
-"""The properties that describe the place of a process."""
-
-NAMES = ("trainer", *PLACED)
+_PLACED = inspect.getmembers(Placed, lambda value: isinstance(value, property))
+NAMES = ("trainer", *(name for name, _ in _PLACED))
 """All properties that a run sets just before ``setup``."""
 
 _INITIAL = "_helios_initial"
@@ -31,22 +31,32 @@ def note_values(plugin: "Plugin") -> None:
         vars(plugin)[_INITIAL] = noted
 
 
-def find_overwritten(plugin: "Plugin") -> Iterator[str]:
+def set_properties(owner: Ranked, facts: Mapping[str, Any]) -> None:
+    """Set the properties that a base class of Helios declares, unless a property is read-only."""
+    for name in set(facts).intersection(_names_of(owner)):
+        known = inspect.getattr_static(type(owner), name)
+        if not isinstance(known, property) or known.fset is not None:
+            setattr(owner, name, facts[name])
+
+
+def find_overwritten(owner: Ranked) -> Iterator[str]:
     """Iterate over the values that a run would overwrite.
 
-    A property of the plug-in's own class is deliberate: a run sets it if it has a setter.
+    A property of the owner's own class is deliberate: a run sets it if it has a setter.
 
     Args:
-        plugin: the plug-in.
+        owner: the plug-in, model or data module.
 
     Yields:
-        The end of a message, without the name of the plug-in.
+        The end of a message, without the name of the owner.
     """
-    noted: dict[str, str] = vars(plugin).get(_INITIAL, {})
-    fields: dict[str, Any] = getattr(plugin, "__dataclass_fields__", {})
-    for name in NAMES:
-        stored = inspect.getattr_static(type(plugin), name)
-        if _is_default(plugin, name):
+    noted: dict[str, str] = vars(owner).get(_INITIAL, {})
+    if isinstance(owner, Model | DataModule) and not _is_trainer(_value(owner, "trainer")):
+        noted = {name: shown(value) for name, value in _values(owner)}  # no run has set any
+    fields: dict[str, Any] = getattr(owner, "__dataclass_fields__", {})
+    for name in _names_of(owner):
+        stored = inspect.getattr_static(type(owner), name)
+        if _is_default(owner, name):
             if name in noted:
                 yield _overwritten(f"{name} = {noted[name]}", name)
             elif name in fields:
@@ -56,20 +66,31 @@ def find_overwritten(plugin: "Plugin") -> Iterator[str]:
             yield _overwritten(f"{name}{what}", name)
 
 
-def _values(plugin: "Plugin") -> Iterator[tuple[str, Any]]:
+def _base_of(owner: object) -> type:
+    """Return the class of Helios that declares the properties of an object."""
+    from helios.plugins.plugin import Plugin  # which imports this module
+
+    return next(base for base in (Plugin, Model, DataModule) if isinstance(owner, base))
+
+
+def _names_of(owner: object) -> list[str]:
+    base = _base_of(owner)
+    return [name for name in NAMES if hasattr(base, name)]
+
+
+def _values(owner: object) -> Iterator[tuple[str, Any]]:
     """Iterate over the properties that have another value than before a run."""
-    for name in NAMES:
-        if _is_default(plugin, name):
-            value = _value(plugin, name)
+    for name in _names_of(owner):
+        if _is_default(owner, name):
+            value = _value(owner, name)
             if value is not _value(_UNSET, name):
                 yield name, value
 
 
-def _is_default(plugin: "Plugin", name: str) -> bool:
-    """Return whether a plug-in has inherited a property from ``Plugin``."""
-    from helios.plugins.plugin import Plugin  # which imports this module
-
-    return inspect.getattr_static(type(plugin), name) is inspect.getattr_static(Plugin, name)
+def _is_default(owner: object, name: str) -> bool:
+    """Return whether an object has inherited a property from its base class."""
+    base = inspect.getattr_static(_base_of(owner), name)
+    return inspect.getattr_static(type(owner), name) is base
 
 
 def _value(owner: object, name: str) -> Any:

@@ -7,6 +7,7 @@ from helios.errors import ConfigurationError, nearest
 from helios.model import Model
 from helios.model.releases import accepts_flag
 from helios.plugins.declarations.bodies import problem_of
+from helios.plugins.run_properties import find_overwritten
 from helios.trainer import settings
 from helios.trainer.methods import find_uncallable, overridden
 
@@ -26,6 +27,8 @@ def check_kinds(model: object, datamodule: object) -> None:
             raise TypeError(
                 f"{type(value).__name__}.__init__ does not call super().__init__(); add the call."
             )
+        for overwritten in find_overwritten(value):
+            raise ConfigurationError(f"{type(value).__name__}: {overwritten}")
         for name, method in overridden(value):
             if problem := problem_of(method, name, is_hook=False):
                 raise TypeError(f"{type(value).__name__}.{name}() {problem}")

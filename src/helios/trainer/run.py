@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
 from helios.model.session import Session
 from helios.plugins import Plugin
+from helios.plugins.run_properties import set_properties
 from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
@@ -172,8 +172,9 @@ class Run:
         facts = {**self.place.facts(), "trainer": self.trainer}
         rows = self.manager.rows.values()
         plugins = [row.plugin for row in rows if isinstance(row.plugin, Plugin)]
-        for target in (*plugins, self.manager.built_in, self.model, self.job.datamodule):
-            _tell(target, facts)
+        for owner in (*plugins, self.model, self.job.datamodule):
+            set_properties(owner, facts)
+        self.manager.built_in.device = self.place.device
         self.model.session = self.session
         try:
             yield
@@ -378,12 +379,3 @@ class Run:
         """Look at the first steps, and hand out what was logged at the end of an epoch."""
         self.check_first_steps(is_over=True)
         self.results.log_epoch()
-
-
-def _tell(target: object, facts: dict[str, Any]) -> None:
-    """Set those properties of a model, data module or plug-in that its class has."""
-    for name, value in facts.items():
-        known = inspect.getattr_static(type(target), name, None)
-        is_read_only = isinstance(known, property) and known.fset is None
-        if hasattr(type(target), name) and not is_read_only:
-            setattr(target, name, value)
