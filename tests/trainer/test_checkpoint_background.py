@@ -284,11 +284,13 @@ def test_snapshot_is_equal_and_apart() -> None:
             torch.zeros(0),
             torch.tensor(1.5),
         ],
+        "milestones": collections.Counter([2, 4, 2]),
         "rest": [None, 1, "a", b"b", {1, 2}, torch.Size([2]), torch.float16],
     }
     copied = Snapshots().take(original)
     assert equal(copied, original)
     assert type(copied["net"]) is collections.OrderedDict
+    assert type(copied["milestones"]) is collections.Counter
     assert vars(copied["net"]) == vars(original["net"])
     assert type(copied["parameter"]) is nn.Parameter
     assert copied["kinds"][0].requires_grad is False

@@ -121,6 +121,7 @@ PLAIN = st.recursive(
         | st.lists(inner).map(tuple)
         | st.dictionaries(KEYS, inner)
         | st.dictionaries(KEYS, inner).map(collections.OrderedDict)
+        | st.dictionaries(KEYS, st.integers(0, 9)).map(collections.Counter)
         | st.sets(st.integers() | st.text("ab"))
     ),
     max_leaves=12,

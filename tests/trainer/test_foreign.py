@@ -74,7 +74,8 @@ def test_no_argument_of_helios_is_foreign() -> None:
 @pytest.mark.parametrize(
     ("run", "name", "instead"),
     [
-        ("fit", "ckpt_path", "run_root="),
+        ("fit", "ckpt_path", "resume="),
+        ("fit", "weights", "init_from="),
         ("fit", "train_dataloaders", "a DataModule as the second argument"),
         ("fit", "val_dataloaders", "a DataModule as the second argument"),
         ("fit", "max_epochs", "total_steps="),

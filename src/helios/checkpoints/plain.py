@@ -13,7 +13,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch
 _PLAIN_TORCH = (torch.device, torch.dtype, torch.Size)
 _DEEPEST = 100  # levels of containers; PyTorch writes them by recursion
 _LONGEST_PLACE = 200
-CONTAINERS = (list, tuple, dict, set, collections.OrderedDict)
+CONTAINERS = (list, tuple, dict, set, collections.OrderedDict, collections.Counter)
 """The types that may contain other plain values."""
 
 

@@ -36,7 +36,7 @@ class Snapshots:
             return value  # immutable
         if not isinstance(value, dict):
             return type(value)(self._copy(item) for item in value)
-        copied = type(value)((key, self._copy(item)) for key, item in value.items())
+        copied = type(value)({key: self._copy(item) for key, item in value.items()})
         if isinstance(value, collections.OrderedDict):
             vars(copied).update(vars(value))  # it holds the versions of a module's parts
         return copied

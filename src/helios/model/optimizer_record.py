@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from helios.errors import CheckpointError
 from helios.model import stateful
 from helios.model.optimizer_state import NO_HYPERPARAMETERS, class_of
+from helios.model.overrides import Overrides, schedulers_in
 
 _logger = logging.getLogger(__name__)
 
@@ -22,19 +23,34 @@ class OptimizerRecord:
 
     Args:
         model: the model.
+        overrides: the values that do not come from the checkpoint.
         is_strict: ``True`` to refuse another class; ``False`` if the model restores its optimizers
             itself.
+
+    Attributes:
+        overridden: the differences to the checkpoint that are overridden, in words, by optimizer
+            and hyper-parameter.
     """
 
-    def __init__(self, model: object, *, is_strict: bool) -> None:
+    def __init__(self, model: object, overrides: Overrides, *, is_strict: bool) -> None:
         self._model = model
+        self._overrides = overrides
         self._is_strict = is_strict
         self._initial: dict[str, dict[str, Any]] = {}
+        self.overridden: dict[tuple[str, str], str] = {}
 
     def note(self) -> None:
         """Note the optimizers as they are now, at the end of ``setup()``."""
         self._initial = {
-            name: {"class": class_of(optimizer), "groups": _hyperparameters(optimizer)}
+            name: {
+                "class": class_of(optimizer),
+                "groups": _hyperparameters(optimizer),
+                "schedulers": {
+                    each: _settings(scheduler.state_dict())
+                    for each, scheduler in schedulers_in(self._model)
+                    if getattr(scheduler, "optimizer", None) is optimizer
+                },
+            }
             for name, optimizer in self._optimizers()
         }
 
@@ -47,7 +63,7 @@ class OptimizerRecord:
         """Compare the optimizers with those of a checkpoint, before their states are restored.
 
         Hyper-parameters come from the checkpoint, so the record does, too: each further run says
-        again that the code differs.
+        again that the code differs. Those that are overridden come from the code.
 
         Raises:
             CheckpointError: an optimizer has another class.
@@ -55,9 +71,9 @@ class OptimizerRecord:
         for name, optimizer in self._optimizers():
             if name in saved:
                 self._require_class(name, saved[name]["class"], class_of(optimizer))
-                self._show_differences(name, saved[name]["groups"])
+                self._compare(name, saved[name])
                 if name in self._initial and saved[name]["groups"]:
-                    self._initial[name] = saved[name]
+                    self._initial[name] = self._record(name, saved[name])
 
     def _optimizers(self) -> Iterator[tuple[str, Optimizer]]:
         for name, part in stateful.stateful_attributes(self._model):
@@ -81,25 +97,78 @@ class OptimizerRecord:
             before,
         )
 
-    def _show_differences(self, name: str, before: list[dict[str, Any]]) -> None:
-        now = self._initial.get(name, {}).get("groups", [])
-        if not self._is_strict or len(before) != len(now):
+    def _compare(self, name: str, before: dict[str, Any]) -> None:
+        """Say which values of the checkpoint the run uses, and note those that are overridden."""
+        kept: list[str] = []
+        names: dict[str, None] = {}
+        for key, where, old, new in self._differences(name, before):
+            change = f"{where} is {new!r}, but was {old!r}"
+            if self._overrides.covers(name, key):
+                others = self.overridden.get((name, key))
+                self.overridden[name, key] = f"{others}; {change}" if others else change
+            else:
+                kept.append(change)
+                names[key] = None
+        if kept and self._is_strict:
+            _logger.warning(
+                "the hyper-parameters of %s.%s have changed in setup(): %s. The run uses those"
+                " of the checkpoint. To use the new ones, pass fit(..., resume_overrides=%r).",
+                type(self._model).__name__,
+                name,
+                "; ".join(kept),
+                list(names),
+            )
+
+    def _differences(
+        self, name: str, before: dict[str, Any]
+    ) -> Iterator[tuple[str, str, Any, Any]]:
+        """Iterate over what differs: the hyper-parameter, its place in words, and both values."""
+        record = self._initial.get(name, {"groups": [], "schedulers": {}})
+        now = record["groups"]
+        if len(before["groups"]) != len(now):
             return  # the states of the groups are compared when they are restored
-        changes = []
-        for number, (old, new) in enumerate(zip(before, now, strict=True)):
+        for number, (old, new) in enumerate(zip(before["groups"], now, strict=True)):
             group = f" of group {number}" if len(now) > 1 else ""
             for key in sorted(old.keys() & new.keys()):
                 if old[key] != new[key]:
-                    changes.append(f"{key}{group} is {new[key]!r}, but was {old[key]!r}")
-        if changes:
-            _logger.warning(
-                "the hyper-parameters of %s.%s have changed in setup(): %s. The run uses those"
-                " of the checkpoint. To use the new ones, override load_state_dict(), and set them"
-                " in optimizer.param_groups after super().load_state_dict(...).",
-                type(self._model).__name__,
-                name,
-                "; ".join(changes),
-            )
+                    yield key, f"{key}{group}", old[key], new[key]
+        for scheduler, settings in before.get("schedulers", {}).items():  # older files have none
+            current = record["schedulers"].get(scheduler, {})
+            for key in sorted(settings.keys() & current.keys()):
+                if settings[key] != current[key]:
+                    yield "lr", f"{scheduler}.{key}", settings[key], current[key]
+
+    def _record(self, name: str, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return the record of a checkpoint, with the overridden values of the code."""
+        now, covers = self._initial[name], self._overrides.covers
+        groups = [
+            {**old, **{key: value for key, value in new.items() if covers(name, key)}}
+            for old, new in zip(saved["groups"], now["groups"], strict=False)
+        ]
+        schedulers = saved.get("schedulers", now["schedulers"])
+        return {
+            **saved,
+            "groups": groups if len(groups) == len(saved["groups"]) else saved["groups"],
+            "schedulers": now["schedulers"] if covers(name, "lr") else schedulers,
+        }
+
+
+_PROGRESS = ("base_lrs", "last_epoch")
+_CHAIN = "_schedulers"
+
+
+def _settings(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a scheduler, as far as its state holds them."""
+    found = {
+        key: _plain(dict(value) if isinstance(value, dict) else value)
+        for key, value in state.items()
+        if key not in _PROGRESS and (key == "_milestones" or not key.startswith("_"))
+        if _is_comparable(value) or (isinstance(value, dict) and all(map(_is_comparable, value)))
+    }
+    for number, part in enumerate(state.get(_CHAIN, ())):
+        inner = _settings(part).items()
+        found.update({f"{number}.{key}": value for key, value in inner})
+    return found
 
 
 def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:

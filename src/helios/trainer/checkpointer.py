@@ -23,6 +23,7 @@ from helios.model import Model
 from helios.plugins import PluginPlan
 from helios.plugins.plans.drift import differences
 from helios.trainer import parts
+from helios.trainer.beginning import Beginning
 from helios.trainer.parts import Generators, Part
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class SaveSettings:
         keep_best: see :class:`~helios.trainer.Trainer`.
         in_background: ``True`` to write checkpoints while training continues.
         resume_plugins: the action if the plug-ins differ from those of the checkpoint.
+        leaves_run: ``True`` if the run resumes from a checkpoint of another run, whose files
+            stay as they are.
     """
 
     folder: pathlib.Path | None
@@ -52,9 +55,10 @@ class SaveSettings:
     keep_best: int | None
     in_background: bool
     resume_plugins: str
+    leaves_run: bool = False
 
     @classmethod
-    def of(cls, trainer: "Trainer", model: Model) -> "SaveSettings":
+    def of(cls, trainer: "Trainer", model: Model, beginning: Beginning) -> "SaveSettings":
         """Return the settings of a trainer for a model.
 
         Raises:
@@ -67,12 +71,14 @@ class SaveSettings:
                 " checkpoint folder and files: write a short name without separators, such as"
                 " 'resnet'."
             )
+        folder, leaves_run = beginning.folders(None if root is None else root / name)
         return cls(
-            folder=None if root is None else root / name,
+            folder=folder,
             keep_last=trainer.keep_last,
             keep_best=trainer.keep_best,
             in_background=trainer.async_checkpoints,
             resume_plugins=trainer.resume_plugins,
+            leaves_run=leaves_run,
         )
 
 
@@ -289,7 +295,7 @@ class Checkpointer:
             self._compare_plans(payload["plan"], path)
         self._read = migrations.complete(payload)
         parts.restore([part for part in self._table if part.is_early], self._read, self._place)
-        self._newest = path
+        self._newest = path if self._is_mine(path) else None
         return path
 
     def restore(self) -> None:
@@ -308,12 +314,18 @@ class Checkpointer:
 
         Superseded checkpoints are deleted if it does not fit otherwise.
         """
-        if not self._writes:
+        root = self._settings.folder
+        if not self._writes or root is None:
             return
         needed = path.stat().st_size
-        if folder.free_space(path.parent) < needed:
+        if folder.free_space(root) < needed and self._is_mine(path):
             self._retention.delete_superseded(path)
-        folder.require_space(path.parent, needed)
+        folder.require_space(root, needed)
+
+    def _is_mine(self, path: pathlib.Path) -> bool:
+        """Return whether a checkpoint is in the folder of this run."""
+        root = self._settings.folder
+        return root is not None and path.parent.resolve() == root.resolve()
 
     def _find(self, wanted: Wanted) -> tuple[pathlib.Path, dict[str, Any]] | None:
         root = self._settings.folder

@@ -67,8 +67,13 @@ ARGUMENTS = _words(
     ),
     ("checkpoint_dir ckpt_dir checkpoint_path", "pass chkpt_root=..."),
     (
-        "resume resume_from_checkpoint ckpt_path auto_resume",
-        "pass run_root=... or chkpt_root=...: fit() resumes from the newest checkpoint in it",
+        "resume resume_from_checkpoint ckpt_path auto_resume load_path",
+        "call fit(model, datamodule, resume=True, False, or the path of a checkpoint); with"
+        " run_root=... or chkpt_root=..., fit() resumes from the newest checkpoint",
+    ),
+    (
+        "init_from pretrained pretrained_path load_weights init_checkpoint",
+        "call fit(model, datamodule, init_from=...), the file with the first weights",
     ),
     (
         "accelerator device devices cuda no_cuda cpu gpu tpu_cores",
@@ -158,6 +163,14 @@ FIT = _words(
         "pass a DataModule as the second argument, such as helios.DataModule.of(train=...,"
         " valid=...)",
     ),
+    (
+        "resume_from_checkpoint ckpt_path checkpoint ckpt load_path auto_resume resume_from",
+        "pass resume=..., the path of a checkpoint, or True to resume from the newest one",
+    ),
+    (
+        "weights weights_path weights_only pretrained init_checkpoint load_weights init_weights",
+        "pass init_from=..., the path of a file with the first weights",
+    ),
 )
 """The arguments of other functions that train."""
 
@@ -216,7 +229,8 @@ def refuses_foreign_arguments(trainer: T) -> T:
 
 
 def _refusing(method: Callable[..., Any], words: Mapping[str, str]) -> Callable[..., Any]:
-    known = method.__code__.co_varnames[: method.__code__.co_argcount]
+    code = method.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:

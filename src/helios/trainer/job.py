@@ -11,6 +11,7 @@ from helios.model import Model
 from helios.model.window import Window
 from helios.plugins import PluginPlan
 from helios.plugins.registration.attribution import describe_owners
+from helios.trainer.beginning import Beginning
 from helios.trainer.checkpointer import SaveSettings, Wanted
 from helios.trainer.control import Control, StopRequest
 from helios.trainer.reporter import Reporter
@@ -76,6 +77,7 @@ class Job:
         plan: the frozen plan.
         saves: the settings for checkpoints.
         wanted: the checkpoint to test; for a test.
+        beginning: how training begins.
         folder: the files of the run.
         is_started: ``True`` if this process has begun the work.
         id: the id of the job, the same in all its processes.
@@ -94,6 +96,7 @@ class Job:
     plan: PluginPlan = dataclasses.field(default_factory=lambda: PluginPlan((), ()))
     saves: SaveSettings | None = None
     wanted: Wanted = None
+    beginning: Beginning = dataclasses.field(default_factory=Beginning)
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
     is_started: bool = False
     group: Group = dataclasses.field(default_factory=Alone)
@@ -119,6 +122,7 @@ class Job:
         state: TrainingState,
         trained: Trained | None = None,
         wanted: Wanted = None,
+        beginning: Beginning | None = None,
     ) -> "Job":
         """Create the job of a run that starts now."""
         window = Window(trainer.accumulation_steps, trainer.train_unit)
@@ -144,6 +148,7 @@ class Job:
             reporter,
             trained,
             wanted=wanted,
+            beginning=beginning or Beginning(),
             folder=folder,
         )
 

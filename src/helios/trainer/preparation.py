@@ -20,7 +20,7 @@ def prepare(job: Job) -> None:
         manager.configure("configure_trainer", trainer)
     manager.configure("configure_model", job.model)
     # Only now, because plug-ins may have changed the model's name in checkpoints.
-    job.saves = SaveSettings.of(trainer, job.model)
+    job.saves = SaveSettings.of(trainer, job.model, job.beginning)
     job.control.interruptible = trainer.interruptible
     if trainer.profile_plugins:
         job.reporter.profile = PluginProfile()

@@ -1,4 +1,4 @@
-"""The work of each process of a run: set up, restore, loop, tear down."""
+"""A run in one process: set up, restore, and train."""
 
 import contextlib
 import functools
@@ -13,6 +13,7 @@ from helios.model.model import overrides
 from helios.model.modes import Modes
 from helios.model.optimizer_record import OptimizerRecord
 from helios.model.optimizers import Optimizers
+from helios.model.overrides import Overrides
 from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
 from helios.model.session import Session
@@ -23,10 +24,10 @@ from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.fractions_of_epoch import FractionsOfEpoch
+from helios.trainer.initial_weights import load_initial_weights
 from helios.trainer.interrupts import Interrupts
-from helios.trainer.job import Job, Outcome, Trained
-from helios.trainer.launch.membership import joined
-from helios.trainer.process import determinism, log_file, only_run
+from helios.trainer.job import Job, Trained
+from helios.trainer.process import determinism, log_file
 from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
 from helios.trainer.teardown import Teardown
@@ -34,28 +35,8 @@ from helios.trainer.verdicts import verdict
 from helios.trainer.wrapped_batches import counted_hook
 
 
-def work(job: Job) -> Outcome:
-    """Do all the work of one process; the ``target`` of launchers."""
-    job.start()
-    with joined(job):
-        return _work(job)
-
-
-def _work(job: Job) -> Outcome:
-    run = Run(job)
-    # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
-    errors = functools.partial(job.reporter.errors, job.expected)
-    with only_run(), run.lending(), errors(), Teardown() as teardown, errors():
-        loop = run.fit if job.purpose == "fit" else run.test
-        trained = loop(teardown)
-        if job.control.final_error is not None:
-            raise job.control.final_error
-        job.reporter.doing = f"tearing down the {'training' if job.purpose == 'fit' else 'test'} of"
-    return job.outcome(trained)
-
-
 class Run:
-    """One ``fit`` or ``test`` in one process, and the objects that live as long as it.
+    """A run in one process, and the objects that live as long as it.
 
     Only the loops receive a ``Run``; other objects receive the parts that they need.
     """
@@ -103,7 +84,8 @@ class Run:
         )
         self.batches.begin_set = self.session.evaluation_log.begin_set
         is_strict = not overrides(self.model, "load_state_dict")
-        self.optimizers = OptimizerRecord(self.model, is_strict=is_strict)
+        self.overrides = Overrides(self.model, job.beginning.overrides)
+        self.optimizers = OptimizerRecord(self.model, self.overrides, is_strict=is_strict)
         self.results = Results(
             self.session, self.model, self.hooks, self.state, trainer.print_frequency
         )
@@ -142,15 +124,6 @@ class Run:
         )
 
     def _parts(self) -> list[parts.Part]:
-        if self.job.purpose == "test":
-            return parts.parts_of_test(
-                state=self.state,
-                model=self.model,
-                session=self.session,
-                plugins=self.plugin_states,
-                validations=self.validations,
-                folder=self.job.folder,
-            )
         return parts.parts_of_training(
             state=self.state,
             model=self.model,
@@ -191,14 +164,18 @@ class Run:
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
-        path = self.checkpoints.begin_restore(compare_plans=True)
+        path = self.checkpoints.begin_restore(self.job.beginning.checkpoint, compare_plans=True)
         self._complete_model()
         self.optimizers.note()
+        self.overrides.note()
         datamodule = self.job.datamodule
         report.warn(unused.unused_in_training(self.trainer, model, datamodule, self.hooks))
         teardown.push(self.checkpoints.flush)  # before the plug-ins are torn down
         self.checkpoints.restore()
-        if path is not None:
+        if path is None:
+            self._load_initial_weights()
+        else:
+            self._override()
             if not self.control.is_finished():
                 self.checkpoints.require_space(path)
             report.show_restored(path, self.validations.story_of_weights())
@@ -244,29 +221,6 @@ class Run:
             return None
         return Trained(model.state_dict(), self.session.changes.copy(), self.manager.state_dict())
 
-    def test(self, teardown: Teardown) -> None:
-        """Test the newest checkpoint, the trained states, or the weights that the model loads."""
-        report, trained = self.job.reporter, self.job.trained
-        self._set_up(teardown, fast_init=True)
-        report.warn(unused.unused_in_test(self.model, self.job.datamodule, self.hooks))
-        path = self.checkpoints.begin_restore(self.job.wanted, compare_plans=False)
-        if path is None and trained is not None:
-            self.manager.load_state_dict(trained.plugins)
-        self._complete_model()
-        self.checkpoints.restore()
-        if path is not None:
-            report.show_restored(path, self.validations.story_of_weights())
-            self.manager.hook.on_checkpoint_loaded(path=path, state=self.state)
-        elif trained is None:
-            self.model.load_for_testing()
-        else:
-            self.session.changes.load_for_test(trained.changes)
-            call_with_flag(self.model.load_state_dict, trained.model, fast_init=True)
-        self._find_files(path)
-        report.doing = "testing"
-        loops.test(self)
-        report.show_stops(self.control.requests)
-
     def _is_over(self) -> bool:
         """Return whether a restored run has reached its end, and completed that moment."""
         is_at_end_of_epoch = self.state.dataset_iter == self.batches.per_epoch
@@ -301,6 +255,22 @@ class Run:
         self.manager.hook.on_model_ready(model=self.model)
         self.session.changes.set_up()
 
+    def _load_initial_weights(self) -> None:
+        path = self.job.beginning.init_from
+        if path is not None:
+            self.job.reporter.show(load_initial_weights(self.model, path))
+
+    def _override(self) -> None:
+        """Replace restored values by those of ``setup()``, and say so."""
+        beginning, overridden = self.job.beginning, self.optimizers.overridden
+        self.overrides.apply(overridden)
+        for (name, _), change in overridden.items():
+            self.job.reporter.show(f"resume_overrides: {change} ({name})")
+        if beginning.init_from is not None:
+            self.job.reporter.show(
+                f"init_from={str(beginning.init_from)!r} is not used, because the run resumes"
+            )
+
     def _owner(self, plug_id: str) -> str:
         return f"plug-in {self.manager.describe(plug_id)}"
 
@@ -309,7 +279,10 @@ class Run:
 
         Training that is over, and a test, leave the plan of their run as it was.
         """
-        folder, plan = self.job.folder, self.job.plan
+        folder, plan, saves = self.job.folder, self.job.plan, self.job.saves
+        if saves is not None and saves.leaves_run:
+            folder.load_state_dict(None)
+            checkpoint = None
         if self.place.rank > 0:
             pass  # the process with rank 0 writes the files
         elif folder.find(checkpoint):

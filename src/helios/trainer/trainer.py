@@ -19,6 +19,7 @@ from helios.plugins.activation.selection import PluginRequest, Selection
 from helios.plugins.discovery.configuration import read_configuration
 from helios.plugins.registration.table import PluginTable
 from helios.trainer import foreign, settings
+from helios.trainer.beginning import Beginning
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_arguments, check_kinds, check_step
 from helios.trainer.current_run import CurrentRun
@@ -27,7 +28,7 @@ from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import joined, launch
 from helios.trainer.limits import Limit, Limits
 from helios.trainer.preparation import prepare
-from helios.trainer.run import work
+from helios.trainer.work import work
 
 
 @foreign.refuses_foreign_arguments
@@ -224,24 +225,42 @@ class Trainer(CurrentRun):
         """Check all plug-ins again, as a launch does, because their flags may have changed."""
         self.plugin_manager.recheck()
 
-    def fit(self, model: Model, datamodule: DataModule) -> TrainingState:
+    def fit(
+        self,
+        model: Model,
+        datamodule: DataModule,
+        *,
+        resume: bool | str | os.PathLike[str] = True,
+        init_from: str | os.PathLike[str] | None = None,
+        resume_overrides: Sequence[str] = (),
+    ) -> TrainingState:
         """Train a model, and resume from the newest checkpoint, if one exists.
 
         Args:
             model: the model to train.
             datamodule: the data module, which provides the batches.
+            resume: ``True`` to resume from the newest checkpoint, if one exists; ``False`` to
+                begin a new run in a folder beside the checkpoints that exist; or the path of the
+                checkpoint to resume from.
+            init_from: a file with the weights with which a new run begins. A run that resumes
+                has those of its checkpoint.
+            resume_overrides: the names of values that a resumed run takes from ``setup()`` of the
+                model instead of from the checkpoint, such as ``["lr"]`` or ``["scheduler"]``.
 
         Returns:
             The progress that training has made.
 
         Raises:
+            ConfigurationError: an argument is invalid.
+            CheckpointError: a checkpoint or the weights in ``init_from`` do not fit the model.
             Exception: the error that was raised in the run, unchanged, with a note on its origin.
         """
         check_kinds(model, datamodule)
         check_step(model)
         check_judge(self.best, self.valid_frequency, model)
         check_arguments(self)
-        job = Job.create("fit", self, model, datamodule, TrainingState())
+        beginning = Beginning.of(resume, init_from, resume_overrides)
+        job = Job.create("fit", self, model, datamodule, TrainingState(), beginning=beginning)
         with self._running(job):
             self._trained = None
             self._outcome = self._run(job)

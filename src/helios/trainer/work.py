@@ -1,0 +1,33 @@
+"""The work of each process of a run: the ``target`` of launchers."""
+
+import functools
+
+from helios.trainer.evaluation import Evaluation
+from helios.trainer.job import Job, Outcome
+from helios.trainer.launch.membership import joined
+from helios.trainer.process import only_run
+from helios.trainer.run import Run
+from helios.trainer.teardown import Teardown
+
+
+def work(job: Job) -> Outcome:
+    """Do all the work of one process, and return its result."""
+    job.start()
+    with joined(job):
+        return _work(job)
+
+
+def _work(job: Job) -> Outcome:
+    run = Run(job) if job.purpose == "fit" else Evaluation(job)
+    # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
+    errors = functools.partial(job.reporter.errors, job.expected)
+    with only_run(), run.lending(), errors(), Teardown() as teardown, errors():
+        trained = None
+        if isinstance(run, Evaluation):
+            run.test(teardown)
+        else:
+            trained = run.fit(teardown)
+        if job.control.final_error is not None:
+            raise job.control.final_error
+        job.reporter.doing = f"tearing down the {'training' if job.purpose == 'fit' else 'test'} of"
+    return job.outcome(trained)
