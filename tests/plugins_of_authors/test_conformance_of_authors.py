@@ -74,7 +74,7 @@ PLUGINS: dict[str, Callable[[], Any]] = {
     "quantisation": QuantisationPlugin,
     "remote_metrics": lambda: RemoteMetricsPlugin("http://127.0.0.1:9"),  # nobody listens
     "sample_logger": SampleLoggerPlugin,
-    "swa": lambda: SWAPlugin(epoch=0),  # the runs are stopped in the first half
+    "swa": SWAPlugin,
     "throughput": ThroughputPlugin,
     "timer": lambda: TimerPlugin(10.0, clock=itertools.count().__next__),  # each batch takes 1 s
     "unfreezing": UnfreezingPlugin,

@@ -191,7 +191,9 @@ def test_kit_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
     # a new object for each run, so that nothing is carried over in memory
-    assert len(made) == len(set(map(id, made))) == 1 + 2 * 3 + 1
+    assert (
+        len(made) == len(set(map(id, made))) == 1 + 2 + 2 + 3 + 1
+    )  # the last two stops share a run
     assert all(plugin.trainer.run_root.name != "bare" for plugin in made)
 
 
@@ -213,6 +215,22 @@ def test_bad_plugins_are_found(create: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConformanceError, match=message):
         check_conformance(create)
     assert issubclass(ConformanceError, AssertionError)
+
+
+def test_a_state_that_begins_late_is_tested() -> None:
+    class Late(Good):
+        """Counts in the last epoch, and forgets the number."""
+
+        def on_training_epoch_start(self, state: TrainingState) -> None:
+            self._late = 0
+
+        def on_training_batch_end(self, outputs: Any, state: TrainingState) -> None:
+            if state.global_epoch == 2:
+                self._late = getattr(self, "_late", 0) + 1
+                self.log("late", self._late)
+
+    with pytest.raises(ConformanceError, match=r"stops after 8 and 16 batches .* logged numbers"):
+        check_conformance(Late)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +255,7 @@ def test_arguments_reach_the_trainers_and_installed_plugins_do_not(
             active.update(self.trainer.plugins)
 
     check_conformance(Looking, accumulation_steps=2)
-    assert seen == [2] * 8
+    assert seen == [2] * 9
     assert active == {"good", "Recorder", "StopAfter", "FailAtOnce"}
 
 

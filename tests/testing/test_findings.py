@@ -271,7 +271,7 @@ def test_model_and_data_of_an_author() -> None:
             return batch
 
     result = check_conformance(NeedsKeys, Regression, Line, valid_frequency=None)
-    assert (result.batches, result.stops) == (9, (1, 2, 4))
+    assert (result.batches, result.stops) == (9, (1, 2, 4, 8))
 
 
 def test_the_result_can_be_used_in_one_line() -> None:

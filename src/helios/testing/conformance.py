@@ -41,7 +41,8 @@ class Conformance:
 
     Attributes:
         batches: the number of training batches of an uninterrupted run.
-        stops: the numbers of batches after which a run was stopped and resumed.
+        stops: the numbers of batches after which a run was stopped and resumed, the last two in
+            one run.
         state: the state of the plug-in at the end of an uninterrupted run.
         metrics: the metrics of the model after its last validation.
     """
@@ -100,8 +101,8 @@ def check_conformance(
         whole = kit.train(stop_after=None)
         kit.compare_without(whole)
         stops = _stops(whole.recorder.batches)
-        for batches in stops:
-            kit.compare_resumed(whole, batches)
+        for cuts in [*((stop,) for stop in stops[:-2]), stops[-2:]]:  # the last two in one run
+            kit.compare_resumed(whole, cuts)
         kit.check_failure()
     state, metrics = whole.parts[STATE], whole.parts[METRICS]
     return Conformance(whole.recorder.batches, stops, state, metrics)
@@ -154,43 +155,50 @@ class _Kit:
         says_so = row is not None and row.changes_results
         return Trained(parts, recorder, row.hooks if row else (), says_so or stopped)
 
-    def compare_resumed(self, whole: Trained, batches: int) -> None:
-        """Require that a run which stops and resumes equals the uninterrupted one."""
+    def compare_resumed(self, whole: Trained, cuts: tuple[int, ...]) -> None:
+        """Require that a run which stops after some batches and resumes equals the whole one."""
         __tracebackhide__ = True
-        resumed = self._stopped_and_resumed(whole, batches)
+        resumed = self._stopped_and_resumed(whole, cuts)
         found = differences(whole, resumed)
         if found and found.keys() <= set(NUMBERS):
-            again = self.train(None, f"again-{batches}")  # some numbers are times
+            again = self.train(None, f"again-{cuts[0]}")  # some numbers are times
             found = differences(whole, resumed, unstable(whole, again))
         if not found:
             return
-        self._require_exact_model(batches)
+        self._require_exact_model(cuts)
         changed = ", ".join(f"different {part}" for part in found)
         raise ConformanceError(
-            f"a run that stops after {batches} batches and resumes ends with {changed} than an"
-            f" uninterrupted run.\n{lines(found, 'the uninterrupted run', 'the resumed run')}\n"
+            f"a run that stops after {_listed(cuts)} batches and resumes ends with {changed} than"
+            f" an uninterrupted run.\n{lines(found, 'the uninterrupted run', 'the resumed run')}\n"
             "Return everything that influences it from state_dict(), and restore it in"
             " load_state_dict()."
         )
 
-    def _stopped_and_resumed(self, whole: Trained, batches: int, *, bare: bool = False) -> Trained:
-        """Return what an interrupted run and the one that resumes it have done together."""
-        name = f"{'bare-' if bare else ''}cut-{batches}"
-        cut = self.train(batches, name, bare=bare)
+    def _stopped_and_resumed(
+        self, whole: Trained, cuts: tuple[int, ...], *, bare: bool = False
+    ) -> Trained:
+        """Return what the interrupted runs and the one that ends them have done together."""
+        name = f"{'bare-' if bare else ''}cut-{cuts[0]}"
+        runs: list[Trained] = []
+        for batches in cuts:
+            rest = batches - sum(run.recorder.batches for run in runs)
+            if rest > 0:  # a window of accumulated batches may have ended later
+                runs.append(self.train(rest, name, bare=bare))
         resumed = self.train(None, name, bare=bare)
         if resumed.recorder.batches == whole.recorder.batches and not bare:
             raise ConformanceError(
-                f"a run that stops after {batches} batches does not resume: the next run begins"
-                " anew. Let create return plug-ins that find each other's checkpoints, with the"
-                " same arguments."
+                f"a run that stops after {_listed(cuts)} batches does not resume: the next run"
+                " begins anew. Let create return plug-ins that find each other's checkpoints, with"
+                " the same arguments."
             )
-        resumed.recorder.prepend(cut.recorder)
+        for run in reversed(runs):
+            resumed.recorder.prepend(run.recorder)
         return resumed
 
-    def _require_exact_model(self, batches: int) -> None:
+    def _require_exact_model(self, cuts: tuple[int, ...]) -> None:
         """Refuse a model or data that differ after a resume without the plug-in, too."""
-        bare, again = (self.train(None, f"bare-{batches}-{n}", bare=True) for n in range(2))
-        resumed = self._stopped_and_resumed(bare, batches, bare=True)
+        bare, again = (self.train(None, f"bare-{cuts[0]}-{n}", bare=True) for n in range(2))
+        resumed = self._stopped_and_resumed(bare, cuts, bare=True)
         if found := differences(bare, resumed, unstable(bare, again)):
             raise ConfigurationError(
                 f"{self._objects()} differ after a stop and a resume without the plug-in, too.\n"
@@ -297,14 +305,18 @@ def _rows(trainer: Trainer) -> list[Any]:
 
 
 def _stops(batches: int) -> tuple[int, ...]:
-    """Return after how many batches the runs stop: in the first of three epochs, and later."""
-    stops = sorted({1, 2 * batches // 9, 4 * batches // 9} - {0})
+    """Return after how many batches the runs stop: in each of three epochs, early and late."""
+    stops = sorted({1, 2 * batches // 9, 4 * batches // 9, 8 * batches // 9} - {0})
     if batches < 2:
         raise ConfigurationError(
             f"check_conformance: a run has {batches} training batches, so none is left after a"
             " stop: pass more samples, or more total_steps."
         )
     return tuple(stops)
+
+
+def _listed(cuts: tuple[int, ...]) -> str:
+    return " and ".join(map(str, cuts))
 
 
 def _require_no_quarantine(trainer: Trainer) -> None:
