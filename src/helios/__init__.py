@@ -44,7 +44,7 @@ _NAMES = {
 }
 """The public names of each package."""
 
-_PACKAGES = (*_NAMES, "checkpoints", "errors")
+_PACKAGES = (*_NAMES, "checkpoints", "errors", "finders")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from helios import checkpoints as checkpoints
 from helios import core as core
 from helios import data as data
 from helios import errors as errors
+from helios import finders as finders
 from helios import model as model
 from helios import plugins as plugins
 from helios import trainer as trainer

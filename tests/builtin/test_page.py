@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import pytest
+import torch
 from pages import ROOT, blocks, page
 
 import helios
@@ -22,7 +23,7 @@ def test_the_example_runs(
     title: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {"helios": helios, "model": TinyModel(), "data": TinyDataModule()}
+    given = {"helios": helios, "torch": torch, "model": TinyModel(), "data": TinyDataModule()}
     assert SECTIONS[title]
     for example in SECTIONS[title]:
         exec(compile(example, f"docs/builtin-plugins.md: {title}", "exec"), given)

@@ -38,6 +38,16 @@ class PlainData(DataModule):
         self._check()
         self.setup()  # so that a wrong argument is an error here, and loaders exist before a run
 
+    @property
+    def batch_size(self) -> Any:
+        """The number of samples in a batch of the datasets; a change has effect at once."""
+        return self._params.get("batch_size", 1)
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self._params = {**self._params, "batch_size": value}
+        self.setup()
+
     def setup(self) -> None:
         """Create the datasets."""
         made = {split: self._make(split, given) for split, given in self._given.items()}
