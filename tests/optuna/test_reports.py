@@ -116,6 +116,52 @@ def test_no_hook_of_the_plugin_is_called_in_a_step(make_trainer: Make, unit: str
     assert called == []
 
 
+# The founding member, when a user calls it.
+
+
+def test_the_pruner_answers_a_call_by_hand_once_per_report(make_trainer: Make) -> None:
+    storage, pruner = Counting(), Pruner(1)
+    trial = optuna.create_study(storage=storage, pruner=pruner).ask()
+    plugin = OptunaPlugin(trial, "score")
+    answers: list[Any] = []
+
+    class Asking(Scoring):
+        def train_step(self, batch: Any, state: TrainingState) -> Any:
+            storage.calls.clear()
+            answers.append((state.global_epoch, plugin.should_training_stop()))
+            if len(answers) % 6 != 1:  # not the first batch of an epoch
+                assert storage.calls == []
+            return super().train_step(batch, state)
+
+        def on_validation_end(self, validation_cycle: int) -> None:
+            super().on_validation_end(validation_cycle)
+            plugin.report_metrics(validation_cycle)
+            answers.append(("reported", plugin.should_training_stop()))
+
+    assert plugin.should_training_stop() is False
+    pruner.asked.clear()
+    trainer = make_trainer(plugins=[plugin], total_steps=5, valid_frequency=1)
+    with pytest.raises(optuna.TrialPruned):
+        trainer.fit(Asking(), TinyDataModule())
+    epochs = [[(epoch, False)] * 6 for epoch in range(2)]
+    assert answers == [*epochs[0], ("reported", False), *epochs[1], ("reported", True)]
+    assert pruner.asked == [None, 0, 1]  # before the first report, and after each
+    assert plugin.should_training_stop() is True
+    plugin.trial = trial.study.ask()
+    assert plugin.should_training_stop() is False
+
+
+def test_only_rank_0_asks_and_several_objectives_are_not_pruned() -> None:
+    pruner = Pruner(0)
+    plugin = OptunaPlugin(optuna.create_study(pruner=pruner).ask(), "score")
+    plugin.trial.report(1.0, 0)
+    plugin.global_rank = 1
+    assert plugin.should_training_stop() is False
+    assert pruner.asked == []
+    several = optuna.create_study(directions=["minimize", "maximize"]).ask()
+    assert OptunaPlugin(several, "score").should_training_stop() is False
+
+
 # The override: it stays that of the plug-in.
 
 

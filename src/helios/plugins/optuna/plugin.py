@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core import TrainingState
 from helios.errors import CheckpointError, ConfigurationError, UnknownNameError, nearest
+from helios.plugins.markers import hookimpl
 from helios.plugins.optuna import places, trials
 from helios.plugins.optuna.folds import Fit, fits_of
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
@@ -54,8 +55,6 @@ class OptunaPlugin(Plugin):
 
     def __init__(self, trial: "optuna.Trial", metric_name: str) -> None:
         super().__init__(self.plugin_id)
-        # Only one plug-in may decide about the end, but this one does so after a validation. It
-        # does not implement the hook, which would be called after each batch.
         self.unique_overrides.should_training_stop = True
         self._trial: Any = trials.check_trial(trial)
         self._metric_name = metric_name
@@ -73,6 +72,7 @@ class OptunaPlugin(Plugin):
         self._has_validated = False
         self._has_warned = False
         self._pruned_cycle: int | None = None
+        self._verdict: bool | None = None  # of the pruner, about the newest report
 
     @property
     def trial(self) -> Any:
@@ -86,7 +86,7 @@ class OptunaPlugin(Plugin):
                 f"OptunaPlugin.trial: the run of trial {self._trial.number} is in progress. Assign"
                 " another trial after it."
             )
-        self._trial = trials.check_trial(trial)
+        self._trial, self._verdict = trials.check_trial(trial), None
         models, self._models = self._models, []
         for model, base, _ in models:
             self._name(model(), base)
@@ -252,14 +252,26 @@ class OptunaPlugin(Plugin):
         if trials.has_several_objectives(self._trial):
             return
         self.report_metrics(validation_cycle)
-        is_pruned = self.trainer.global_rank == 0 and self._trial.should_prune()
-        if is_pruned and not trials.is_at_end(self.trainer, improved):
+        if self._is_pruned() and not trials.is_at_end(self.trainer, improved):
             self._pruned_cycle = validation_cycle
             self.trainer.request_stop(
                 f"Optuna prunes trial {self._trial.number} after validation cycle"
                 f" {validation_cycle}",
                 final=True,
             )
+
+    def _is_pruned(self) -> bool:
+        """Return the answer of the pruner, which rank 0 asks once per report."""
+        if self._verdict is None:
+            is_asked = self.global_rank == 0 and not trials.has_several_objectives(self._trial)
+            self._verdict = is_asked and bool(self._trial.should_prune())
+        return self._verdict
+
+    # The loop asks the hook of this name after each batch, so the method has another one.
+    @hookimpl(specname="optuna_prunes", optionalhook=True)
+    def should_training_stop(self) -> bool:
+        """Return whether the pruner ends the trial, for callers other than the trainer."""
+        return self._is_pruned()
 
     def _warn_of_data(self) -> None:
         """Say once that validations are due, but the data have no validation set."""
@@ -284,22 +296,7 @@ class OptunaPlugin(Plugin):
             UnknownNameError: the model does not have this metric.
             TypeError: the metric is not a number.
         """
-        metrics = self.trainer.model.metrics
-        if self._metric_name not in metrics:
-            raise UnknownNameError(
-                f"the Optuna plug-in should report {self._metric_name!r}, but model.metrics has no"
-                f" such entry after validation.{nearest(self._metric_name, metrics)} Log it with"
-                f" self.log({self._metric_name!r}, ...) in valid_step, or set it in"
-                " on_validation_end."
-            )
-        value = metrics[self._metric_name]
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"the Optuna plug-in should report {self._metric_name!r}, but model.metrics holds"
-                f" {value!r}, which is not a number."
-            ) from error
+        number = trials.number_in(self.trainer.model.metrics, self._metric_name)
         self._report(number, validation_cycle)
 
     def _report(self, value: float, cycle: int) -> None:
@@ -308,6 +305,7 @@ class OptunaPlugin(Plugin):
         if step not in self._steps and self.trainer.global_rank == 0:
             self._trial.report(value, step)
             self._steps.add(step)
+            self._verdict = None
 
     def on_training_end(self) -> None:
         """Record in the trial that it was pruned, and let ``fit`` raise ``optuna.TrialPruned``.

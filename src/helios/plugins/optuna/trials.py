@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helios.core import TrainingUnit
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, UnknownNameError, nearest
 
 # The functions import Optuna themselves: a user with a trial has imported it already, and a trainer
 # that only looks at the class of the plug-in must not pay for the import.
@@ -189,3 +189,29 @@ def is_at_end(trainer: Any, improved: bool) -> bool:
     patience = trainer.early_stop_cycles
     is_stale = patience is not None and stale_cycles >= patience
     return bool(done >= trainer.total_steps or is_stale)
+
+
+def number_in(metrics: Mapping[str, Any], name: str) -> float:
+    """Return the metric to report.
+
+    Args:
+        metrics: the metrics of the model after a validation.
+        name: the name of the metric.
+
+    Raises:
+        UnknownNameError: the model does not have this metric.
+        TypeError: the metric is not a number.
+    """
+    if name not in metrics:
+        raise UnknownNameError(
+            f"the Optuna plug-in should report {name!r}, but model.metrics has no such entry after"
+            f" validation.{nearest(name, metrics)} Log it with self.log({name!r}, ...) in"
+            " valid_step, or set it in on_validation_end."
+        )
+    try:
+        return float(metrics[name])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"the Optuna plug-in should report {name!r}, but model.metrics holds"
+            f" {metrics[name]!r}, which is not a number."
+        ) from error
