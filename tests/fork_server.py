@@ -11,6 +11,7 @@ Not for tests of what an interpreter does before and while it imports PyTorch.
 
 import array
 import contextlib
+import fcntl
 import gc
 import io
 import json
@@ -63,8 +64,9 @@ def ask(address, *arguments):
             "environ": dict(os.environ),
             "folder": os.getcwd(),
         }
+        files = array.array("i", [0, 1, 2, *inherited_files()])
+        request["files"] = list(files)
         data = json.dumps(request).encode()
-        files = array.array("i", [0, 1, 2])
         header = len(data).to_bytes(4, "big")
         connection.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
         connection.sendall(data)
@@ -75,6 +77,21 @@ def ask(address, *arguments):
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
+
+
+def inherited_files():
+    """Return the files that a parent has passed on, as multiprocessing does; pipes, for example."""
+    if not os.environ.get("HELIOS_TEST_PASSES_FILES"):
+        return []
+    found = [int(name) for name in os.listdir("/proc/self/fd")]
+    return [file for file in found if file > 2 and is_inheritable(file)]
+
+
+def is_inheritable(file):
+    try:
+        return os.get_inheritable(file)
+    except OSError:  # that of the folder, which is closed by now
+        return False
 
 
 # The server.
@@ -106,7 +123,7 @@ def serve(address, *modules):
 
 def supervise(connection):
     """Fork a program, pass signals on to it, and report how it ends; return in its process."""
-    header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(12))
+    header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(4 * 64))
     size = int.from_bytes(header, "big")
     with connection.makefile("rb") as stream:
         request = json.loads(stream.read(size))
@@ -145,9 +162,7 @@ def run(request, files):
     import runpy
     import types
 
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
+    place_files(files, request["files"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # ruff: noqa: SIM115 - they stay open until the program ends
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
@@ -170,7 +185,10 @@ def run(request, files):
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
 
-    first, *rest = request["arguments"]
+    arguments = request["arguments"]
+    while arguments[0] not in ("-c", "-m") and arguments[0].startswith("-"):
+        arguments = arguments[1:]  # an option of the interpreter, from multiprocessing
+    first, *rest = arguments
     if first == "-c":
         code, *rest = rest
         sys.argv, sys.path[:0] = ["-c", *rest], [""]
@@ -183,6 +201,17 @@ def run(request, files):
     else:
         sys.argv, sys.path[:0] = [first, *rest], [os.path.dirname(os.path.abspath(first))]
         runpy.run_path(first, run_name="__main__")
+
+
+def place_files(files, numbers):
+    """Give files the numbers that they had in the client."""
+    highest = max([*numbers, *files]) + 1
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, highest) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(moved, numbers, strict=True):
+        os.dup2(file, number)
+        os.close(file)
 
 
 def end(program):

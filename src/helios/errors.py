@@ -42,6 +42,18 @@ class CheckpointError(HeliosError, RuntimeError):
     """Raised if a checkpoint is damaged, is too new, or does not match the run."""
 
 
+class RankFailedError(HeliosError, RuntimeError):
+    """Raised in the other processes of a run if one of them has failed, ended or stopped.
+
+    Attributes:
+        rank: the global rank that failed; ``None`` if nobody knows.
+    """
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 class StudyError(HeliosError, RuntimeError):
     """Raised if a study of hyperparameters cannot be created, loaded or continued."""
 

@@ -14,9 +14,11 @@ test module:
 import dataclasses
 import importlib.util
 import inspect
+import multiprocessing
 import os
 import pathlib
 import pickle
+import shlex
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _CALL = "HELIOS_TEST_CALL"
+_SPAWNED = "HELIOS_TEST_INTERPRETER"
 _PROGRAM = "import started_ranks; started_ranks.program()"
 
 
@@ -178,6 +181,23 @@ class StartRanks:
         process = self.launch(run, {**environment, **(env or {})}, folder, 0)
         return self.watched([process], folder, timeout)
 
+    def alone(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 180,
+        must_succeed: bool = True,
+    ) -> Rank:
+        """Let one process call a function, which may spawn others; return what it did."""
+        folder, environment = self.prepared(function, *arguments)
+        process = self.launch(
+            [*self._python, "-c", _PROGRAM], {**environment, **(env or {})}, folder, 0
+        )
+        [rank] = self.watched([process], folder, timeout).wait()
+        assert rank.status == 0 or not must_succeed, f"{rank.output}\n{rank.errors}"
+        return rank
+
     def results(self, count: int) -> list[Any]:
         """Return the results of the ranks that were started last."""
         return [_result(self._folder / f"result-{rank}") for rank in range(count)]
@@ -193,7 +213,15 @@ class StartRanks:
         (folder / "call").write_bytes(pickle.dumps(call))
         here = str(pathlib.Path(__file__).parent)
         path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-        return folder, {_CALL: str(folder / "call"), "PYTHONPATH": path}
+        interpreter = folder / "python"  # of processes that a rank spawns
+        interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(self._python)} "$@"\n')
+        interpreter.chmod(0o755)
+        return folder, {
+            _CALL: str(folder / "call"),
+            _SPAWNED: str(interpreter),
+            "HELIOS_TEST_PASSES_FILES": "1",
+            "PYTHONPATH": path,
+        }
 
     def launch(
         self,
@@ -235,6 +263,7 @@ def free_port() -> int:
 def program() -> None:
     """Call the function of a rank, and store its result."""
     call = pathlib.Path(os.environ[_CALL])
+    multiprocessing.set_executable(os.environ[_SPAWNED])
     file, name, arguments = pickle.loads(call.read_bytes())
     value: Any = load(file)
     for part in name.split("."):

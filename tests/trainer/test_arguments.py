@@ -140,7 +140,7 @@ def test_gpu_without_cuda(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -
         ([2], r"gpus=\[2\]: write numbers from 0 to 1"),
         ([-1], r"gpus=\[-1\]: write numbers from 0 to 1"),
         ([], r"gpus=\[\]: write numbers from 0 to 1"),
-        ([0, 1], r"gpus=\[0, 1\]: .*one process, on one GPU"),
+        ([1, 1], r"gpus=\[1, 1\]: write each number once"),
     ],
 )
 def test_gpus_that_are_not_there(
@@ -150,6 +150,12 @@ def test_gpus_that_are_not_there(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigurationError, match=message):
         make_trainer(use_cpu=None, gpus=gpus)
+    with pytest.raises(ConfigurationError, match=r"devices=1 contradicts gpus=\[0, 1\]"):
+        make_trainer(use_cpu=None, gpus=[0, 1], devices=1)
+    with pytest.raises(ConfigurationError, match="devices=3, but PyTorch finds 2 GPUs here"):
+        make_trainer(use_cpu=None, devices=3)
+    both = make_trainer(use_cpu=None, devices=2)
+    assert (both.device, both.gpus) == (torch.device("cuda", 0), [0, 1])
     assert make_trainer(use_cpu=None, gpus=[1]).device == torch.device("cuda", 1)
     assert make_trainer(use_cpu=None).device == torch.device("cuda", 0)
     assert make_trainer(use_cpu=True).device == torch.device("cpu")

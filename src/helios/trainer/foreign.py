@@ -76,14 +76,18 @@ ARGUMENTS = _words(
         "call fit(model, datamodule, init_from=...), the file with the first weights",
     ),
     (
-        "accelerator device devices cuda no_cuda cpu gpu tpu_cores",
+        "accelerator device cuda no_cuda cpu gpu tpu_cores",
         "pass use_cpu=True for the CPU, or gpus=[0] for a GPU",
     ),
     (
-        "num_nodes strategy num_processes num_gpus world_size sync_batchnorm ddp fsdp deepspeed"
-        " use_distributed_sampler",
-        "remove it, because this release trains in one process; a plug-in can provide more, with"
-        " the hooks launch and prepare_module",
+        "num_devices num_processes num_gpus nproc_per_node",
+        "pass devices=..., the number of processes on this node, or start the program with"
+        " torchrun",
+    ),
+    (
+        "num_nodes strategy world_size sync_batchnorm ddp fsdp deepspeed use_distributed_sampler",
+        "pass devices=..., or start the program with torchrun on each node; a plug-in can provide"
+        " more, with the hooks launch and prepare_module",
     ),
     ("callbacks callback", "pass plugins=[...], with plug-ins in place of callbacks"),
     (

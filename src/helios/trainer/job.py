@@ -1,7 +1,9 @@
 """The job, which describes a run before it starts, and the outcome, its result."""
 
+import contextlib
 import dataclasses
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from helios.core import Alone, Group, Place, TrainingState
@@ -19,6 +21,7 @@ from helios.trainer.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
+    from helios.trainer.launch.guard import Guard
 
 Purpose = Literal["fit", "test"]
 
@@ -81,6 +84,9 @@ class Job:
         folder: the files of the run.
         is_started: ``True`` if this process has begun the work.
         id: the id of the job, the same in all its processes.
+        guard: the thread that watches the processes, if there are several.
+        progress: returns a value that changes within an evaluation.
+        is_spawned: ``True`` in a process that Helios has spawned.
     """
 
     purpose: Purpose
@@ -101,6 +107,9 @@ class Job:
     is_started: bool = False
     group: Group = dataclasses.field(default_factory=Alone)
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    guard: "Guard | None" = None
+    progress: Callable[[], Any] | None = None
+    is_spawned: bool = False
 
     def start(self) -> None:
         """Refuse to work twice in one process: the second time would begin with these counters."""
@@ -151,6 +160,15 @@ class Job:
             beginning=beginning or Beginning(),
             folder=folder,
         )
+
+    def take(self, outcome: Outcome) -> None:
+        """Take over the progress of another process, also of one that has failed."""
+        self.state.load_dict(outcome.state.dict())
+        self.control.requests[:] = outcome.stop_requests
+
+    def guarded(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that tells the other processes of an error."""
+        return contextlib.nullcontext() if self.guard is None else self.guard.reporting()
 
     @property
     def expected(self) -> list[type[Exception]]:

@@ -33,6 +33,7 @@ class Reporter:
 
     Attributes:
         is_silent: ``True`` in a process with a rank above 0: rank 0 says what all would say.
+        process: this process among several, in words; empty for one.
         doing: the current action of the run on the model, for messages.
         profile: the cost of plug-ins, if it is measured.
         profile_folder: the folder for the profile, if the run has one.
@@ -47,6 +48,7 @@ class Reporter:
         self._prints = prints
         self._failure: BaseException | None = None
         self.is_silent = False
+        self.process = ""
         self.doing = "setting up"
         self.profile: profile.PluginProfile | None = None
         self.profile_folder: pathlib.Path | None = None
@@ -126,6 +128,10 @@ class Reporter:
                 self._tell_plugins(error)
             raise
 
+    def accept(self, error: BaseException) -> None:
+        """Pass an error on as it is, because another process has reported it."""
+        self._failure = error
+
     @contextlib.contextmanager
     def accounts(self, name: str) -> Iterator[None]:
         """Report at the end which plug-ins failed, and the cost of all plug-ins.
@@ -143,12 +149,14 @@ class Reporter:
 
     def _show_accounts(self, name: str) -> None:
         for quarantine in self._manager.quarantined.values():
-            self._tell(str(quarantine), logging.WARNING)
+            self._tell(": ".join(filter(None, [self.process, str(quarantine)])), logging.WARNING)
         if self.profile is not None:
             costs = self.profile.to_dict()
             self._tell(profile.as_text(costs), logging.INFO)
             folder = self.profile_folder
-            if folder is not None and folder.is_dir():  # it is missing if it could not be created
+            if (
+                folder is not None and folder.is_dir() and not self.is_silent
+            ):  # it is missing if it could not be created
                 path = folder / f"plugin-profile-{name}.json"
                 path.write_text(profile.as_json(costs), encoding="utf-8")
 
@@ -167,15 +175,22 @@ class Reporter:
             except (Exception, SystemExit):
                 _logger.exception("on_exception of plug-in %r has failed", row.id)
 
-    def _add_note(self, error: BaseException) -> None:
+    def position(self) -> str:
+        """Return the current action and the position in training, in words."""
         state = self._state
-        where = f"Helios was {self.doing} {self._model.save_name!r}"
+        where = f"{self.doing} {self._model.save_name!r}"
         if state.global_iteration:
             where += (
                 f": epoch {state.global_epoch}, batch {state.dataset_iter} of it,"
                 f" iteration {state.current_iteration}"
             )
+        return where
+
+    def _add_note(self, error: BaseException) -> None:
+        where = f"Helios was {self.position()}"
         call = call_in_traceback(self._manager, error)
         if call is not None:
             where += f"; raised in {call.hook} of plug-in {self._manager.describe(call.plug_id)}"
+        if self.process:
+            where += f"; on {self.process}"
         error.add_note(where)

@@ -54,7 +54,6 @@ class Run:
         self.hooks = trainer.hooks
         self.place = job.place
         self.group = job.group
-        self.group.require_same("the plan of the plug-ins", job.plan.digest)
         self.batches = Batches(
             job.datamodule,
             self.state,
@@ -83,6 +82,7 @@ class Run:
             or self.hooks.on_log is not None,
         )
         self.batches.begin_set = self.session.evaluation_log.begin_set
+        job.progress = lambda: self.session.batch
         is_strict = not overrides(self.model, "load_state_dict")
         self.overrides = Overrides(self.model, job.beginning.overrides)
         self.optimizers = OptimizerRecord(self.model, self.overrides, is_strict=is_strict)
@@ -202,8 +202,10 @@ class Run:
         self.timer.start()
         self._first_steps = unused.FirstSteps(model)
         interrupts.loses_nothing = True
-        loops.train(self)
-        interrupts.loses_nothing = False
+        try:
+            loops.train(self)
+        finally:
+            interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
         self.checkpoints.finish()
         report.doing = "ending the training of"

@@ -10,8 +10,6 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-
 from helios.core import TrainingUnit, rules
 from helios.core.best_metric import BestMetric
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
@@ -251,30 +249,3 @@ def check_precision(name: Any) -> str:
             f"{hint}"
         )
     return name
-
-
-def check_device(use_cpu: bool | None, gpus: list[int] | None) -> torch.device:
-    """Return the device of a run: the GPU that was requested or found first, or the CPU.
-
-    Raises:
-        ConfigurationError: the arguments contradict each other, or name an unknown GPU.
-        RuntimeError: a GPU is required, but none was found.
-    """
-    if use_cpu and gpus is not None:
-        raise ConfigurationError(f"use_cpu=True contradicts gpus={gpus!r}: remove one of them.")
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not available and (use_cpu is False or gpus is not None):
-        asked = "use_cpu=False" if gpus is None else f"gpus={gpus!r}"
-        message = f"{asked} asks for a GPU, but PyTorch finds none here: remove it to use the CPU."
-        raise RuntimeError(message) if gpus is None else ConfigurationError(message)
-    if use_cpu or not available:
-        return torch.device("cpu")
-    if gpus is not None and (not gpus or not all(0 <= gpu < available for gpu in gpus)):
-        raise ConfigurationError(
-            f"gpus={gpus!r}: write numbers from 0 to {available - 1}, the visible GPUs."
-        )
-    if gpus is not None and len(gpus) > 1:
-        raise ConfigurationError(
-            f"gpus={gpus!r}: this release trains in one process, on one GPU. Write one number."
-        )
-    return torch.device("cuda", gpus[0] if gpus else 0)

@@ -23,6 +23,7 @@ from helios.trainer.beginning import Beginning
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_arguments, check_kinds, check_step
 from helios.trainer.current_run import CurrentRun
+from helios.trainer.devices import check_devices
 from helios.trainer.expected import ExpectedExceptions
 from helios.trainer.job import Job, Outcome, Trained
 from helios.trainer.launch import joined, launch
@@ -51,7 +52,11 @@ class Trainer(CurrentRun):
         enable_deterministic: ``True`` to use only deterministic algorithms.
         early_stop_cycles: the number of validations without improvement before training stops.
         use_cpu: ``True`` for the CPU, ``False`` for a GPU; by default a GPU if one is available.
-        gpus: the number of the GPU to use, in a list.
+        gpus: the numbers of the GPUs to use, in a list; one process trains on each.
+        devices: the number of processes that train together on this node, each on its own GPU, or
+            on the CPU with ``use_cpu=True``. ``torchrun`` starts processes on several nodes.
+        stall_timeout: the time after which a run on several ranks ends if one of them makes no
+            progress: see ``max_time``; ``None`` for ever. Half an hour by default.
         random_seed: the seed of every generator and loader, from 0 to 2**64 - 1; 6691 by default.
         enable_progress_bar: ``True`` to show progress on the terminal or in the notebook.
         chkpt_root: the folder for checkpoints; each model has its own subfolder, named after it.
@@ -130,6 +135,8 @@ class Trainer(CurrentRun):
         async_checkpoints: bool = False,
         precision: str = "fp32",
         max_time: float | str | datetime.timedelta | None = None,
+        devices: int | None = None,
+        stall_timeout: float | str | datetime.timedelta | None = 1800,
         valid_first: bool = False,
         fast_dev_run: bool | int = False,
         limit_batches: Limit | Mapping[str, Limit] | None = None,
@@ -152,7 +159,8 @@ class Trainer(CurrentRun):
         settings.check_algorithms(enable_deterministic, enable_cudnn_benchmark)
         self.enable_cudnn_benchmark = enable_cudnn_benchmark
         self.enable_deterministic = enable_deterministic
-        self.device = settings.check_device(use_cpu, gpus)
+        self.device, self.devices, self.gpus = check_devices(use_cpu, gpus, devices)
+        self.stall_timeout = settings.check_duration("stall_timeout", stall_timeout)
         self.max_time = settings.check_duration("max_time", max_time)
         self.interruptible = self.max_time is not None
         """True if an urgent stop interrupts a validation at once. Each validation then begins
@@ -302,7 +310,7 @@ class Trainer(CurrentRun):
         report = job.reporter
         with report.accounts(job.purpose), report.errors(job.expected), self._joined(job):
             prepare(job)
-            outcome = launch(self, functools.partial(work, job), job.id)
+            outcome = launch(job, functools.partial(work, job))
         job.model.metrics.update(outcome.metrics)  # another process may have trained
         return outcome
 

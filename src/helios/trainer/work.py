@@ -5,6 +5,7 @@ import functools
 from helios.trainer.evaluation import Evaluation
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
+from helios.trainer.launch.same_plan import require_same_plan
 from helios.trainer.process import only_run
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
@@ -18,15 +19,17 @@ def work(job: Job) -> Outcome:
 
 
 def _work(job: Job) -> Outcome:
+    require_same_plan(job)
     run = Run(job) if job.purpose == "fit" else Evaluation(job)
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
     with only_run(), run.lending(), errors(), Teardown() as teardown, errors():
         trained = None
-        if isinstance(run, Evaluation):
-            run.test(teardown)
-        else:
-            trained = run.fit(teardown)
+        with job.guarded():
+            if isinstance(run, Evaluation):
+                run.test(teardown)
+            else:
+                trained = run.fit(teardown)
         if job.control.final_error is not None:
             raise job.control.final_error
         job.reporter.doing = f"tearing down the {'training' if job.purpose == 'fit' else 'test'} of"

@@ -1,0 +1,214 @@
+"""Exceptions, jobs and models on their way between the processes of a run."""
+
+import dataclasses
+import functools
+import io
+import pickle
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.nn.parallel import DistributedDataParallel
+
+from helios.errors import ConfigurationError, describe, notes_of
+from helios.trainer.job import Job
+
+_DEEPEST = 12
+
+
+# Exceptions.
+
+
+@dataclasses.dataclass(frozen=True)
+class ShippedError:
+    """An exception that keeps its type on the way to another process.
+
+    Attributes:
+        pickled: the exception, if it can be pickled; otherwise its type, arguments and attributes.
+        is_whole: ``True`` if ``pickled`` is the exception.
+        text: its type and message.
+        trace: its traceback, with those of its causes.
+        notes: its notes.
+    """
+
+    pickled: bytes | None
+    is_whole: bool
+    text: str
+    trace: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def pack(cls, error: BaseException) -> "ShippedError":
+        """Return an exception for another process."""
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        notes = tuple(notes_of(error))
+        pickled = _tried(lambda: pickle.dumps(error))
+        is_whole = pickled is not None and type(_tried(lambda: pickle.loads(pickled))) is type(
+            error
+        )
+        if not is_whole:
+            # Its __init__ may take other arguments than it passes on, or an attribute is a lock.
+            attributes = {
+                name: value
+                for name, value in vars(error).items()
+                if _tried(functools.partial(pickle.dumps, value)) is not None
+            }
+            arguments = tuple(
+                each if _tried(functools.partial(pickle.dumps, each)) is not None else repr(each)
+                for each in error.args
+            )
+            pickled = _tried(lambda: pickle.dumps((type(error), arguments, attributes)))
+        return cls(pickled, is_whole, describe(error), trace, notes)
+
+    def unpack(self) -> BaseException | None:
+        """Return the exception; ``None`` if its class cannot be imported here."""
+        if self.pickled is None:
+            return None
+        value = _tried(lambda: pickle.loads(self.pickled or b""))
+        if isinstance(value, tuple):
+            value = _tried(lambda: _rebuilt(*value))
+        if not isinstance(value, BaseException):
+            return None
+        if not notes_of(value):
+            for note in self.notes:
+                value.add_note(note)
+        return value
+
+
+def _rebuilt(
+    kind: type[BaseException], arguments: tuple[Any, ...], attributes: Mapping[str, Any]
+) -> BaseException:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
+
+
+def _tried(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except Exception:
+        return None
+
+
+# Jobs.
+
+
+def pack_job(target: Callable[[], Any], job: Job, argument: str) -> bytes:
+    """Return the target of a launch for other processes.
+
+    Raises:
+        ConfigurationError: an object of the user cannot be pickled; the message names it.
+    """
+    try:
+        return pickle.dumps(target)
+    except Exception as error:
+        name, reason = _unpicklable(job) or ("the job", error)
+        raise ConfigurationError(
+            f"{argument} starts processes, but {name} cannot be sent to them:"
+            f" {describe(reason)}. Create it in setup(), which each process calls, or define it on"
+            " the level of a module."
+        ) from error
+
+
+def _unpicklable(job: Job) -> tuple[str, Exception] | None:
+    """Return the name of the first object that cannot be pickled, and the reason."""
+    manager = job.trainer.plugin_manager
+    roots: list[tuple[str, object]] = [
+        (type(job.model).__name__, job.model),
+        (type(job.datamodule).__name__, job.datamodule),
+        *((f"plug-in {row.id!r}", row.plugin) for row in manager.rows.values()),
+        ("Trainer", job.trainer),
+    ]
+    known = {id(value): name for name, value in roots}
+    for name, value in roots:
+        found = _find(value, name, known, _DEEPEST)
+        if found is not None:
+            return found
+    return None
+
+
+def _find(
+    value: Any, name: str, known: Mapping[int, str], depth: int
+) -> tuple[str, Exception] | None:
+    """Return the innermost part of a value that cannot be pickled, and the reason."""
+    try:
+        _Pickler(io.BytesIO(), {key: v for key, v in known.items() if key != id(value)}).dump(value)
+    except Exception as error:
+        parts = _parts(value) if depth else {}
+        for part, inner in parts.items():
+            if id(inner) not in known:
+                found = _find(inner, f"{name}{part}", known, depth - 1)
+                if found is not None:
+                    return found
+        return name, error
+    return None
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {f"[{key!r}]": each for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return {f"[{number}]": each for number, each in enumerate(value)}
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(value, type):
+        return {f".{name}": each for name, each in attributes.items()}
+    return {}
+
+
+# Models.
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles a part of a job: the other parts by their names, networks without parallelism."""
+
+    def __init__(self, file: io.BytesIO, known: Mapping[int, str]) -> None:
+        super().__init__(file)
+        self._known = known
+
+    def persistent_id(self, value: Any) -> str | None:
+        return self._known.get(id(value))
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, DistributedDataParallel):
+            return _same, (value.module,)
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, known: Mapping[str, object]) -> None:
+        super().__init__(file)
+        self._known = known
+
+    def persistent_load(self, name: str) -> object:
+        return self._known[name]
+
+
+def _same(module: Any) -> Any:
+    return module
+
+
+def pack_model(job: Job) -> bytes | str:
+    """Return the attributes of the trained model for the parent, or why it cannot have them."""
+    known = {id(value): name for name, value in _others(job).items()}
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, known).dump(vars(job.model))
+    except Exception:
+        found = _find(vars(job.model), type(job.model).__name__, known, _DEEPEST)
+        name, reason = found or (type(job.model).__name__, "it cannot be pickled")
+        return f"{name} cannot be sent back: {reason}"
+    return buffer.getvalue()
+
+
+def unpack_model(data: bytes, job: Job) -> None:
+    """Give the model of the parent the attributes of the trained one."""
+    attributes = _Unpickler(io.BytesIO(data), _others(job)).load()
+    vars(job.model).clear()
+    vars(job.model).update(attributes)
+
+
+def _others(job: Job) -> dict[str, object]:
+    """Return the objects of a job that a model may refer to, by name."""
+    plugins = {f"plug-in {row.id}": row.plugin for row in job.trainer.plugin_manager.rows.values()}
+    return {"trainer": job.trainer, "model": job.model, "datamodule": job.datamodule, **plugins}

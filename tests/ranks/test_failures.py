@@ -1,0 +1,90 @@
+"""A rank that fails in any way, at any moment, ends the run everywhere, and is named."""
+
+import itertools
+import os
+import pathlib
+import re
+from typing import Any
+
+import faulty
+import pytest
+from faulty import MOMENTS, STALL, WAYS
+from started_ranks import Rank, StartRanks
+
+LONGEST = 30 + STALL
+SHORT = {
+    ("torchrun", "raise", "forward"),
+    ("torchrun", "SIGKILL", "validation"),
+    ("torchrun", "block", "teardown"),
+    ("spawn", "exit(0)", "save"),
+    ("spawn", "SIGKILL", "forward"),
+    ("alone", "_exit(0)", "start"),
+    ("alone", "block", "validation"),
+}
+"""The launcher, way and moment of the failures that each test run tries."""
+
+CASES = [
+    pytest.param(*case, marks=[] if case in SHORT else pytest.mark.long)
+    for case in itertools.product(("torchrun", "spawn", "alone"), WAYS, MOMENTS)
+]
+
+
+@pytest.mark.parametrize(("launcher", "way", "moment"), CASES)
+def test_failure(
+    ranks: StartRanks, tmp_path: pathlib.Path, launcher: str, way: str, moment: str
+) -> None:
+    folder = tmp_path / "run"
+    call = (way, moment, 1, str(folder))
+    if launcher == "spawn":
+        text = check_spawned(ranks.alone(faulty.spawn, *call, timeout=120).result, way)
+    else:
+        if launcher == "torchrun":
+            all_ranks = ranks.torchrun(2, faulty.train, *call, timeout=120).wait()
+        else:
+            all_ranks = ranks(2, faulty.train, *call, timeout=120, must_succeed=False)
+            assert all_ranks[0].status not in (0, -9), all_ranks
+        text = check_texts(all_ranks, launcher, way)
+    check_names(text, launcher, way)
+    left = [pid for pid in faulty.pids(folder) if is_running(pid)]
+    assert left == []
+
+
+def check_spawned(result: Any, way: str) -> str:
+    kind, text, code = result
+    if way == "raise":
+        assert (kind, code) == ("BoomError", 7)
+    else:
+        assert kind == "RankFailedError", text
+    return str(text)
+
+
+def check_texts(all_ranks: list[Rank], launcher: str, way: str) -> str:
+    if launcher == "torchrun":
+        assert all_ranks[0].status != 0
+    text = "\n".join(rank.errors for rank in all_ranks)
+    if way == "raise":
+        assert "BoomError: boom 7" in text
+    return text
+
+
+def check_names(text: str, launcher: str, way: str) -> None:
+    told = {
+        "raise": r"rank 1 (of 2 )?on \S+",
+        "exit(3)": r"rank 1 on \S+ called exit\(3\)",
+        "exit(0)": r"rank 1 on \S+ called exit\(0\)",
+        "_exit(0)": r"rank 1 on \S+ (has ended|ended)",
+        "SIGKILL": r"rank 1 on \S+ (has ended|was killed by SIGKILL)",
+        "block": r"rank 1 on \S+ has made no progress for \d+ s: it was .*reach",
+    }[way]
+    if (launcher, way) == ("torchrun", "SIGKILL"):
+        told = r"rank\s+: 1 \(local_rank: 1\)\s+exitcode\s+: -9"  # of torchrun itself
+    assert re.search(told, text), text
+    assert not re.search(r"rank 0 on \S+ (failed|called|has|was killed)", text), text
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return pathlib.Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
