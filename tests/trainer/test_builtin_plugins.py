@@ -1,10 +1,8 @@
-"""The plug-ins that come with Helios: progress bars, the file of metrics, leaving on a signal."""
+"""The plug-ins that come with Helios: the file of metrics, and leaving on a signal."""
 
-import io
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -13,14 +11,12 @@ import threading
 from typing import Any
 
 import pytest
-import tqdm.std
 from helpers import Make, UserError
 
 from helios import Plugin, TrainingState
 from helios.plugins.builtin.metrics_file import MetricsFilePlugin
 from helios.plugins.builtin.preemption import PreemptionPlugin
-from helios.plugins.builtin.progress import ProgressPlugin
-from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
+from helios.testing import TinyDataModule, TinyModel, equal
 
 
 class FailingModel(TinyModel):
@@ -42,168 +38,6 @@ class FailingModel(TinyModel):
 
     def test_step(self, batch: Any, step: int) -> Any:
         raise UserError
-
-
-# Progress.
-
-
-class Terminal(io.StringIO):
-    """What tqdm takes for a terminal, 100 columns wide."""
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def shown(self) -> list[str]:
-        """The states that bars were drawn in, without control characters."""
-        drawn = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Z]", "\n", self.getvalue()))
-        return [line.strip() for line in drawn if line.strip()]
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Let bars be drawn on a terminal instead of the standard error, and each of their states."""
-    terminal = Terminal()
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(tqdm.std.tqdm, "monitor_interval", 0)
-    real = tqdm.std.tqdm.__init__
-
-    def eager(self: Any, *args: Any, **kwargs: Any) -> None:
-        assert "file" not in kwargs  # thus the standard error
-        real(self, *args, **kwargs, file=terminal, mininterval=0, miniters=1)
-
-    monkeypatch.setattr(tqdm.std.tqdm, "__init__", eager)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    return terminal
-
-
-def counts(shown: list[str], name: str) -> list[str]:
-    """Return the different positions that a bar was drawn at, in order."""
-    found = [re.search(r"(\d+)/(\d+|\?) |(\d+)(?:batch|epoch|iteration) \[", s) for s in shown]
-    positions = [m[0].strip(" [") for s, m in zip(shown, found, strict=True) if name in s and m]
-    return list(dict.fromkeys(positions))
-
-
-def bars() -> list[Any]:
-    return list(tqdm.std.tqdm._instances)  # type: ignore[attr-defined]  # tqdm's own list
-
-
-def test_progress_in_epochs(make_trainer: Make, terminal: Terminal) -> None:
-    trainer = make_trainer(total_steps=3, valid_frequency=2, plugins=[ProgressPlugin()])
-    trainer.fit(TinyModel(), TinyDataModule())
-    assert counts(terminal.shown, "training") == ["0/3", "1/3", "2/3", "3/3"]
-    assert counts(terminal.shown, "validation") == ["0batch", "1batch", "2batch", "3batch"]
-    assert bars() == []
-
-
-def test_progress_in_iterations(make_trainer: Make, terminal: Terminal) -> None:
-    trainer = make_trainer(
-        train_unit="iteration", total_steps=4, accumulation_steps=2, plugins=[ProgressPlugin()]
-    )
-    trainer.fit(TinyModel(), TinyDataModule())
-    assert counts(terminal.shown, "training") == ["0/4", "1/4", "2/4", "3/4", "4/4"]
-    assert "iteration" in terminal.shown[-1]
-
-
-def test_progress_of_an_endless_run(make_trainer: Make, terminal: Terminal) -> None:
-    trainer = make_trainer(
-        train_unit="iteration",
-        total_steps=float("inf"),
-        plugins=[ProgressPlugin(), StopAfter(3)],
-    )
-    trainer.fit(TinyModel(), TinyDataModule())
-    assert counts(terminal.shown, "training")[-1] == "3iteration"
-
-
-def test_progress_begins_where_a_resumed_run_does(
-    make_trainer: Make, terminal: Terminal, tmp_path: pathlib.Path
-) -> None:
-    arguments = {"train_unit": "iteration", "total_steps": 5, "chkpt_root": tmp_path}
-    make_trainer(plugins=[StopAfter(3)], **arguments).fit(TinyModel(), TinyDataModule())
-    make_trainer(plugins=[ProgressPlugin()], **arguments).fit(TinyModel(), TinyDataModule())
-    assert counts(terminal.shown, "training") == ["3/5", "4/5", "5/5"]
-
-
-def test_progress_shows_the_newest_values(make_trainer: Make, terminal: Terminal) -> None:
-    trainer = make_trainer(
-        total_steps=1, print_frequency=6, valid_frequency=1, plugins=[ProgressPlugin()]
-    )
-    trainer.fit(TinyModel(), TinyDataModule())
-    assert any(re.search(r"training.*loss=0\.\d", line) for line in terminal.shown)
-    assert re.search(r"training.*accuracy=[01]", terminal.shown[-1])
-
-
-def test_progress_of_a_test(make_trainer: Make, terminal: Terminal) -> None:
-    make_trainer(plugins=[ProgressPlugin()]).test(TinyModel(), TinyDataModule())
-    assert counts(terminal.shown, "testing") == ["0batch", "1batch", "2batch", "3batch"]
-    assert counts(terminal.shown, "training") == []
-    assert bars() == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "lines"),
-    [
-        (
-            {"total_steps": 2, "valid_frequency": 2, "print_frequency": 4},
-            [
-                "training: epoch 0/2, iteration 4, loss",
-                "training: epoch 1/2",
-                "training: epoch 1/2, iteration 8, loss",
-                "training: epoch 1/2, iteration 12, loss",
-                "validation: 3 batches, after epoch 2/2, accuracy",
-                "training: epoch 2/2",
-            ],
-        ),
-        ({"total_steps": 2}, ["training: epoch 1/2, loss", "training: epoch 2/2, loss"]),
-        (
-            {"train_unit": "iteration", "total_steps": 7, "print_frequency": 4},
-            ["training: iteration 4/7, loss", "training: iteration 7/7, loss"],
-        ),
-        (
-            {"train_unit": "iteration", "total_steps": 7, "valid_frequency": 5},
-            [
-                "validation: 3 batches, after iteration 5/7, accuracy",
-                "training: iteration 6/7, loss",
-                "training: iteration 7/7, loss",
-            ],
-        ),
-    ],
-)
-def test_progress_in_a_log_file(
-    make_trainer: Make,
-    capsys: pytest.CaptureFixture[str],
-    arguments: dict[str, Any],
-    lines: list[str],
-) -> None:
-    trainer, model = make_trainer(plugins=[ProgressPlugin()], **arguments), TinyModel()
-    trainer.fit(model, TinyDataModule())
-    written = capsys.readouterr().err
-    assert "\r" not in written
-    assert re.sub(r"=[0-9.]+", "", written).splitlines() == lines
-    trainer.test(model, TinyDataModule())
-    assert re.fullmatch(r"testing: 3 batches, accuracy=[0-9.]+\n", capsys.readouterr().err)
-    assert bars() == []
-
-
-@pytest.mark.parametrize("where", ["train_step", "valid_step", "test_step"])
-def test_bars_of_a_failed_run_are_closed(
-    make_trainer: Make, terminal: Terminal, where: str
-) -> None:
-    trainer = make_trainer(valid_frequency=1, plugins=[ProgressPlugin()])
-    run = trainer.test if where == "test_step" else trainer.fit
-    with pytest.raises(UserError):
-        run(FailingModel(where), TinyDataModule())
-    assert terminal.shown
-    assert bars() == []
-
-
-def test_progress_is_used_where_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, make_trainer: Make
-) -> None:
-    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
-    allowed = {"autoload": ["progress", "metrics-file"]}
-    assert list(make_trainer(enable_progress_bar=True, **allowed).plugins) == ["progress"]
-    assert list(make_trainer(**allowed).plugins) == []
 
 
 # The file of metrics.

@@ -75,6 +75,8 @@ class Session:
         evaluation_log: the values logged in the current validation or test.
         running_losses: the sums of losses, by name, since the last validation.
         batches_per_epoch: returns the number of batches in an epoch.
+        batches_per_evaluation: returns the number of batches in the running validation or test;
+            ``None`` if only its end shows it.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Session:
         self.modes = modes
         self.is_training = is_training
         self.batches_per_epoch = batches_per_epoch
+        self.batches_per_evaluation: Callable[[], int | None] = lambda: None
         self.batch: int | None = None
         self.training_log = MetricBuffer()
         self.epoch_log = MetricBuffer()

@@ -4,7 +4,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from helios.core import Group, Place, TrainingState
@@ -40,6 +40,8 @@ class Batches:
     Attributes:
         per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
             end.
+        per_evaluation: the number of batches in the newest validation or test; ``None`` if only
+            its end shows it.
         begin_set: called with the name of each validation or test set that has one, before its
             first batch, and with ``None`` after the last set.
     """
@@ -70,6 +72,7 @@ class Batches:
         self._validation_loaders = EvaluationLoaders(datamodule, DatasetSplit.VALID)
         self._testing_loaders = EvaluationLoaders(datamodule, DatasetSplit.TEST)
         self.per_epoch: int | float = 0
+        self.per_evaluation: int | None = None
         self.begin_set: Callable[[str | None], None] = lambda name: None
 
     def advance_phase(self) -> None:
@@ -247,31 +250,37 @@ class Batches:
         return self._evaluation(self._testing_loaders, "testing")
 
     def _evaluation(self, loaders: EvaluationLoaders, phase: str) -> Iterable[Any] | None:
-        names = loaders.names()
-        if names:
-            return self._each_set(names, loaders, phase)
-        loader = loaders.get()
-        return None if loader is None else self._one_set(loader, phase)
+        names: list[str | None] = [*loaders.names()] or [None]
+        pairs = {name: loaders.get(name) for name in names}
+        sets = {name: pair for name, pair in pairs.items() if pair is not None}
+        numbers = [self._number(loader, phase) for loader, _ in sets.values()]
+        self.per_evaluation = None if None in numbers else sum(filter(None, numbers))
+        if None in sets:
+            return self._one_set(sets[None], phase)
+        return self._each_set(sets, phase) if sets else None
 
-    def _each_set(self, names: list[str], loaders: EvaluationLoaders, phase: str) -> Iterator[Any]:
+    def _each_set(self, sets: Mapping[str | None, LoaderAndPosition], phase: str) -> Iterator[Any]:
         """Yield the batches of all sets; the numbers of batches continue in the next set."""
         count = 0
-        for name in names:
-            loader = loaders.get(name)
-            assert loader is not None, "sets with names are no None"
+        for name, pair in sets.items():
             self.begin_set(name)
-            for batch in self._one_set(loader, phase, count):
+            for batch in self._one_set(pair, phase, count):
                 count += 1
                 yield batch
         self.begin_set(None)
 
-    def _one_set(self, loader: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
+    def _one_set(self, pair: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
         """Return the batches of a set, the first of which has the number ``start``."""
-        batches, size = _counted(*loader)
+        batches, size = _counted(*pair)
         self._evaluation_size = functools.partial(_after, start, size) if start else size
-        number = number_of_batches(loader[0])
+        limit = self._limits.number(phase, number_of_batches(pair[0]))
+        return self._wrapped(first(batches, limit), phase, self._number(pair[0], phase))
+
+    def _number(self, loader: Any, phase: str) -> int | None:
+        """Return the number of batches to read of a set; ``None`` if only its end shows it."""
+        number = number_of_batches(loader)
         limit = self._limits.number(phase, number)
-        return self._wrapped(first(batches, limit), phase, number if limit is None else limit)
+        return number if limit is None else limit
 
     def training_size(self, number: int) -> int:
         """Return the number of samples that the loader put into a batch of the current epoch."""

@@ -81,6 +81,7 @@ class Run:
             keeps_training_values=trainer.print_frequency is not None
             or self.hooks.on_log is not None,
         )
+        self.session.batches_per_evaluation = lambda: self.batches.per_evaluation
         self.batches.begin_set = self.session.evaluation_log.begin_set
         job.progress = lambda: self.session.batch
         is_strict = not overrides(self.model, "load_state_dict")
