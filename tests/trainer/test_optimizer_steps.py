@@ -174,3 +174,52 @@ def test_accumulated_gradients_are_clipped_once(make_trainer: Make) -> None:
     befores, afters = gradients.weights[::2], gradients.weights[1::2]
     for before, after in zip(befores, afters, strict=True):
         assert (before - after).norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+# The nodes in which PyTorch adds gradients.
+
+
+class Growing(Model):
+    """Has a parameter that grows."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__("growing")
+        self._when = when
+        self.held: list[bool] = []
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(nn.ParameterDict({"weight": torch.ones(2)}))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        if self._when == "between epochs":
+            self.grow()
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        if self._when == "in a step" and state.dataset_iter == 2:
+            self.grow()
+        node = torch.autograd.graph.get_gradient_edge(self.net["weight"]).node
+        self.held.append("known" in node.metadata)
+        node.metadata["known"] = True
+        self.optimize(self.net["weight"].square().sum(), self.optimizer)
+
+    def grow(self) -> None:
+        self.net["weight"].data = torch.ones(3)
+
+
+def test_nodes_of_parameters_are_created_once_an_epoch(make_trainer: Make) -> None:
+    model = Growing("never")
+    make_trainer(train_unit="epoch", total_steps=2).fit(model, TinyDataModule(train_size=16))
+    assert model.held == [False, *[True] * 3] * 2
+
+
+def test_parameter_may_grow_between_epochs(make_trainer: Make) -> None:
+    model = Growing("between epochs")
+    make_trainer(train_unit="epoch", total_steps=2).fit(model, TinyDataModule(train_size=16))
+    assert len(model.net["weight"]) == 3
+
+
+def test_note_about_a_parameter_that_grows_in_an_epoch(make_trainer: Make) -> None:
+    with pytest.raises(RuntimeError, match="invalid gradient") as caught:
+        make_trainer().fit(Growing("in a step"), TinyDataModule(train_size=16))
+    assert any("change it between two epochs" in note for note in caught.value.__notes__)

@@ -188,7 +188,7 @@ class Model(Placed, abc.ABC):
                 that it is a mean of. By default, the number of samples that the loader put into
                 the current batch, or 1 outside of a batch.
         """
-        self.session.log(name, value, weight)
+        (self._session or self.session).log(name, value, weight)
 
     def optimize(
         self,
@@ -228,9 +228,10 @@ class Model(Placed, abc.ABC):
         Raises:
             ConfigurationError: the optimizer takes its steps with a closure, as LBFGS does.
         """
+        session = self._session or self.session  # the property raises an error without a run
         if scheduler is not None:
-            self.session.schedule(optimizer, scheduler)
-        return self.session.optimize(
+            session.schedule(optimizer, scheduler)
+        return session.optimize(
             loss,
             optimizer,
             clip_norm=clip_norm,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -49,6 +50,7 @@ class Step:
     Attributes:
         optimizers: the optimizers.
         single: the optimizer, if it is only one.
+        is_alone: ``True`` if it is one optimizer, and no other one has parameters.
         has_own_reset: ``True`` if an optimizer has its own ``zero_grad()``.
         parameters: the parameters of the optimizers.
         apart: the parameters that only other optimizers step.
@@ -66,6 +68,7 @@ class Step:
     def __init__(self, optimizers: tuple[Optimizer, ...]) -> None:
         self.optimizers = optimizers
         self.single = optimizers[0] if len(optimizers) == 1 else None
+        self.is_alone = False
         self.has_own_reset = any(map(_has_own_reset, optimizers))
         self.parameters: list[torch.Tensor] = []
         self.apart: list[torch.Tensor] = []
@@ -176,6 +179,7 @@ class Optimizers:
         self._is_first = True
         self._has_withheld = False
         self._watches: list[RemovableHandle] = []
+        self._nodes: list[Any] = []
 
     @property
     def are_used(self) -> bool:
@@ -224,9 +228,10 @@ class Optimizers:
         return [step for step in self._steps.values() if step.losses]
 
     def drop_gradients(self) -> None:
-        """Drop the gradients of all optimizers that a loss was given to.
+        """Drop the gradients of all optimizers that a loss was given to, before a window begins.
 
-        Gradients of the others may belong to steps that the model takes by hand.
+        Checkpoints do not hold them, so a resumed run would not have them. Gradients of the others
+        may belong to steps that the model takes by hand.
         """
         if len(self._attributes) != self._count:
             self._search()
@@ -239,6 +244,16 @@ class Optimizers:
                 parameter.grad = None
         if self._notes_left:
             self._note_left()
+
+    def hold_nodes(self) -> None:
+        """Hold the nodes in which PyTorch adds the gradients; called before each epoch.
+
+        Otherwise, each forward pass would create a node for each parameter, at 1 us each. A node
+        knows the shape of its parameter, which may have changed since the last epoch.
+        """
+        self._nodes = []
+        parameters = parameters_of(optimizer for optimizer, _ in self._known)
+        self._nodes = [get_gradient_edge(each).node for each in parameters if each.requires_grad]
 
     def _note_left(self) -> None:
         """Take note of the gradients that remain from earlier windows, unless nobody needs them.
@@ -262,10 +277,10 @@ class Optimizers:
         return [parameter for parameter in self._unused if parameter.grad is not None]
 
     def close(self) -> None:
-        """Stop watching the steps that the model takes by hand."""
+        """Release the optimizers: stop watching the steps that the model takes by hand."""
         for watch in self._watches:
             watch.remove()
-        self._watches = []
+        self._watches, self._nodes = [], []
 
     def _add(self, key: Any) -> Step:
         given = tuple(dict.fromkeys(key)) if isinstance(key, tuple) else (key,)
@@ -309,11 +324,13 @@ class Optimizers:
         for step in self._steps.values():
             self._divide(step, known)
         self.close()
-        self._watches = [
-            optimizer.register_step_pre_hook(self._check_step_by_hand)
-            for optimizer in known
-            if optimizer not in used
-        ]
+        if used:
+            self._watches = [
+                optimizer.register_step_pre_hook(self._check_step_by_hand)
+                for optimizer in known
+                if optimizer not in used
+            ]
+        self.hold_nodes()
 
     def _drop_foreign(self, used: list[Optimizer]) -> None:
         """Drop the gradients of new parameters: they are of losses that were not for them.
@@ -337,6 +354,7 @@ class Optimizers:
         step.unused = [parameter for parameter in step.apart if id(parameter) in unused]
         step.shared = [parameter for parameter in rest if id(parameter) in mine]
         step.parameters = parameters_of(step.optimizers)
+        step.is_alone = step.single is not None and not rest
         step.groups = _groups(step)
 
     def _check_step_by_hand(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

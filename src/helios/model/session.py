@@ -64,6 +64,7 @@ class Session:
     Attributes:
         place: the place of this process.
         precision: the number types and the loss scalers of the run.
+        optimizers: the optimizers of the model.
         changes: what the run changes in the model and no ``state_dict`` holds.
         modes: the modes of the model's modules.
         is_training: ``True`` if the run trains the model.
@@ -98,6 +99,7 @@ class Session:
     ) -> None:
         self.place = place
         self.precision = precision
+        self.optimizers = optimizers
         self.changes = changes
         self.modes = modes
         self.is_training = is_training
@@ -115,7 +117,6 @@ class Session:
         self._log = self.training_log
         self._is_logging = keeps_training_values
         self._batch_size = batch_size
-        self._optimizers = optimizers
         self._outside = None if precision.is_full else precision.outside
         self._has_extras = not precision.is_full or any(
             getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
@@ -212,7 +213,13 @@ class Session:
 
         See :meth:`Model.optimize`.
         """
-        step = self._optimizers.step_of(optimizer)
+        step = self.optimizers.step_of(optimizer)
+        is_plain = weight is None and clip_norm is None and clip_value is None
+        if is_plain and step.is_alone and self._window.size == 1 and not self._has_extras:
+            _backward(loss, retain_graph)
+            step.optimizers[0].step()
+            step.drop_gradients()
+            return True
         step.losses += 1
         step.clip_norm, step.clip_value = clip_norm, clip_value
         if self._outside is None:
@@ -240,6 +247,7 @@ class Session:
         weight: float | torch.Tensor | None,
         retain_graph: bool,
     ) -> bool:
+        """Run the backward pass of any loss, and take a step if the window is complete."""
         window, has_extras, given = self._window, self._has_extras, loss
         if weight is not None or step.weight is not None:
             loss = step.weigh(loss, weight)
@@ -252,13 +260,10 @@ class Session:
             step.restore_shared()
         kept = _set_aside(step.apart) if step.apart else None
         try:
-            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        except RuntimeError as error:
-            _explain(error)
-            raise
+            _backward(loss, retain_graph)
         finally:
             if kept is not None:
-                self._optimizers.note_withheld(step)
+                self.optimizers.note_withheld(step)
                 for parameter, gradient in zip(step.apart, kept, strict=True):
                     parameter.grad = gradient
         if has_extras:
@@ -328,25 +333,17 @@ class Session:
     @property
     def has_optimized(self) -> bool:
         """``True`` if the model has given a loss to :meth:`optimize`."""
-        return self._optimizers.are_used
-
-    def begin_window(self) -> None:
-        """Remove gradients that remain from earlier steps. Called before a window begins.
-
-        Checkpoints do not hold those of optimizers that :meth:`optimize` steps, so a resumed run
-        would not have them.
-        """
-        self._optimizers.drop_gradients()
+        return self.optimizers.are_used
 
     def end_window(self) -> None:
         """Take the steps of optimizers that got their last loss before the last batch."""
         with self.precision.outside:
-            for step in self._optimizers.pending():
+            for step in self.optimizers.pending():
                 self._take(step)
 
     def close(self) -> None:
         """Release the optimizers of the model. Called at the end of the run."""
-        self._optimizers.close()
+        self.optimizers.close()
 
 
 def _check_weight(name: str, weight: Any) -> None:
@@ -372,6 +369,15 @@ def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
     return kept
 
 
+def _backward(loss: torch.Tensor, retain_graph: bool) -> None:
+    """Run the backward pass, and add to an error of PyTorch what to write in a model."""
+    try:
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    except RuntimeError as error:
+        _explain(error)
+        raise
+
+
 def _explain(error: RuntimeError) -> None:
     """Add to an error of PyTorch what to write in a model."""
     if "retain_graph=True" in str(error):
@@ -383,4 +389,9 @@ def _explain(error: RuntimeError) -> None:
         error.add_note(
             "If an earlier optimize() of this batch has taken a step, it has changed weights that"
             " this loss was computed with: compute this loss after that step."
+        )
+    elif "returned an invalid gradient" in str(error):
+        error.add_note(
+            "If the .data of a parameter has another shape now: change it between two epochs, or"
+            " assign a new nn.Parameter and add it to the optimizer."
         )

@@ -1,6 +1,6 @@
 """The accumulation window: the batches whose gradients make one optimizer step."""
 
-from helios.core import TrainingState, TrainingUnit
+from helios.core import TrainingUnit
 
 
 class Window:
@@ -17,15 +17,17 @@ class Window:
     Attributes:
         accumulation_steps: the number of batches in the next full window.
         size: the number of batches in this window.
+        accumulates: ``True`` if a window may have several batches; otherwise, no batch needs
+            :meth:`add_batch`.
         is_complete: ``True`` if the current batch is the last one of the window.
     """
 
     def __init__(self, accumulation_steps: int, unit: TrainingUnit) -> None:
         self.accumulation_steps = accumulation_steps
-        self._accumulates = accumulation_steps > 1
         self._is_set = False
         self._in_epochs = unit is TrainingUnit.EPOCH
         self._batches = 0
+        self.accumulates = accumulation_steps > 1
         self.size = 1
         self.is_complete = True
 
@@ -37,7 +39,7 @@ class Window:
     def set_next(self, accumulation_steps: int) -> None:
         """Set the number of batches of the windows that begin from now on."""
         self.accumulation_steps = accumulation_steps
-        self._accumulates = self._accumulates or accumulation_steps > 1
+        self.accumulates = self.accumulates or accumulation_steps > 1
         self._is_set = True
 
     def state_dict(self) -> dict[str, int]:
@@ -49,21 +51,17 @@ class Window:
         if state_dict:
             self.set_next(state_dict["accumulation_steps"])
 
-    def add_batch(self, state: TrainingState, per_epoch: int | float) -> None:
-        """Count a batch, and find out whether it completes an optimizer step.
+    def add_batch(self, number: int, per_epoch: int | float) -> None:
+        """Find out whether a batch completes an optimizer step.
 
         Args:
-            state: the progress of the run; its counters are increased.
+            number: the number of the batch in its epoch.
             per_epoch: the number of batches in the epoch; infinite until a stream ends.
         """
-        state.global_iteration += 1
-        state.running_iter += 1
-        if self._accumulates:
-            if self.is_complete:  # the batch before; this one begins a window
-                self._batches = 0
-                full = self.accumulation_steps
-                left = per_epoch - state.dataset_iter if self._in_epochs else full
-                self.size = int(max(1, min(full, left)))  # a loader may yield more
-            self._batches += 1
-            self.is_complete = self._batches == self.size
-        state.current_iteration += self.is_complete
+        if self.is_complete:  # the batch before; this one begins a window
+            self._batches = 0
+            full = self.accumulation_steps
+            left = per_epoch - number if self._in_epochs else full
+            self.size = int(max(1, min(full, left)))  # a loader may yield more
+        self._batches += 1
+        self.is_complete = self._batches == self.size

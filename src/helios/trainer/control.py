@@ -46,6 +46,7 @@ class Control:
         max_time: the time limit of the run, in seconds from now.
 
     Attributes:
+        total_steps: the number of training units to train for.
         requests: the requests to stop, in the order in which they came.
         has_deadline: ``True`` if the run has a time limit.
         interruptible: ``True`` if an urgent stop interrupts a validation at once.
@@ -68,7 +69,7 @@ class Control:
         self._state = state
         self._window = window
         self._unit = unit
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._early_stop_cycles = early_stop_cycles
         self._max_time = max_time
         self._deadline = None if max_time is None else time.monotonic() + max_time
@@ -144,7 +145,7 @@ class Control:
             self.request(StopRequest(story(), "early stopping"))
 
     def _is_complete(self) -> bool:
-        return self._state.units(self._unit) >= self._total_steps
+        return self._state.units(self._unit) >= self.total_steps
 
     def _is_stale(self) -> bool:
         cycles = self._early_stop_cycles
@@ -156,9 +157,9 @@ class Control:
         """Return a sentence about why a run has nothing to train, and how to train longer."""
         state, unit = self._state, self._unit.value
         done = state.units(self._unit)
-        if done >= self._total_steps:
+        if done >= self.total_steps:
             return (
-                f"it has completed {done} {unit}s of total_steps={self._total_steps}. To train"
+                f"it has completed {done} {unit}s of total_steps={self.total_steps}. To train"
                 " longer, pass a larger total_steps."
             )
         decided = [request for request in self.requests if request.is_decided]

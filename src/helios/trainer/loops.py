@@ -4,6 +4,7 @@ This module calls every hook of a loop, in the order in which the calls are writ
 ``None``, and is skipped, if no plug-in implements it.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,10 @@ def train(run: "Run") -> None:
     if control.validation_due or is_first:  # a stop interrupted it, or nothing is trained yet
         control.validation_due = False
         control.ask("a validation")
-        (serve_requests if in_epochs or is_first else complete_step)(run)
+        if is_first:
+            validate_and_save(run, validates=True, saves=False)
+        else:
+            complete_step(run)
     # A checkpoint may be saved after the last batch, but before the end of its epoch.
     while not control.validation_due and (
         not control.is_finished() or state.dataset_iter == run.batches.per_epoch
@@ -72,14 +76,19 @@ def train_epoch(run: "Run") -> bool:
     Returns:
         ``True`` if the epoch is complete and no validation was interrupted.
     """
-    model, hooks, state = run.model, run.hooks, run.state
+    model, hooks, state, timer = run.model, run.hooks, run.state, run.timer
     session, window, control, batches = run.session, run.window, run.control, run.batches
-    in_iterations = run.trainer.train_unit is TrainingUnit.ITERATION
-    print_frequency, is_first_window = run.trainer.print_frequency, run.is_first_window
+    in_contexts, may_stop = run.has_step_contexts, run.may_stop
+    print_frequency, due = run.trainer.print_frequency or math.inf, next_due(run)
+    session.optimizers.hold_nodes()
     for batch in batches.training():
         if window.is_complete:  # the previous batch completed it: this one begins another
-            session.begin_window()
-        window.add_batch(state, batches.per_epoch)
+            session.optimizers.drop_gradients()
+        if window.accumulates:
+            window.add_batch(state.dataset_iter, batches.per_epoch)
+        state.global_iteration += 1
+        state.running_iter += 1
+        state.current_iteration += window.is_complete
         session.batch = state.dataset_iter
         if hooks.process_training_batch is not None:
             loaded, batch = batch, hooks.process_training_batch(batch=batch, state=state)
@@ -87,38 +96,32 @@ def train_epoch(run: "Run") -> bool:
         if hooks.on_training_batch_start is not None:
             hooks.on_training_batch_start(batch=batch, samples=session.samples, state=state)
         model.on_training_batch_start(state)
-        if run.has_step_contexts:
+        if in_contexts:
             with run.step_context("training"):
                 outputs = model.train_step(batch, state)
         else:
             outputs = model.train_step(batch, state)
-        if window.is_complete and window.size > 1:
+        if window.size > 1 and window.is_complete:
             session.end_window()
         if hooks.on_training_batch_end is not None:
             hooks.on_training_batch_end(
                 outputs=outputs, batch=batch, samples=session.samples, state=state
             )
-        should_log = window.is_complete and is_due(print_frequency, state.current_iteration)
+        should_log = window.is_complete and state.current_iteration % print_frequency == 0
         model.on_training_batch_end(state, should_log=should_log)
         session.batch = None
         state.dataset_iter += 1
-        state.average_iter_time = run.timer.record()
+        state.average_iter_time = timer.record()
         if should_log:
             run.results.log_training()
-        if run.may_stop_itself:
+        if may_stop:
             run.should_stop()
-        if window.is_complete:
-            if is_first_window:
+        if window.is_complete and (state.current_iteration >= due or control.is_asked):
+            if run.is_first_window:
                 run.check_first_steps(outputs)
-                is_first_window = False
-            if in_iterations:
-                complete_step(run)
-                if control.is_finished():
-                    return is_whole_epoch(run)
-            elif control.is_asked:
-                serve_requests(run)
-                if control.requests:
-                    return is_whole_epoch(run)
+            if not complete_step(run):
+                return is_whole_epoch(run)
+            due = next_due(run)
     return True
 
 
@@ -127,18 +130,37 @@ def is_whole_epoch(run: "Run") -> bool:
     return run.state.dataset_iter == run.batches.per_epoch and not run.control.validation_due
 
 
-def complete_step(run: "Run") -> None:
-    """Validate and save after an optimizer step, if it is due or requested; for iterations."""
+def next_due(run: "Run") -> int | float:
+    """Return the optimizer step after which a validation, a save or the end is due.
+
+    With epochs as the training unit, all of these come at the end of an epoch.
+    """
     trainer, step = run.trainer, run.state.current_iteration
-    validates, saves = is_due(trainer.valid_frequency, step), is_due(trainer.chkpt_frequency, step)
-    if validates or saves or run.control.is_asked:
+    if run.is_first_window:
+        return step + 1
+    if trainer.train_unit is TrainingUnit.EPOCH:
+        return math.inf
+    frequencies = filter(None, (trainer.valid_frequency, trainer.chkpt_frequency))
+    next_steps = [step - step % frequency + frequency for frequency in frequencies]
+    return min(run.control.total_steps, *next_steps, math.inf)
+
+
+def complete_step(run: "Run") -> bool:
+    """Validate and save after an optimizer step, if it is due or requested.
+
+    Returns:
+        ``False`` if training ends here.
+    """
+    trainer, control, state = run.trainer, run.control, run.state
+    if trainer.train_unit is TrainingUnit.EPOCH:
+        if control.is_asked and state.dataset_iter != run.batches.per_epoch:
+            validate_and_save(run, validates=False, saves=False)
+        return not control.requests
+    validates = is_due(trainer.valid_frequency, state.current_iteration)
+    saves = is_due(trainer.chkpt_frequency, state.current_iteration)
+    if validates or saves or control.is_asked:
         validate_and_save(run, validates=validates, saves=saves)
-
-
-def serve_requests(run: "Run") -> None:
-    """Validate and save inside an epoch, if it is requested, and not because it is due."""
-    if run.state.dataset_iter != run.batches.per_epoch:  # otherwise at the end of the epoch
-        validate_and_save(run, validates=False, saves=False)
+    return not control.is_finished()
 
 
 def validate_and_save(run: "Run", *, validates: bool, saves: bool) -> None:

@@ -114,7 +114,7 @@ class Run:
             else None
         )
         self._model_may_stop = overrides(self.model, "should_training_stop")
-        self.may_stop_itself = (
+        self.may_stop = (
             self._model_may_stop
             or self.hooks.should_training_stop is not None
             or self.control.has_deadline
