@@ -233,12 +233,12 @@ class Session:
         scheduler: Schedulers,
     ) -> None:
         """Let schedulers advance after each step of an optimizer. See :meth:`Model.optimize`."""
-        self._optimizers.step_of(optimizer).schedule(scheduler)
+        self.optimizers.step_of(optimizer).schedule(scheduler)
         self._has_extras = True
 
     def named_optimizers(self) -> dict[str, Optimizer]:
         """Return the optimizers that the attributes of the model hold, by name, each once."""
-        return self._optimizers.named()
+        return self.optimizers.named()
 
     def _optimize(
         self,
