@@ -11,7 +11,7 @@ from helpers import Make, Named
 from packages import write_distribution
 
 from helios import PLUGIN_REGISTRY, Plugin, Trainer
-from helios.errors import UnknownNameError
+from helios.errors import PluginProblems, UnknownNameError
 from helios.testing import TinyDataModule, TinyModel
 
 NAMES = (
@@ -168,3 +168,26 @@ def test_one_name_too_many_is_refused_with_all_other_problems(make_trainer: Make
         make_trainer(block=["progress", "progres"])
     with pytest.raises(UnknownNameError, match="blocks ''"):
         make_trainer(block=[" "])
+
+
+def test_a_misspelt_name_is_refused_before_a_plugin_is_imported(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    write_distribution(
+        tmp_path,
+        "loud-tools",
+        modules={"loud_tools_plugin.py": "raise SystemError('imported')"},
+        offers={"loudspeaker": "loud_tools_plugin:Loud"},
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("HELIOS_DISABLE_PLUGIN_AUTOLOAD")
+    told = r"blocks 'Loudspeeker', but no plug-in .* Did you mean 'loudspeaker'\?"
+    with pytest.raises(UnknownNameError, match=told):
+        make_trainer(autoload=True, block=["Loudspeeker", "progress"])
+    with pytest.raises(PluginProblems, match="imported"):  # an unknown name may be an id
+        make_trainer(autoload=True, block=["loudspeakers"])
+
+
+def test_a_passed_plugin_may_have_an_id_like_a_name(make_trainer: Make) -> None:
+    plugin = Named("tensorbord")
+    assert list(make_trainer(plugins=[plugin], block=["tensorbord"]).plugins) == []

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,14 +13,12 @@ from helios.errors import (
     NotApplicable,
     PluginError,
     PluginLoadError,
-    UnknownNameError,
     describe,
     each_of,
-    nearest,
-    printable,
     raise_all,
 )
 from helios.plugins.activation.arguments import check_arguments, missing_arguments, read_arguments
+from helios.plugins.activation.block_names import find_misspelt, find_unknown
 from helios.plugins.activation.loading import (
     attempt,
     build,
@@ -32,8 +29,6 @@ from helios.plugins.activation.loading import (
     reason_not_to_build,
 )
 from helios.plugins.activation.selection import (
-    BLOCK_ARGUMENT,
-    BLOCK_VARIABLE,
     Allowed,
     PluginRequest,
     Selection,
@@ -63,6 +58,8 @@ def activate(selection: Selection, trainer: Any, manager: PluginManager) -> None
         PluginError: a plug-in is invalid, conflicts with another one, or cannot be loaded.
         PluginProblems: several of these problems occurred.
     """
+    passed = [getattr(request, "plug_id", None) for request, _ in selection.explicit]
+    raise_all([*find_misspelt(selection.blocks, [each for each in passed if each])])
     activation = _Activation(selection, trainer, manager)
     try:
         activation.collect_explicit()
@@ -151,24 +148,7 @@ class _Activation:
 
     def check_blocks(self) -> None:
         """Refuse a blocked name that no plug-in has; outside of Python code, warn."""
-        for name, source in self._blocks.unmatched():
-            near = nearest(name, PLUGIN_REGISTRY.keys())
-            message = f"{source} blocks {name!r}, but no plug-in with this name is installed.{near}"
-            if _are_several(name):
-                self._problems.append(
-                    UnknownNameError(
-                        f"{message} To block several plug-ins, write a comma between their names."
-                    )
-                )
-            elif source == BLOCK_ARGUMENT:
-                self._problems.append(
-                    UnknownNameError(
-                        f"{message} Correct the name, or remove it. To block a plug-in that comes"
-                        f" later, write {BLOCK_VARIABLE}={printable(name)}."
-                    )
-                )
-            else:
-                warnings.warn(message, stacklevel=4)
+        self._problems += find_unknown(self._blocks)
 
     # Requested plug-ins.
 
@@ -378,12 +358,6 @@ class _Activation:
             return arguments
         key = self._selection.configured.key
         return read_arguments(factory, arguments, lambda argument: key("plugins", table, argument))
-
-
-def _are_several(name: str) -> bool:
-    """Return whether a blocked name is a list of names with another separator than a comma."""
-    parts = name.replace(";", " ").split()
-    return len(parts) > 1 and any(map(PLUGIN_REGISTRY.means_something, parts))
 
 
 def _reason(why: str, plugin: object, record: EntryPointRecord | None) -> str:
