@@ -20,10 +20,10 @@ def find_misspelt(blocks: Blocks, ids: Collection[str]) -> Iterator[HeliosError]
         blocks: the blocked names.
         ids: the ids of the plug-ins that the user has passed.
     """
-    known = {canonical(name) for name in PLUGIN_REGISTRY.keys()}  # noqa: SIM118 - no mapping
     for name, source in blocks.unmatched():
         wanted = canonical(name)
-        meant = get_close_matches(wanted, known, n=1, cutoff=0.85)
+        known = map(canonical, PLUGIN_REGISTRY.keys())
+        meant = get_close_matches(wanted, [*known], n=1, cutoff=0.85)
         may_be_id = source != BLOCK_ARGUMENT or wanted in map(canonical, ids)
         if meant and not may_be_id and wanted.rstrip("s") != meant[0].rstrip("s"):
             yield _unknown(name, source)
