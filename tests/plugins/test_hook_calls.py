@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from helpers import Make, Named
 
 from helios import hookimpl
@@ -152,15 +153,25 @@ def test_marked_function_may_implement_a_hook_of_another_name() -> None:
 # What is implemented is called, and nothing else.
 
 
+def values_of(hook: str) -> dict[str, Any]:
+    """Return a value for each argument of a hook."""
+    values = {argument: type("Value", (), {})() for argument in HOOKS[hook].arguments}
+    return values | ({"module": torch.nn.Identity()} if "module" in values else {})
+
+
 @pytest.mark.parametrize("name", HOOKS)
 def test_unmarked_method_of_a_plugin_is_called_with_every_argument(name: str) -> None:
     received: list[Any] = []
     hook = HOOKS[name]
     scope: dict[str, Any] = {"received": received}
     arguments = ", ".join(hook.arguments)
-    exec(f"def {name}(self, {arguments}):\n    received.append([{arguments}])", scope)
+    result = "module" if name == "prepare_module" else None
+    source = (
+        f"def {name}(self, {arguments}):\n    received.append([{arguments}])\n    return {result}"
+    )
+    exec(source, scope)
     plugin = type("OneHook", (Named,), {name: scope[name]})()
-    values = {argument: type("Value", (), {})() for argument in hook.arguments}
+    values = values_of(name)
     getattr(callers(plugin), name)(**values)
     assert received == [list(values.values())]
 
@@ -169,11 +180,12 @@ def test_unmarked_method_of_a_plugin_is_called_with_every_argument(name: str) ->
 def test_arguments_can_be_left_out(name: str) -> None:
     received: list[str] = []
 
-    def method(self: Any) -> None:
+    def method(self: Any) -> Any:
         received.append(name)
+        return torch.nn.Identity() if name == "prepare_module" else None
 
     plugin = type("NoArguments", (Named,), {name: method})()
-    values = {argument: type("Value", (), {})() for argument in HOOKS[name].arguments}
+    values = values_of(name)
     getattr(callers(plugin), name)(**values)
     assert received == [name]
 
