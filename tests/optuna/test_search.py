@@ -1,13 +1,16 @@
 """``tune``: a search in one process or several, whole or cut."""
 
+import contextlib
 import functools
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import random
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -96,35 +99,46 @@ def test_killed_search_equals_one_that_was_not(python: list[str], tmp_path: path
     assert run("killed")["trials"] == whole["trials"], f"seed {seed}, killed at {moments}"
 
 
-@pytest.mark.parametrize("moment", range(0, 143, 11))
-def test_search_that_dies_while_it_suggests(
-    search: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
-    """Whatever it has written to the storage, the next one suggests the same."""
-    storage = optuna.storages.InMemoryStorage()
-    left = [moment]
+class Death(BaseException):
+    """Ends a search."""
 
-    class Death(BaseException):
-        pass
 
-    def dying(method: Any) -> Any:
+@contextlib.contextmanager
+def counted(storage: Any, limit: float = math.inf) -> Iterator[list[int]]:
+    """Count the calls of a storage; die at the call with the number ``limit``."""
+    calls = [0]
+
+    def counting(method: Any) -> Any:
         def wrapper(*arguments: Any, **keywords: Any) -> Any:
-            if left[0] == 0:
+            if calls[0] == limit:
                 raise Death
-            left[0] -= 1
+            calls[0] += 1
             return method(*arguments, **keywords)
 
         return wrapper
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         for name in dir(storage):
             if not name.startswith("_") and callable(getattr(storage, name)):
-                patch.setattr(storage, name, dying(getattr(storage, name)))
-        with pytest.raises(Death):
-            search(storage=storage, n_trials=3)
-    study = search(storage=storage, n_trials=3)
-    assert parameters(study) == parameters(search(root=tmp_path / "whole", n_trials=3))
-    assert states(study) == [States.COMPLETE] * 3
+                patch.setattr(storage, name, counting(getattr(storage, name)))
+        yield calls
+
+
+MOMENTS = 13
+
+
+def test_search_that_dies_while_it_suggests(search: Any, tmp_path: pathlib.Path) -> None:
+    """Whatever it has written to the storage, the next one suggests the same."""
+    storage = optuna.storages.InMemoryStorage()
+    with counted(storage) as calls:  # more of them if plotly is installed
+        whole = search(storage=storage, n_trials=3, root=tmp_path / "whole")
+    for moment in range(0, calls[0], calls[0] // MOMENTS):
+        root, storage = tmp_path / str(moment), optuna.storages.InMemoryStorage()
+        with pytest.raises(Death), counted(storage, moment):
+            search(storage=storage, n_trials=3, root=root)
+        study = search(storage=storage, n_trials=3, root=root)
+        assert parameters(study) == parameters(whole), moment
+        assert states(study) == [States.COMPLETE] * 3, moment
 
 
 # What it does.
