@@ -49,6 +49,19 @@ class Watched(TinyModel):
         return super().valid_step(batch, step)
 
 
+def test_warm_up_forgets_the_first_weights() -> None:
+    model = Watched()
+    make_trainer(EMAPlugin(decay=0.5, warmup=True), valid_frequency=1).fit(model, TinyDataModule())
+    expected = model._steps[0]
+    for number, weights in enumerate(model._steps[1:], start=1):
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = {n: e * decay + weights[n] * (1 - decay) for n, e in expected.items()}
+    torch.testing.assert_close(model._seen[-1], expected)
+    assert check_conformance(lambda: EMAPlugin(decay=0.9, warmup=True))
+    with pytest.raises(ConfigurationError, match=r"EMAPlugin\(warmup=1\): write True or False."):
+        EMAPlugin(warmup=1)  # type: ignore[arg-type]
+
+
 class Normalised(Watched):
     """Has running statistics, a counter, and a mask of infinities that must stay what it is."""
 

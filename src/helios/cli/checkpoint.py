@@ -1,4 +1,4 @@
-"""``helios checkpoint``: show checkpoints, and migrate old ones.
+"""``helios checkpoint``: show checkpoints, migrate old ones, and export their weights.
 
 Exit codes: 0 for success, 1 for a file that is damaged or refused, 2 for wrong usage.
 """
@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from helios.checkpoints import export as exporting
 from helios.checkpoints import folder, migrations, plain, storage
 from helios.cli.output import fail, print_json, say
-from helios.errors import CheckpointError, DamagedCheckpointError, printable
+from helios.errors import CheckpointError, DamagedCheckpointError, HeliosError, printable
 
 app = typer.Typer(
-    help="Show checkpoints, and migrate old ones.",
+    help="Show checkpoints, migrate old ones, and export their weights.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -75,6 +76,28 @@ def migrate(
             has_failed = True
     if has_failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    file: Annotated[pathlib.Path, typer.Argument(exists=True, dir_okay=False)],
+    target: Annotated[pathlib.Path, typer.Argument(help="The file to write.", dir_okay=False)],
+    network: Annotated[
+        str | None, typer.Option(help="The attribute of the model that holds the network.")
+    ] = None,
+    averages: Annotated[
+        str | None, typer.Option(help="Write the averages of this plug-in: ema or swa.")
+    ] = None,
+) -> None:
+    """Write the trained weights as a file of the safetensors format.
+
+    Exit code: 1 if the checkpoint is damaged or refused, or if safetensors is not installed.
+    """
+    try:
+        names = exporting.export_weights(file, target, network=network, averages=averages)
+    except (HeliosError, OSError) as error:
+        fail("checkpoint export", error, as_json=False)
+    say(f"{target}: {len(names)} tensors")
 
 
 def _migrate(file: pathlib.Path, discard_original: bool) -> str:

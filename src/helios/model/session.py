@@ -132,7 +132,7 @@ class Session:
             prepared = self._hooks.prepare_module(module=module)
         else:
             prepared = module.to(device)
-        if compile:
+        if compile and not hasattr(prepared, "_orig_mod"):  # a plug-in may have compiled it
             # Not module.compile(), because it skips PyTorch's own classes, such as Sequential. Not
             # dynamic, because the code for a shape would then depend on earlier shapes, which
             # differ in a resumed run.

@@ -55,6 +55,8 @@ class AveragedNetwork:
     Args:
         network: the network.
         decay: the fraction of the average that each update keeps.
+        warmup: ``True`` to keep less of it in the first updates: ``(1 + n) / (10 + n)`` in update
+            ``n``, up to ``decay``.
         others: averages of other networks, which may contain the same tensors.
 
     Attributes:
@@ -62,10 +64,16 @@ class AveragedNetwork:
     """
 
     def __init__(
-        self, network: nn.Module, decay: float, others: "Iterable[AveragedNetwork]" = ()
+        self,
+        network: nn.Module,
+        decay: float,
+        others: "Iterable[AveragedNetwork]" = (),
+        *,
+        warmup: bool = False,
     ) -> None:
         self.n_averaged = 0
         self._decay = decay
+        self._warmup = warmup
         self._network = network
         self._averages: dict[str, Average] = {}
         self._by_owner: dict[Owner, Average] = {}
@@ -110,7 +118,7 @@ class AveragedNetwork:
         """Update the averages with the present weights; new averages start with a copy."""
         started = [average for average in self._averages.values() if average.has_started]
         if started:
-            update = get_ema_multi_avg_fn(self._decay)  # type: ignore[no-untyped-call]  # torch does not annotate it
+            update = get_ema_multi_avg_fn(self._present_decay())  # type: ignore[no-untyped-call]  # torch does not annotate it
             weights = [average.weight.to(average.tensor.dtype) for average in started]
             update([average.tensor for average in started], weights, self.n_averaged)
         for average in self._averages.values():
@@ -119,6 +127,12 @@ class AveragedNetwork:
                 average.has_started = True
         self.n_averaged += 1
         self._copy_others()
+
+    def _present_decay(self) -> float:
+        """Return the fraction of the average that the next update keeps."""
+        if not self._warmup:
+            return self._decay
+        return min(self._decay, (1 + self.n_averaged) / (10 + self.n_averaged))
 
     def follow(self, network: nn.Module, others: "Iterable[AveragedNetwork]" = ()) -> None:
         """Keep the averages of the tensors that a network still has, and add those of new ones.

@@ -31,9 +31,11 @@ class EMAPlugin(Plugin):
     Args:
         decay: the fraction of the average that each step keeps, at least 0 and less than 1. The
             average covers about ``1 / (1 - decay)`` steps.
+        warmup: ``True`` to keep less of it in the first steps, so that the first weights are soon
+            forgotten: ``(1 + n) / (10 + n)`` in step ``n``, up to ``decay``.
 
     Raises:
-        ConfigurationError: ``decay`` is not a number in this range.
+        ConfigurationError: ``decay`` is not a number in this range, or ``warmup`` is no bool.
 
     Example:
         .. code-block:: python
@@ -45,8 +47,9 @@ class EMAPlugin(Plugin):
 
     summary = "validation and testing use averages of the weights"
     changes_results = True
+    exclusives = ("weights-of-evaluations",)
 
-    def __init__(self, decay: float = 0.99) -> None:
+    def __init__(self, decay: float = 0.99, warmup: bool = False) -> None:
         super().__init__("ema")
         is_number = isinstance(decay, int | float) and not isinstance(decay, bool)
         if not is_number or not 0 <= decay < 1:
@@ -55,7 +58,10 @@ class EMAPlugin(Plugin):
                 " keeps, at least 0 and less than 1: write decay=0.999 to average over about 1000"
                 " steps, or decay=0.99 for about 100."
             )
+        if not isinstance(warmup, bool):
+            raise ConfigurationError(f"EMAPlugin(warmup={warmup!r}): write True or False.")
         self.decay = decay
+        self.warmup = warmup
         self._averages: dict[str, AveragedNetwork] = {}
         self._networks: dict[str, nn.Module] = {}
         self._restored: dict[str, dict[str, Any]] = {}
@@ -162,7 +168,7 @@ class EMAPlugin(Plugin):
             others = () if saved else tuple(self._averages.values())
             average = self._averages.get(name)
             if average is None:
-                average = AveragedNetwork(network, self.decay, others)
+                average = AveragedNetwork(network, self.decay, others, warmup=self.warmup)
             else:
                 average.follow(network, others)
             if saved:
