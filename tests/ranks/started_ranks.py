@@ -101,12 +101,16 @@ class StartRanks:
     Args:
         python: the interpreter, as a command.
         root: a folder for their files.
+
+    Attributes:
+        folder: the folder of the ranks that were started last.
     """
 
     def __init__(self, python: Sequence[str], root: pathlib.Path) -> None:
         self._python = python
         self._root = root
         self._count = 0
+        self.folder = root
         self._started: list[Started] = []
 
     def __call__(
@@ -190,24 +194,38 @@ class StartRanks:
         must_succeed: bool = True,
     ) -> Rank:
         """Let one process call a function, which may spawn others; return what it did."""
+        [rank] = self.start_alone(function, *arguments, env=env, timeout=timeout).wait()
+        assert rank.status == 0 or not must_succeed, f"{rank.output}\n{rank.errors}"
+        return rank
+
+    def start_alone(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 180,
+    ) -> Started:
+        """Let one process call a function, and return it while it runs."""
         folder, environment = self.prepared(function, *arguments)
         process = self.launch(
             [*self._python, "-c", _PROGRAM], {**environment, **(env or {})}, folder, 0
         )
-        [rank] = self.watched([process], folder, timeout).wait()
-        assert rank.status == 0 or not must_succeed, f"{rank.output}\n{rank.errors}"
-        return rank
+        return self.watched([process], folder, timeout)
 
     def results(self, count: int) -> list[Any]:
         """Return the results of the ranks that were started last."""
-        return [_result(self._folder / f"result-{rank}") for rank in range(count)]
+        return self.results_in(self.folder, count)
+
+    def results_in(self, folder: pathlib.Path, count: int) -> list[Any]:
+        """Return the results of the ranks whose files are in a folder."""
+        return [_result(folder / f"result-{rank}") for rank in range(count)]
 
     def prepared(
         self, function: Callable[..., Any], *arguments: Any
     ) -> tuple[pathlib.Path, dict[str, str]]:
         """Return a folder for the ranks' files, and the variables that name their function."""
         self._count += 1
-        self._folder = folder = self._root / f"ranks-{self._count}"
+        self.folder = folder = self._root / f"ranks-{self._count}"
         folder.mkdir()
         call = (inspect.getfile(function), function.__qualname__, arguments)
         (folder / "call").write_bytes(pickle.dumps(call))

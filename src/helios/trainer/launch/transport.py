@@ -1,7 +1,6 @@
 """Exceptions, jobs and models on their way between the processes of a run."""
 
 import dataclasses
-import functools
 import io
 import pickle
 import traceback
@@ -48,16 +47,8 @@ class ShippedError:
         )
         if not is_whole:
             # Its __init__ may take other arguments than it passes on, or an attribute is a lock.
-            attributes = {
-                name: value
-                for name, value in vars(error).items()
-                if _tried(functools.partial(pickle.dumps, value)) is not None
-            }
-            arguments = tuple(
-                each if _tried(functools.partial(pickle.dumps, each)) is not None else repr(each)
-                for each in error.args
-            )
-            pickled = _tried(lambda: pickle.dumps((type(error), arguments, attributes)))
+            parts = type(error), _portable(error.args), _portable(vars(error))
+            pickled = _tried(lambda: pickle.dumps(parts))
         return cls(pickled, is_whole, describe(error), trace, notes)
 
     def unpack(self) -> BaseException | None:
@@ -78,10 +69,35 @@ class ShippedError:
 def _rebuilt(
     kind: type[BaseException], arguments: tuple[Any, ...], attributes: Mapping[str, Any]
 ) -> BaseException:
+    """Return an exception without a call of its own ``__init__``."""
+    arguments = _restored(arguments)
     error = kind.__new__(kind, *arguments)
-    error.args = arguments
-    vars(error).update(attributes)
+    base: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    base.__init__(error, *arguments)
+    vars(error).update(_restored(attributes))
     return error
+
+
+def _portable(value: Any) -> Any:
+    """Return what can be pickled of a value: exceptions in it keep their types."""
+    if isinstance(value, BaseException):
+        return ShippedError.pack(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_portable, value))
+    if type(value) is dict:
+        found = {name: _portable(each) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each is not None}
+    return value if _tried(lambda: pickle.dumps(value)) is not None else None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, ShippedError):
+        return value.unpack() or RuntimeError(value.text)
+    if type(value) in (list, tuple):
+        return type(value)(map(_restored, value))
+    if type(value) is dict:
+        return {name: _restored(each) for name, each in value.items()}
+    return value
 
 
 def _tried(function: Callable[[], Any]) -> Any:
