@@ -173,6 +173,8 @@ class Checkpointer:
             self.flush()  # at most one is written at a time
             with self._generators.held():  # user code returns states and names, and may draw
                 self._save(self._settings.folder)
+            if not self._settings.in_background:
+                self._group.agree(True)  # a write may take longer than a collective may wait
             self._stalls.append(time.perf_counter() - started)
 
     def save_if_changed(self) -> None:

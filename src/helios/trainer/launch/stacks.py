@@ -12,8 +12,14 @@ Activity = Literal["running", "waiting", "paused"]
 
 _WAITS = ("torch.distributed", "torch.nn.parallel.distributed", "torch.autograd.graph")
 """The modules whose calls wait for other ranks; a backward pass waits in the last of them."""
-_PAUSES = ("helios.checkpoints", "torch._dynamo", "torch._inductor", "torch.hub")
-"""The modules that save, compile or download, which may take any time."""
+_PAUSES = (
+    "helios.checkpoints",
+    "torch._dynamo.convert_frame",
+    "torch._inductor.compile_fx",
+    "torch.hub",
+)
+"""The modules that save, compile or download, which may take any time. A compiled network that runs
+is in none of them."""
 _CALLERS = ("helios.trainer", "helios.plugins", "helios.model", "helios.data", "pluggy")
 
 
