@@ -55,7 +55,7 @@ def find_overwritten(owner: Ranked) -> Iterator[str]:
         noted = {name: shown(value) for name, value in _values(owner)}  # no run has set any
     fields: dict[str, Any] = getattr(owner, "__dataclass_fields__", {})
     for name in _names_of(owner):
-        stored = inspect.getattr_static(type(owner), name)
+        stored = _stored(type(owner), name)
         if _is_default(owner, name):
             if name in noted:
                 yield _overwritten(f"{name} = {noted[name]}", name)
@@ -70,12 +70,17 @@ def _base_of(owner: object) -> type:
     """Return the class of Helios that declares the properties of an object."""
     from helios.plugins.plugin import Plugin  # which imports this module
 
-    return next(base for base in (Plugin, Model, DataModule) if isinstance(owner, base))
+    return next(base for base in type(owner).__mro__ if base in (Plugin, Model, DataModule))
 
 
 def _names_of(owner: object) -> list[str]:
     base = _base_of(owner)
     return [name for name in NAMES if hasattr(base, name)]
+
+
+def _stored(kind: type, name: str) -> Any:
+    """Return an attribute as a class, or a base of it, stores it."""
+    return next(base.__dict__[name] for base in kind.__mro__ if name in base.__dict__)
 
 
 def _values(owner: object) -> Iterator[tuple[str, Any]]:
@@ -89,8 +94,7 @@ def _values(owner: object) -> Iterator[tuple[str, Any]]:
 
 def _is_default(owner: object, name: str) -> bool:
     """Return whether an object has inherited a property from its base class."""
-    base = inspect.getattr_static(_base_of(owner), name)
-    return inspect.getattr_static(type(owner), name) is base
+    return _stored(type(owner), name) is _stored(_base_of(owner), name)
 
 
 def _value(owner: object, name: str) -> Any:

@@ -29,6 +29,8 @@ from helios.plugins.markers import PROJECT, UNMARKED
 from helios.plugins.plugin import Plugin
 
 _OPTIONS = PROJECT + "_impl"
+_DEFAULTS = frozenset(dir(Plugin))
+_BASES = frozenset(Plugin.__mro__)
 _MISSING = object()
 
 
@@ -38,7 +40,7 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     If a method of a :class:`Plugin` subclass overrides a hook, it implements the hook, with or
     without the marker. In other objects, and for other names, the marker decides.
     """
-    if name.startswith("__"):  # most attributes, and none of them is a hook
+    if name.startswith("__") or _is_inherited(plugin, name):  # most attributes, and no hooks
         return None
     attribute = static_attribute(plugin, name)
     if isinstance(attribute, types.MemberDescriptorType):  # of __slots__
@@ -52,6 +54,14 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
         if attribute not in defaults:
             return UNMARKED.copy()
     return None
+
+
+def _is_inherited(plugin: object, name: str) -> bool:
+    """Return whether an attribute is the default of :class:`Plugin`, which implements no hook."""
+    if name not in _DEFAULTS:
+        return False
+    owners = (owner for owner in type(plugin).__mro__ if name in owner.__dict__)
+    return next(owners, None) in _BASES and name not in vars(plugin)
 
 
 def _marker(attribute: object) -> object:
@@ -80,6 +90,8 @@ def implementations(plugin: object, plug_id: str) -> dict[str, pluggy.HookimplOp
     found: dict[str, pluggy.HookimplOpts] = {}
     marked = []
     for name in dir(plugin):
+        if name.startswith("__") or _is_inherited(plugin, name):
+            continue
         options = hook_options(plugin, name)
         if name in HOOKS and _is_missing(plugin, name):
             raise InvalidPluginError(

@@ -23,6 +23,7 @@ from helios.errors import (
 )
 from helios.model import Model
 from helios.plugins.declarations import bodies
+from helios.plugins.declarations.attributes import static_attribute
 from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
 from helios.plugins.run_properties import find_overwritten
@@ -208,15 +209,15 @@ def _hidden(plugin: Plugin) -> Iterator[str]:
 
 def _wrong_values(plugin: Plugin) -> Iterator[str]:
     for name in _SWITCHES:
-        value = inspect.getattr_static(plugin, name)
+        value = static_attribute(plugin, name)
         may_be_property = name != "autoload"  # Helios asks the class
         if not isinstance(value, bool) and not (may_be_property and isinstance(value, property)):
             yield f"{name} is {shown(value)}: write {name} = True or {name} = False."
-    summary = inspect.getattr_static(plugin, "summary")
+    summary = static_attribute(plugin, "summary")
     is_own_method = isinstance(summary, _FUNCTIONS)  # and no declaration
     if not is_own_method and not isinstance(summary, str | property):
         yield f"summary is {shown(summary)}: write one line of text."
-    version = inspect.getattr_static(plugin, "state_version")
+    version = static_attribute(plugin, "state_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         yield f"state_version is {shown(version)}: write a whole number from 1 on, such as 2."
     elif version == 1 and _has_own(plugin, "migrate_state"):
@@ -276,7 +277,7 @@ def _wrong_protocol(plugin: object) -> Iterator[str]:
 
 
 def _has_own(plugin: object, name: str) -> bool:
-    value = inspect.getattr_static(plugin, name, None)
+    value = static_attribute(plugin, name)
     return value is not None and value is not vars(Plugin).get(name)
 
 
@@ -295,7 +296,7 @@ def _accepts(function: Any, count: int) -> bool:
 def _unmarked(plugin: object, marked: Collection[str]) -> Iterator[str]:
     """Find functions of a module or object that are named like hooks, but not marked."""
     for name in dir(plugin):
-        value = inspect.getattr_static(plugin, name, None)
+        value = static_attribute(plugin, name)
         if name.startswith("_") or name in marked or not _is_function(value, name):
             continue
         if any(isinstance(plugin, base) and hasattr(base, name) for base in (Model, DataModule)):
