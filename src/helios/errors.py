@@ -54,6 +54,10 @@ class RankFailedError(HeliosError, RuntimeError):
         self.rank = rank
 
 
+class RanksDifferError(HeliosError, RuntimeError):
+    """Raised if the ranks of a run no longer train one model."""
+
+
 class StudyError(HeliosError, RuntimeError):
     """Raised if a study of hyperparameters cannot be created, loaded or continued."""
 

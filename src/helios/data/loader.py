@@ -16,14 +16,16 @@ from torch.utils.data import (
 )
 
 from helios.core import Registry, rules
+from helios.core.distributed import get_dist_info
 from helios.core.rng import DEFAULT_SEED, seed_of_epoch
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.epochs import EpochSampler
 from helios.data.options import check_batches, check_stream, check_workers
 from helios.data.parameter_rules import RULES, SEED_RULE
+from helios.data.rank_shares import BatchShare, share_samples
 from helios.data.samplers import (
-    ResumableDistributedSampler,
     ResumableRandomSampler,
+    ResumableSampler,
     ResumableSamplerType,
     ResumableSequentialSampler,
 )
@@ -65,7 +67,8 @@ class DataLoaderParams:
             them.
         pin_memory: ``True`` to load into page-locked memory; no effect without CUDA.
         drop_last: ``True`` to skip a last batch that is not full.
-        is_distributed: ``True`` to share the samples among processes; the trainer sets it.
+        is_distributed: ``True`` to share the samples among processes, ``False`` to let each process
+            read all of them. The trainer sets it.
         sampler: a resumable sampler that replaces the one that ``shuffle`` chooses.
         batch_sampler: a :class:`~helios.data.ResumableBatchSampler`, which chooses whole batches;
             it replaces ``batch_size``, ``shuffle``, ``sampler`` and ``drop_last``.
@@ -183,12 +186,18 @@ def create_dataloader(
             f"the dataset {type(dataset).__name__} is empty: give it at least one sample."
         )
     sampler: ResumableSamplerType | ResumableBatchSampler
+    place = get_dist_info()
+    is_shared = bool(params.is_distributed) and place.world_size > 1
     if params.batch_sampler is not None:
         sampler = params.batch_sampler
         _check_resumable_batches(sampler)
+        if is_shared:
+            sampler = BatchShare(sampler, place.rank, place.world_size, params.drop_last)
     else:
         sampler = params.sampler or _default_sampler(dataset, params)
         _check_resumable(sampler)
+        if is_shared:
+            sampler = share_samples(sampler, place.rank, place.world_size, params.drop_last)
         sampler.batch_size = params.batch_size or 1  # its start_iter counts batches of this size
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))
@@ -281,15 +290,7 @@ def _check_count(name: str, value: Any, things: str, smallest: int) -> None:
         )
 
 
-def _default_sampler(dataset: Dataset[Any], params: DataLoaderParams) -> ResumableSamplerType:
-    if params.is_distributed:
-        return ResumableDistributedSampler(
-            dataset,
-            shuffle=params.shuffle,
-            seed=_seed(params),
-            drop_last=params.drop_last,
-            batch_size=params.batch_size or 1,
-        )
+def _default_sampler(dataset: Dataset[Any], params: DataLoaderParams) -> ResumableSampler:
     data = cast(Sized, dataset)
     if params.shuffle:
         return ResumableRandomSampler(data, _seed(params))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 def check_batches(params: "DataLoaderParams") -> None:
     """Refuse parameters that a batch sampler, or a loader without a batch size, would ignore."""
     names = _given(params, "batch_size", "shuffle", "sampler", "drop_last")
+    if params.is_distributed and "drop_last" in names:
+        names.remove("drop_last")  # it drops batches that not every process has
     if params.batch_sampler is not None and names:
         raise ConfigurationError(
             f"batch_sampler={type(params.batch_sampler).__name__}(...) chooses whole batches:"

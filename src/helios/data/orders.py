@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from helios.data.batch_samplers import ResumableBatchSampler
+from helios.data.rank_shares import RankShare
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -24,6 +25,10 @@ def describe_order(sampler: ResumableSamplerType | ResumableBatchSampler, epoch:
         sampler: the sampler. If the class is the user's own, its order is computed once.
         epoch: the number of the epoch.
     """
+    if isinstance(sampler, RankShare):
+        if sampler.is_shared:  # the order of all processes does not depend on their number
+            return describe_order(sampler.source, epoch)
+        return f"each process with its own {type(sampler.source).__name__}"
     if isinstance(sampler, ResumableDistributedSampler):
         facts = [f"shuffle={sampler.shuffle}", f"seed={sampler.seed}"]
         facts += [f"num_replicas={sampler.num_replicas}", f"drop_last={sampler.drop_last}"]

@@ -27,6 +27,22 @@ def is_metric(value: object) -> bool:
     return isinstance(value, nn.Module) and all(hasattr(value, name) for name in methods)
 
 
+def check_weight(name: str, weight: Any) -> None:
+    """Refuse a weight of a value that is not a number from 0 on."""
+    if isinstance(weight, torch.Tensor):
+        raise ValueError(
+            f"log({name!r}) got a weight of shape {tuple(weight.shape)}: pass one number, for"
+            " example mask.sum()."
+        )
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+        raise TypeError(
+            f"log({name!r}) got a weight that is a {type(weight).__name__}: pass a number, or a"
+            " tensor with one element."
+        )
+    if not 0 <= float(weight) < math.inf:
+        raise ValueError(f"log({name!r}) got the weight {weight}: pass a finite number from 0 on.")
+
+
 class MetricBuffer:
     """The weighted means of named values.
 

@@ -1,10 +1,8 @@
 """The session: the objects that a run provides to a model."""
 
 import contextlib
-import math
-import numbers
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -15,12 +13,15 @@ from helios.errors import ConfigurationError, NoRunError
 from helios.model.changes import Changes
 from helios.model.evaluation_buffer import EvaluationBuffer
 from helios.model.metric_objects import MetricObjects
-from helios.model.metrics import MetricBuffer, Number, is_metric
+from helios.model.metrics import MetricBuffer, Number, check_weight, is_metric
 from helios.model.modes import Modes
 from helios.model.optimizers import Optimizers, Step
 from helios.model.precision import Precision
 from helios.model.schedulers import Schedulers
 from helios.model.window import Window
+
+if TYPE_CHECKING:
+    from helios.model.parallel import Parallel
 
 Caller = Callable[..., Any] | None
 _OVERFLOW = "its gradients overflowed in fp16"
@@ -60,6 +61,7 @@ class Session:
         batches_per_epoch: returns the number of batches in an epoch.
         is_training: ``True`` if the run trains the model, ``False`` if it only tests it.
         keeps_training_values: ``True`` if the values that a model logs in training will be read.
+        parallel: the engine with which several ranks train the model; ``None`` in one process.
 
     Attributes:
         place: the place of this process.
@@ -96,6 +98,7 @@ class Session:
         *,
         is_training: bool,
         keeps_training_values: bool,
+        parallel: "Parallel | None" = None,
     ) -> None:
         self.place = place
         self.precision = precision
@@ -117,6 +120,7 @@ class Session:
         self._log = self.training_log
         self._is_logging = keeps_training_values
         self._batch_size = batch_size
+        self._parallel = parallel
         self._outside = None if precision.is_full else precision.outside
         self._has_extras = not precision.is_full or any(
             getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
@@ -132,6 +136,8 @@ class Session:
             prepared = self._hooks.prepare_module(module=module)
         else:
             prepared = module.to(device)
+        if self._parallel is not None:
+            prepared = self._parallel.wrap(prepared)
         if compile and not hasattr(prepared, "_orig_mod"):  # a plug-in may have compiled it
             # Not module.compile(), because it skips PyTorch's own classes, such as Sequential. Not
             # dynamic, because the code for a shape would then depend on earlier shapes, which
@@ -157,7 +163,7 @@ class Session:
             if weight is None:
                 weight = 1 if self.batch is None else self._batch_size(self.batch)
             elif not isinstance(weight, torch.Tensor) or weight.numel() != 1:
-                _check_weight(name, weight)
+                check_weight(name, weight)
             self._log.add(name, value, weight)
 
     def _log_metric(self, name: str, metric: Any, weight: Number | None) -> None:
@@ -181,6 +187,8 @@ class Session:
         of_training, self._batch_size = self._batch_size, batch_size
         try:
             with self.logging_to(self.evaluation_log):
+                if self._parallel is not None:
+                    self._parallel.begin_evaluation()
                 yield
         finally:
             self._batch_size, self.batch = of_training, None
@@ -269,20 +277,29 @@ class Session:
         if has_extras:
             self._call("on_after_backward", step, loss=given)
         if window.is_complete:
-            return self._take(step)
+            return self._take(step, is_reached=True)
         if step.shared:
             step.keep_shared()
         return False
 
-    def _take(self, step: Step) -> bool:
-        """Take a step on the gradients of the window, and return whether it was taken."""
+    def _take(self, step: Step, *, is_reached: bool) -> bool:
+        """Take a step on the gradients of the window, and return whether it was taken.
+
+        Args:
+            step: the step.
+            is_reached: ``True`` if a loss of the last batch was for it.
+        """
         optimizers, has_extras = step.optimizers, self._has_extras
         step.losses = 0
         if step.kept:
             step.restore_shared()
+        if self._parallel is not None:
+            self._parallel.reduce(step, is_only=is_reached and self.optimizers.count == 1)
         if has_extras:
             self.precision.unscale(optimizers)
         if step.weight is not None:
+            if self._parallel is not None:
+                step.weight = self._parallel.mean_weight(step.weight)
             step.divide()
         if has_extras:
             self._call("on_before_optimizer_step", step)
@@ -339,26 +356,11 @@ class Session:
         """Take the steps of optimizers that got their last loss before the last batch."""
         with self.precision.outside:
             for step in self.optimizers.pending():
-                self._take(step)
+                self._take(step, is_reached=False)
 
     def close(self) -> None:
         """Release the optimizers of the model. Called at the end of the run."""
         self.optimizers.close()
-
-
-def _check_weight(name: str, weight: Any) -> None:
-    if isinstance(weight, torch.Tensor):
-        raise ValueError(
-            f"log({name!r}) got a weight of shape {tuple(weight.shape)}: pass one number, for"
-            " example mask.sum()."
-        )
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-        raise TypeError(
-            f"log({name!r}) got a weight that is a {type(weight).__name__}: pass a number, or a"
-            " tensor with one element."
-        )
-    if not 0 <= float(weight) < math.inf:
-        raise ValueError(f"log({name!r}) got the weight {weight}: pass a finite number from 0 on.")
 
 
 def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:

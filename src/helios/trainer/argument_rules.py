@@ -53,6 +53,7 @@ RULES: Mapping[str, rules.Rule] = {
     "chkpt_root": rules.optional(rules.folder),
     "src_root": rules.optional(rules.folder),
     "import_prefix": _dotted,
+    "parallel": rules.optional(rules.choice("ddp", "fsdp")),
     "on_load_error": rules.choice("raise", "skip"),
     "plugins": _requests("plugins", "a list of names, or of plug-ins", strings=False),
     "block": _requests("block", "a list of names", strings=True),

@@ -1,5 +1,6 @@
 """The batches of a run: their loader, their number, and the position in an epoch."""
 
+import collections
 import functools
 import itertools
 import logging
@@ -12,6 +13,7 @@ from helios.data import DataModule, DatasetSplit, StreamPosition
 from helios.data.datamodule import LoaderAndPosition, require_pair
 from helios.data.loader import batch_size_of, set_position
 from helios.data.orders import describe_order
+from helios.data.rank_shares import RankShare
 from helios.data.seeds import SeededBatches
 from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.data.whole_epoch import WholeEpoch, number_of_batches
@@ -19,9 +21,18 @@ from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
 from helios.trainer.evaluation_loader import EvaluationLoaders
 from helios.trainer.limits import Limits, first
+from helios.trainer.shared_batches import (
+    common_count,
+    even_count,
+    move_position,
+    settle_share,
+)
 from helios.trainer.wrapped_batches import WrapBatches
 
 _logger = logging.getLogger(__name__)
+
+_WINDOWS_AHEAD = 8
+"""The accumulation windows of a stream that each of several ranks reads ahead."""
 
 
 class Batches:
@@ -108,7 +119,9 @@ class Batches:
                 " finish them: if this run resumes inside an epoch, it may repeat some batches and"
                 " skip others. Remove in_order=False for a run that resumes exactly."
             )
-        self.per_epoch = self._number_in_epoch(loader, position)
+        settle_share(position, self._group)
+        number = self._number_in_epoch(loader, position)
+        self.per_epoch = even_count(number, position, self._group)
         if self.per_epoch == 0:
             raise ConfigurationError(
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
@@ -119,9 +132,9 @@ class Batches:
             self._resume_inside_epoch(before)
             self._require_reachable()
         elif before is not None and isinstance(position, StreamPosition):
-            carried = before.get("stream", [])
-            if carried and carried[self._place.rank] is not None:
-                position.load_state_dict(carried[self._place.rank], 0)
+            carried = before.get("stream", [])[self._place.rank :]
+            if carried and carried[0] is not None:
+                position.load_state_dict(carried[0], 0)
 
     def close(self) -> None:
         """Drop the loaders, so that their workers end now.
@@ -136,8 +149,18 @@ class Batches:
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
         position, consumed = self._train_loader[1], self._state.dataset_iter
-        now = self._order()
-        if any(before.get(name, now[name]) != now[name] for name in now):  # older files have fewer
+        now, names = self._order(), ["samples", *_TERMS]
+        if before.get("ranks", 1) == now.get("ranks", 1):
+            if isinstance(position, RankShare):
+                position.first = before.get("first", 0)
+                now = self._order()
+            names = [*now]
+        else:
+            names.remove("batch_size")  # the position is a number of samples
+        names = [name for name in names if name in now]
+        if any(
+            before.get(name, now[name]) != now[name] for name in names
+        ):  # older files have fewer
             raise CheckpointError(
                 f"the checkpoint was saved after batch {consumed} of an epoch of"
                 f" {_described(before)}, but the training set now has {_described(now)}, in another"
@@ -145,18 +168,25 @@ class Batches:
                 " batch size, shuffle or sampler, and each random_seed that the run was started"
                 " with, or start a new run."
             )
-        if isinstance(position, StreamPosition):
+        if before.get("ranks", 1) != now.get("ranks", 1):
+            self._state.dataset_iter = move_position(before, now, position, consumed)
+        elif isinstance(position, StreamPosition):
             position.load_state_dict(before["stream"][self._place.rank], consumed)
+        number = self._number_in_epoch(*self._train_loader)
+        self.per_epoch = even_count(number, position, self._group)
 
     def _order(self) -> dict[str, Any]:
         """Return the values that the order of the samples depends on; the seed for a stream."""
         assert self._train_loader is not None  # begin_phase() has set it
         loader, position = self._train_loader
+        order: dict[str, Any] = {}
+        if self._place.is_distributed:
+            order["ranks"] = self._place.world_size
         if isinstance(position, StreamPosition):
-            return {"batches": None, "samples": None, "seed": self._seed}
-        order: dict[str, Any] = {
+            return {**order, "batches": None, "samples": None, "seed": self._seed}
+        order |= {
             "batches": len(loader),
-            "samples": len(position),
+            "samples": position.total if isinstance(position, RankShare) else len(position),
             "batch_size": batch_size_of(loader),
             "seed": self._seed,
         }
@@ -164,6 +194,8 @@ class Batches:
             order["sampler"] = describe_order(position, self._epoch)
         if isinstance(loader.dataset, SeededBatches):
             order["samples_seed"] = loader.dataset.seed
+        if isinstance(position, RankShare):
+            order["first"] = position.first
         return order
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,15 +216,21 @@ class Batches:
         assert self._train_loader is not None  # begin_phase() has set it
         loader, position = self._train_loader
         state = self._state
+        if state.dataset_iter == 0 and isinstance(position, RankShare) and position.first:
+            position.first = 0  # this run reads the whole epoch
+            self.per_epoch = self._number_in_epoch(loader, position)
         if isinstance(position, StreamPosition):
             position.expect_read_ahead(self._wrap is not None)
             self._training_size = position.size
-            stream = self._first(position.read(state), "training", None, state.dataset_iter)
+            limit = self._limits.number("training", None)
+            left = None if limit is None else limit - state.dataset_iter
+            stream = first(position.read(state), left)
             return self._in_windows(self._wrapped(stream, "training", None))
         set_position(loader, position, self._seed, self._epoch, state.dataset_iter)
         batches, self._training_size = _counted(loader, position, state.dataset_iter)
-        batches = self._first(batches, "training", len(loader), state.dataset_iter)
-        return self._wrapped(batches, "training", int(self.per_epoch) - state.dataset_iter)
+        number = int(self.per_epoch) - state.dataset_iter
+        batches = first(batches, number if self.per_epoch < len(loader) else None)
+        return self._wrapped(batches, "training", number)
 
     @property
     def _epoch(self) -> int:
@@ -211,12 +249,6 @@ class Batches:
             )
         return math.inf
 
-    def _first(
-        self, batches: Iterable[Any], phase: str, number: int | None, start: int = 0
-    ) -> Iterable[Any]:
-        limit = self._limits.number(phase, number)
-        return first(batches, None if limit is None else limit - start)
-
     def _require_reachable(self) -> None:
         limit = self._limits.number("training", None) if math.isinf(self.per_epoch) else None
         last, consumed = self.per_epoch if limit is None else limit, self._state.dataset_iter
@@ -230,16 +262,26 @@ class Batches:
         """Yield the batches of a stream, and read ahead to the end of each accumulation window.
 
         With epochs as the training unit, the last window may have fewer batches. The loss of its
-        first batch already depends on their number.
+        first batch already depends on their number. Several ranks read some windows ahead, so that
+        they end the epoch together.
         """
         iterator, state = iter(batches), self._state
+        ahead: collections.deque[Any] = collections.deque()
+        windows = _WINDOWS_AHEAD if self._place.is_distributed else 1
+        common, has_more = 0, True  # the number of batches ahead that all ranks have
         self.per_epoch = math.inf
         while math.isinf(self.per_epoch):
             accumulate = self._window.read_ahead  # a plug-in may change it
-            window = list(itertools.islice(iterator, accumulate))
-            if len(window) < accumulate:
-                self.per_epoch = state.dataset_iter + len(window)
-            yield from window
+            if common < accumulate and has_more:
+                wanted = windows * accumulate
+                ahead.extend(itertools.islice(iterator, wanted - len(ahead)))
+                common = common_count(len(ahead), self._group)
+                has_more = common == wanted
+            if common < accumulate:
+                self.per_epoch = state.dataset_iter + common
+            for _ in range(min(common, accumulate)):
+                common -= 1
+                yield ahead.popleft()
 
     def validation(self) -> Iterable[Any] | None:
         """Return the validation batches, or ``None`` without a validation set."""
@@ -271,6 +313,9 @@ class Batches:
 
     def _one_set(self, pair: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
         """Return the batches of a set, the first of which has the number ``start``."""
+        if isinstance(pair[1], RankShare):
+            pair[1].is_even = False  # each sample counts once
+            settle_share(pair[1], self._group)
         batches, size = _counted(*pair)
         self._evaluation_size = functools.partial(_after, start, size) if start else size
         limit = self._limits.number(phase, number_of_batches(pair[0]))

@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from helios.core import Group, TrainingState, TrainingUnit
+from helios.core import TrainingState, TrainingUnit
 from helios.model.window import Window
 
 _DECIDED = "should_training_stop"
@@ -34,6 +34,26 @@ class StopRequest:
     is_shown: bool = dataclasses.field(default=False, compare=False)
 
 
+Task = Literal["a validation", "a checkpoint"]
+
+
+@dataclasses.dataclass
+class Wishes:
+    """The requests of one rank, which the other ranks do not know yet.
+
+    Attributes:
+        stops: its requests to stop.
+        withdrawn: the authors whose requests are withdrawn.
+        tasks: the validation and the checkpoint that it asks for.
+        error: the error that it raises after its normal end.
+    """
+
+    stops: list[StopRequest] = dataclasses.field(default_factory=list)
+    withdrawn: list[str] = dataclasses.field(default_factory=list)
+    tasks: set[Task] = dataclasses.field(default_factory=set)
+    error: BaseException | None = None
+
+
 class Control:
     """The only object that decides whether a run continues.
 
@@ -53,6 +73,8 @@ class Control:
         validation_due: ``True`` if a validation is due now and not complete yet.
         save_due: ``True`` if a checkpoint is due when the current epoch has ended.
         is_asked: ``True`` if there is a request: to stop, to validate or to save.
+        is_shared: ``True`` if requests wait until the ranks have told one another.
+        watches_clock: ``True`` if the time limit counts in this process.
         final_error: the error that the run raises after its normal end.
     """
 
@@ -80,11 +102,21 @@ class Control:
         self.save_due = False
         self.final_error: BaseException | None = None
         self.is_asked = False
+        self.is_shared = False
+        self.watches_clock = True
         self._asked_for: set[str] = set()
+        self._wishes = Wishes()
         self._restored_reasons: list[str] = []
 
     def request(self, request: StopRequest) -> None:
-        """Add a request to stop, unless the same request exists."""
+        """Request a stop; with several ranks, from the next point at which they agree."""
+        if not self.is_shared:
+            self.add(request)
+        elif request not in self._wishes.stops:
+            self._wishes.stops.append(request)
+
+    def add(self, request: StopRequest) -> None:
+        """Add a request to stop that all ranks make, unless the same request exists."""
         self.is_asked = True
         if request not in self.requests:
             self.requests.append(request)
@@ -93,18 +125,50 @@ class Control:
 
     def withdraw(self, author: str) -> bool:
         """Drop the requests of an author to stop, and return whether it had made any."""
-        kept = [request for request in self.requests if request.author != author]
-        had_any = len(kept) < len(self.requests)
-        self.requests[:] = kept
-        self.is_asked = bool(self.requests or self._asked_for)
+        mine = self._wishes.stops
+        had_any = any(request.author == author for request in [*self.requests, *mine])
+        if self.is_shared:
+            mine[:] = [request for request in mine if request.author != author]
+            self._wishes.withdrawn.append(author)
+        else:
+            self._drop(author)
         return had_any
 
-    def ask(self, for_what: Literal["a validation", "a checkpoint"]) -> None:
-        """Ask for a validation or a checkpoint after the current optimizer step."""
+    def _drop(self, author: str) -> None:
+        self.requests[:] = [request for request in self.requests if request.author != author]
+        self.is_asked = bool(self.requests or self._asked_for)
+
+    def wish(self, for_what: Task) -> None:
+        """Ask for a validation or a checkpoint, as :meth:`request` does for a stop."""
+        if self.is_shared:
+            self._wishes.tasks.add(for_what)
+        else:
+            self.ask(for_what)
+
+    def ask(self, for_what: Task) -> None:
+        """Ask in all ranks for a validation or a checkpoint after the current optimizer step."""
         self._asked_for.add(for_what)
         self.is_asked = True
 
-    def take(self, for_what: Literal["a validation", "a checkpoint"]) -> bool:
+    def tell(self) -> Wishes:
+        """Return what this rank has requested since the last call."""
+        told, self._wishes = self._wishes, Wishes()
+        told.error = self.final_error
+        return told
+
+    def hear(self, wishes: Sequence[Wishes]) -> None:
+        """Do in this rank what any rank has requested; all ranks hear the same."""
+        for each in wishes:
+            for author in each.withdrawn:
+                self._drop(author)
+        for each in wishes:
+            for request in each.stops:
+                self.add(request)
+            for task in each.tasks:
+                self.ask(task)
+            self.final_error = self.final_error or each.error
+
+    def take(self, for_what: Task) -> bool:
         """Return whether somebody has asked for a validation or a checkpoint, and forget it."""
         was_asked = for_what in self._asked_for
         self._asked_for.discard(for_what)
@@ -117,15 +181,16 @@ class Control:
 
     def is_stop_requested(self) -> bool:
         """Return whether a stop was requested or the time limit is reached."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        if is_late and self.watches_clock:
             reason = f"max_time={self._max_time:g} seconds are over"
             self.request(StopRequest(reason, "the trainer", urgent=True))
         return bool(self.requests)
 
-    def must_leave(self, group: Group) -> bool:
+    def must_leave(self) -> bool:
         """Return whether to interrupt a validation at once; a resumed run repeats it."""
         is_urgent = self.is_stop_requested() and any(each.urgent for each in self.requests)
-        return group.agree(self.interruptible and is_urgent)
+        return self.interruptible and is_urgent
 
     def is_finished(self) -> bool:
         """Return whether training is complete, stopped early, or stopped by a request.
@@ -142,7 +207,7 @@ class Control:
     def end_early(self, story: Callable[[], str]) -> None:
         """Name early stopping as the author of the end, if it has ended the run."""
         if self._is_stale() and not self._is_complete():
-            self.request(StopRequest(story(), "early stopping"))
+            self.add(StopRequest(story(), "early stopping"))
 
     def _is_complete(self) -> bool:
         return self._state.units(self._unit) >= self.total_steps
@@ -201,4 +266,4 @@ class Control:
         """Repeat the stops that :meth:`decisions` returned; older files have no reasons."""
         reasons = itertools.chain(self._restored_reasons, itertools.repeat(_DECIDED))
         for author, reason in zip(authors, reasons, strict=False):
-            self.request(StopRequest(reason, author, is_decided=True))
+            self.add(StopRequest(reason, author, is_decided=True))

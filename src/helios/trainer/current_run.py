@@ -236,7 +236,7 @@ class CurrentRun:
         if self._job is not None:
             author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
             _logger.info("%s requests %s: %s", author, what, reason)
-            self._job.control.ask(what)
+            self._job.control.wish(what)
 
     def set_accumulation_steps(self, number: int) -> None:
         """Set the number of batches whose gradients make one optimizer step, from the next step on.

@@ -55,7 +55,7 @@ def train(run: "Run") -> None:
         state.global_epoch += 1
         state.dataset_iter = 0
         answer = model.should_advance_dataset_phase()
-        if verdict(model, "should_advance_dataset_phase", answer):
+        if run.group.broadcast(verdict(model, "should_advance_dataset_phase", answer)):
             run.batches.advance_phase()
         is_due_here = in_epochs and (
             is_due(trainer.chkpt_frequency, state.global_epoch) or run.must_keep_best()
@@ -191,7 +191,7 @@ def validate(run: "Run") -> bool:
     """
     model, hooks, state = run.model, run.hooks, run.state
     cycle = state.validation_cycles
-    if run.must_leave():
+    if run.points.must_leave():
         return False
     if run.control.interruptible:
         run.checkpoints.keep()
@@ -239,9 +239,11 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
                     outputs=outputs, batch=batch, samples=session.samples, step=step
                 )
             model.on_validation_batch_end(step)
-            if run.must_leave():
+            if run.points.must_leave(step):
                 return False
     session.batch = None
+    if not run.points.has_validated():
+        return False
     run.results.enter()
     model.train()
     if hooks.on_validation_end is not None:
@@ -282,9 +284,11 @@ def _test_batches(run: "Run", batches: Any) -> bool:
                     outputs=outputs, batch=batch, samples=session.samples, step=step
                 )
             model.on_testing_batch_end(step)
-            if run.control.is_stop_requested():
+            if run.points.must_stop(step):
                 return False
     session.batch = None
+    if not run.points.has_tested():
+        return False
     run.results.enter()
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()

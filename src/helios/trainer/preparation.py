@@ -4,6 +4,7 @@ from helios.plugins.calls.profile import PluginProfile
 from helios.trainer.checkpointer import SaveSettings
 from helios.trainer.expected import check_expected
 from helios.trainer.job import Job
+from helios.trainer.parallelism import check_parallel
 
 
 def prepare(job: Job) -> None:
@@ -18,6 +19,7 @@ def prepare(job: Job) -> None:
         manager.recheck()  # pluggy cannot call what a plug-in may have become
         manager.arrange()
         manager.configure("configure_trainer", trainer)
+    check_parallel(trainer)
     manager.configure("configure_model", job.model)
     # Only now, because plug-ins may have changed the model's name in checkpoints.
     job.saves = SaveSettings.of(trainer, job.model, job.beginning)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from helios.core import AverageTimer, rng, update_all_registries
+from helios.core import AverageTimer, TrainingUnit, rng, update_all_registries
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.model import overrides
@@ -23,10 +23,12 @@ from helios.trainer import loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
+from helios.trainer.control_points import create_points
 from helios.trainer.fractions_of_epoch import FractionsOfEpoch
 from helios.trainer.initial_weights import load_initial_weights
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Trained
+from helios.trainer.parallelism import begin_parallel, create_parallel
 from helios.trainer.process import determinism, log_file
 from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
@@ -65,6 +67,7 @@ class Run:
             trainer.limits,
         )
         optimizers = Optimizers(self.model)
+        self.parallel = create_parallel(job)
         self.session = Session(
             self.place,
             self.hooks,
@@ -80,6 +83,7 @@ class Run:
             is_training=job.purpose == "fit",
             keeps_training_values=trainer.print_frequency is not None
             or self.hooks.on_log is not None,
+            parallel=self.parallel,
         )
         self.session.batches_per_evaluation = lambda: self.batches.per_evaluation
         self.batches.begin_set = self.session.evaluation_log.begin_set
@@ -107,6 +111,7 @@ class Run:
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
+        self.points = create_points(self.control, self.state, self.group, self.place)
         frequency = trainer.valid_frequency
         self._fractions = (
             FractionsOfEpoch(frequency, self.state, lambda: self.batches.per_epoch)
@@ -119,9 +124,12 @@ class Run:
             or self.hooks.should_training_stop is not None
             or self.control.has_deadline
             or self._fractions is not None
+            or self.place.is_distributed
         )
         self.has_step_contexts = (
-            self.hooks.step_context is not None or not self.session.precision.is_full
+            self.hooks.step_context is not None
+            or not self.session.precision.is_full
+            or (self.parallel is not None and self.parallel.needs_batches)
         )
 
     def _parts(self) -> list[parts.Part]:
@@ -203,8 +211,10 @@ class Run:
         self.timer.start()
         self._first_steps = unused.FirstSteps(model)
         interrupts.loses_nothing = True
+        self.points.begin()
         try:
             loops.train(self)
+            self.points.meet()  # a signal may have come since
         finally:
             interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
@@ -256,6 +266,7 @@ class Run:
     def _complete_model(self) -> None:
         """Let plug-ins change the model that ``setup`` has created, before it is restored."""
         self.manager.hook.on_model_ready(model=self.model)
+        begin_parallel(self.job, self.parallel)
         self.session.changes.set_up()
 
     def _load_initial_weights(self) -> None:
@@ -339,14 +350,25 @@ class Run:
         if self._fractions is not None and self._fractions.take():
             self.control.ask("a validation")
         self.control.is_stop_requested()
+        if self.window.is_complete and (self.points.is_due() or self._is_moment()):
+            self.points.meet()
 
-    def must_leave(self) -> bool:
-        """Return whether to interrupt a validation at once; a resumed run repeats it."""
-        return self.control.must_leave(self.group)
+    def _is_moment(self) -> bool:
+        """Return whether something follows this step that needs the requests of all ranks."""
+        trainer, state = self.trainer, self.state
+        if self.control.is_asked or state.dataset_iter == self.batches.per_epoch:
+            return True
+        return trainer.train_unit is TrainingUnit.ITERATION and (
+            loops.is_due(trainer.valid_frequency, state.current_iteration)
+            or loops.is_due(trainer.chkpt_frequency, state.current_iteration)
+            or state.current_iteration >= trainer.total_steps
+        )
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
         """Return the context manager around a step of the model."""
         autocast = self.session.precision.autocast
+        if self.parallel is not None and phase == "training":
+            self.parallel.synchronize(is_last=self.window.is_complete)
         if self.hooks.step_context is None:
             return autocast
         return StepContexts([autocast, *self.hooks.step_context(phase=phase)])

@@ -93,6 +93,9 @@ class Trainer(CurrentRun):
             ``"testing"`` or ``"prediction"``.
         overfit_batches: the number or fraction of batches on which each epoch trains again, in the
             same order. Validations read as many of their own batches.
+        parallel: how several processes train a network that ``Model.prepare`` gets: ``"ddp"`` for
+            PyTorch's ``DistributedDataParallel``, the default, or ``"fsdp"`` for its
+            ``fully_shard``.
         unknown: any other argument raises an error, which names the replacement of an old one.
 
     Raises:
@@ -141,6 +144,7 @@ class Trainer(CurrentRun):
         fast_dev_run: bool | int = False,
         limit_batches: Limit | Mapping[str, Limit] | None = None,
         overfit_batches: Limit | None = None,
+        parallel: Literal["ddp", "fsdp"] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -166,6 +170,7 @@ class Trainer(CurrentRun):
         """True if an urgent stop interrupts a validation at once. Each validation then begins
         with a copy of the state in memory, from which a resumed run repeats the validation."""
         self.precision = settings.check_precision(precision)
+        self.parallel = parallel
         self.random_seed = settings.check_seed(random_seed)
         self.enable_progress_bar = enable_progress_bar
         self.run_root = settings.check_folder("run_root", run_root)

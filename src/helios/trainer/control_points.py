@@ -1,0 +1,176 @@
+"""The control points of a run: the moments at which its ranks tell one another what to do."""
+
+import pickle
+import time
+from collections.abc import Callable
+
+from helios.core import Group, Place, TrainingState
+from helios.trainer.control import Control
+
+_INTERVAL = 1.0  # seconds between two points, about
+_GROWTH = 4  # times as many steps as before, at most
+_BATCHES = 8  # of an evaluation, between two points
+
+
+class ControlPoints:
+    """The control points of a run in one process, which knows all requests at once.
+
+    Args:
+        control: the object that decides whether the run continues.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def begin(self) -> None:
+        """Begin to count steps, at the start of training."""
+
+    def is_due(self) -> bool:
+        """Return whether ranks meet after this step, or after the validation that has just ended.
+
+        All ranks find the same answer.
+        """
+        return False
+
+    def meet(self) -> None:
+        """Tell all ranks what this one has requested, and hear what the others have."""
+
+    # Evaluations, in which ranks may have different numbers of batches.
+
+    def must_leave(self, batch: int | None = None) -> bool:
+        """Return whether all ranks interrupt a validation at once; a resumed run repeats it.
+
+        Args:
+            batch: the number of the batch that has ended; ``None`` before the first.
+        """
+        return self._control.must_leave()
+
+    def must_stop(self, batch: int) -> bool:
+        """Return whether all ranks interrupt a test."""
+        return self._control.is_stop_requested()
+
+    def has_validated(self) -> bool:
+        """Return whether the validation is complete, when all ranks have read their batches."""
+        return True
+
+    def has_tested(self) -> bool:
+        """Return whether the test is complete, when all ranks have read their batches."""
+        return True
+
+
+class SharedControlPoints(ControlPoints):
+    """The control points of a run of several ranks.
+
+    A message at every step would cost more than many steps. So ranks meet every few steps, and
+    before each validation, save and end of an epoch. Rank 0 says at each point how many steps
+    remain until the next one, because clocks differ.
+
+    Args:
+        control: the object that decides whether the run continues.
+        state: the progress of the run.
+        group: the processes of the run.
+        place: the place of this process.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        state: TrainingState,
+        group: Group,
+        place: Place,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(control)
+        self._state = state
+        self._group = group
+        self._clock = clock
+        self._next = self._interval = 1
+        self._last: tuple[float, int] | None = None
+        self._cycle = state.validation_cycles
+        control.is_shared = True
+        control.watches_clock = place.rank == 0
+
+    def begin(self) -> None:
+        """Begin to count steps, at the start of training."""
+        self._last = self._clock(), self._state.current_iteration
+        self._next, self._cycle = self._state.current_iteration + 1, self._state.validation_cycles
+
+    def is_due(self) -> bool:
+        """Return whether the next point is reached, or a validation has ended since the last."""
+        state = self._state
+        return state.current_iteration >= self._next or state.validation_cycles != self._cycle
+
+    def meet(self) -> None:
+        """Send the requests of this rank to all ranks, and add those of all ranks."""
+        self._meet(has_ended=True)
+
+    def _meet(self, *, has_ended: bool) -> bool:
+        """Meet, and return whether all ranks have no further batch in the current evaluation."""
+        wishes = self._control.tell()
+        wishes.error = _sent(wishes.error)
+        messages = self._group.gather((wishes, has_ended, self._steps()))
+        self._control.hear([each for each, _, _ in messages])
+        self._interval = messages[0][2]
+        self._next = self._state.current_iteration + self._interval
+        self._cycle = self._state.validation_cycles
+        return all(ended for _, ended, _ in messages)
+
+    def _steps(self) -> int:
+        """Return the number of steps until the next point, by the clock of this rank."""
+        now, step = self._clock(), self._state.current_iteration
+        before, self._last = self._last, (now, step)
+        if before is None or step == before[1]:
+            return self._interval
+        seconds, most = (now - before[0]) / (step - before[1]), self._interval * _GROWTH
+        return max(1, min(most, int(_INTERVAL / seconds) if seconds > 0 else most))
+
+    def must_leave(self, batch: int | None = None) -> bool:
+        """Return whether all ranks interrupt a validation; they meet before it, too."""
+        if batch is None or (self._control.interruptible and _is_point(batch)):
+            self._control.is_stop_requested()  # the time limit may be over
+            self._meet(has_ended=False)
+        return self._control.must_leave()
+
+    def must_stop(self, batch: int) -> bool:
+        """Return whether all ranks interrupt a test."""
+        if _is_point(batch):
+            self._control.is_stop_requested()
+            self._meet(has_ended=False)
+        return bool(self._control.requests)
+
+    def has_validated(self) -> bool:
+        """Wait for ranks with more batches, if something may interrupt the validation."""
+        return not self._control.interruptible or self._wait(self._control.must_leave)
+
+    def has_tested(self) -> bool:
+        """Wait for ranks with more batches."""
+        return self._wait(lambda: bool(self._control.requests))
+
+    def _wait(self, must_end: Callable[[], bool]) -> bool:
+        while not self._meet(has_ended=True):
+            if must_end():
+                return False
+        return not must_end()
+
+
+def _is_point(batch: int) -> bool:
+    return batch % _BATCHES == _BATCHES - 1
+
+
+def create_points(
+    control: Control, state: TrainingState, group: Group, place: Place
+) -> ControlPoints:
+    """Return the control points of a run."""
+    if place.is_distributed:
+        return SharedControlPoints(control, state, group, place)
+    return ControlPoints(control)
+
+
+def _sent(error: BaseException | None) -> BaseException | None:
+    """Return an error that can be sent to other ranks."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"another rank ends the run: {type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,59 @@
+"""The engine with which several ranks train a model, and the plug-in that may replace it."""
+
+from typing import TYPE_CHECKING
+
+from helios.core import rng
+from helios.errors import PluginConflictError
+from helios.model.optimizer_search import optimizers_in
+from helios.plugins.discovery.metadata import canonical
+from helios.trainer.job import Job
+
+if TYPE_CHECKING:
+    from helios.model.parallel import Parallel
+    from helios.trainer import Trainer
+
+_CLAIM = "module"
+
+
+def find_wrapper(trainer: "Trainer") -> str | None:
+    """Return the id of the plug-in that distributes networks in place of Helios, if one does."""
+    for row in trainer.plugin_manager.rows.values():
+        if _CLAIM in map(canonical, getattr(row.plugin, "exclusives", ())):
+            return row.id
+    return None
+
+
+def check_parallel(trainer: "Trainer") -> None:
+    """Refuse to distribute networks in two ways.
+
+    Raises:
+        PluginConflictError: an argument and a plug-in want to do it.
+    """
+    wrapper = find_wrapper(trainer)
+    if trainer.parallel is not None and wrapper is not None:
+        manager = trainer.plugin_manager
+        raise PluginConflictError(
+            f"Trainer(parallel={trainer.parallel!r}) and plug-in {manager.describe(wrapper)} both"
+            f' distribute networks: the plug-in claims "{_CLAIM}". Remove the argument parallel, or'
+            f" block the plug-in: Trainer(block=[{wrapper!r}])."
+        )
+
+
+def create_parallel(job: Job) -> "Parallel | None":
+    """Return the engine of a run; ``None`` in one process."""
+    if not job.place.is_distributed:
+        return None
+    from helios.model.parallel import Parallel  # imports much of torch.distributed
+
+    trainer = job.trainer
+    kind = None if find_wrapper(trainer) is not None else trainer.parallel or "ddp"
+    return Parallel(job.model, job.place, job.group, kind)
+
+
+def begin_parallel(job: Job, parallel: "Parallel | None") -> None:
+    """Give all ranks the same weights and different random numbers; called after set-up."""
+    if parallel is not None:
+        found = optimizers_in(job.model)
+        parallel.begin(len({id(optimizer) for _, optimizer in found}))
+    if job.place.rank > 0:
+        rng.seed_rngs(rng.derive_seed(job.trainer.random_seed, job.place.rank))

@@ -1,0 +1,105 @@
+"""The agreement of the ranks of a run on the batches that each of them reads."""
+
+import logging
+from typing import Any
+
+from helios.core import Group
+from helios.data.rank_shares import RankShare
+from helios.errors import CheckpointError, ConfigurationError
+
+_logger = logging.getLogger(__name__)
+
+
+def settle_share(position: object, group: Group) -> None:
+    """Find out whether a sampler of the user's own chooses for all ranks, or for its own rank.
+
+    Args:
+        position: the sampler of a loader. If all ranks would read the same samples, they share
+            them; otherwise each rank has its own already.
+        group: the processes of the run.
+    """
+    if isinstance(position, RankShare) and position.is_of_user and not position.is_settled:
+        position.is_settled = True
+        digests = group.gather(position.digest())
+        position.is_shared = len(set(digests)) == 1
+
+
+def even_count(count: int | float, position: object, group: Group) -> int | float:
+    """Return the number of batches that every rank reads in an epoch of training.
+
+    Args:
+        count: the number of batches of this rank.
+        position: the sampler of the loader.
+        group: the processes of the run.
+
+    Raises:
+        ConfigurationError: the numbers differ, and nobody has said that the rest may be dropped.
+    """
+    counts = group.gather(count)
+    if len(set(counts)) == 1:
+        return count
+    if isinstance(position, RankShare) and position.drops_last:
+        return min(counts)
+    stories = ", ".join(f"{each} on rank {rank}" for rank, each in enumerate(counts))
+    raise ConfigurationError(
+        f"the ranks have different numbers of training batches: {stories}. Each step needs a batch"
+        " of every rank: let the sampler give each rank equally many, or pass drop_last=True to"
+        " drop the batches that not every rank has."
+    )
+
+
+def common_count(count: int, group: Group) -> int:
+    """Return the number of batches that all ranks have, and say if some of a stream are dropped.
+
+    Args:
+        count: the number of batches that this rank has read ahead.
+        group: the processes of the run.
+    """
+    counts = group.gather(count)
+    common = min(counts)
+    if common < count:
+        _logger.info(
+            "the streams of the ranks end together: %d batches of this rank are dropped, because"
+            " another rank has no more.",
+            count - common,
+        )
+    return common
+
+
+def move_position(before: dict[str, Any], now: dict[str, Any], position: Any, consumed: int) -> int:
+    """Continue an epoch that another number of ranks has begun, after the samples they have read.
+
+    Args:
+        before: the order of the samples in the checkpoint.
+        now: the order of the samples in this run.
+        position: the sampler of the loader.
+        consumed: the number of batches that each rank had read.
+
+    Returns:
+        The number of batches of this run that those samples fill.
+
+    Raises:
+        CheckpointError: a batch of this run would begin inside of a batch that was read.
+    """
+    ranks, is_share = now.get("ranks", 1), isinstance(position, RankShare)
+    if before["batches"] is None:
+        raise CheckpointError(
+            f"the checkpoint was saved inside an epoch of a stream, on {before.get('ranks', 1)}"
+            f" ranks, but this run has {ranks}. Each rank has its own position in a stream: resume"
+            " with as many ranks as before, or start a new run."
+        )
+    if consumed == before["batches"]:
+        return int(now["batches"])
+    step_before = before.get("ranks", 1) * (before["batch_size"] or 1)
+    step = ranks * (now["batch_size"] or 1)
+    read: int = min(before.get("first", 0) + consumed * step_before, now["samples"])
+    whole, rest = divmod(read, step)
+    if rest and not (is_share and position.is_shared):
+        raise CheckpointError(
+            f"the checkpoint was saved after {read} samples of an epoch, on"
+            f" {before.get('ranks', 1)} ranks. They do not fill whole batches of {step} samples:"
+            f" pass a batch_size that divides {read}, or resume with as many ranks as before."
+        )
+    if is_share:
+        position.first = rest
+    return int(whole)
