@@ -162,6 +162,22 @@ class Everything(Plugin):
     def on_testing_end(self):
         self._write("on_testing_end")
 
+    def on_prediction_start(self):
+        self._write("on_prediction_start")
+
+    def process_prediction_batch(self, batch, step):
+        self._write("process_prediction_batch", batch, step)
+        return batch[0] * 10
+
+    def on_prediction_batch_start(self, batch, samples, step):
+        self._write("on_prediction_batch_start", batch, samples, step)
+
+    def on_prediction_batch_end(self, outputs, batch, samples, step):
+        self._write("on_prediction_batch_end", outputs, batch, samples, step)
+
+    def on_prediction_end(self):
+        self._write("on_prediction_end")
+
     def on_checkpoint_saved(self, path, state):
         assert path.is_file()
         self._write("on_checkpoint_saved", path, state)
@@ -301,6 +317,13 @@ class EveryMethod(Model):
 
     def on_testing_end(self):
         self._write("on_testing_end")
+
+    def predict_step(self, batch, step):
+        assert not self.net.training
+        assert not torch.is_grad_enabled()
+        self._write("predict_step", batch, step)
+        self.log("predicted", batch.mean())
+        return batch * 2
 
 
 class Three(DataModule):

@@ -38,6 +38,10 @@ class NoRunError(HeliosError, RuntimeError):
     """Raised if a model needs a running trainer, but no trainer runs it."""
 
 
+class StoppedError(HeliosError, RuntimeError):
+    """A run was stopped before it had the result that it was started for."""
+
+
 class CheckpointError(HeliosError, RuntimeError):
     """Raised if a checkpoint is damaged, is too new, or does not match the run."""
 

@@ -63,7 +63,9 @@ def documented() -> list[Row]:
 
 
 def spec_functions() -> dict[str, object]:
-    return {name: f for name, f in vars(PluginSpec).items() if not name.startswith("_")}
+    kinds = [PluginSpec, *PluginSpec.__bases__]
+    own = [{name: f for name, f in vars(kind).items() if name[0] != "_"} for kind in kinds]
+    return {**own[2], **own[1], **own[0]}
 
 
 def arguments_of(function: object) -> tuple[str, ...]:

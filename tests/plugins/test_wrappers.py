@@ -25,6 +25,9 @@ class Preparing(TinyModel):
         super().setup(fast_init)
         self.prepared = self.prepare(nn.Linear(1, 1))
 
+    def predict_step(self, batch: Any, step: int) -> Any:
+        return self.net(batch[0])
+
 
 def run(make_trainer: Make, *plugins: object, **arguments: Any) -> Any:
     """Train and test with these plug-ins; return the state of the run."""
@@ -32,6 +35,7 @@ def run(make_trainer: Make, *plugins: object, **arguments: Any) -> Any:
     model = Preparing()
     state = trainer.fit(model, TinyDataModule())
     trainer.test(model, TinyDataModule())
+    trainer.predict(model, TinyDataModule())
     return state
 
 
@@ -76,6 +80,7 @@ class Acting(Named):
         return [tensor.clone() for tensor in batch]
 
     process_validation_batch = process_testing_batch = process_training_batch
+    process_prediction_batch = process_training_batch
 
     def should_training_stop(self) -> bool:
         return False

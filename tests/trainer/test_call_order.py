@@ -41,6 +41,7 @@ METHODS = [
     "test_step",
     "on_testing_batch_end",
     "on_testing_end",
+    "predict_step",
 ]
 
 
@@ -246,7 +247,7 @@ def test_the_picture_of_the_documentation_shows_this_order(tmp_path: Any) -> Non
     shown = re.findall(r"^ *(\w+)", picture, re.MULTILINE)
     lines = transcript("fit", tmp_path, valid_frequency=1, chkpt_frequency=1, print_frequency=1)
     called = dict.fromkeys(re.findall(r"^plugin\.(\w+)", "\n".join(lines), re.MULTILINE))
-    elsewhere = {name for name in HOOKS if "testing" in name} | {
+    elsewhere = {name for name in HOOKS if "testing" in name or "prediction" in name} | {
         "on_checkpoint_loaded",
         "on_exception",
         "on_optimizer_step_skipped",
@@ -294,6 +295,39 @@ data.teardown()
 plugin.teardown()
 """
     assert transcript("test", tmp_path) == lines_of(START, "model.load_for_testing()", testing)
+
+
+def test_validation_alone(tmp_path: Any) -> None:
+    validation = VALIDATION.format(batch=0).partition("model.have_metrics_improved()")[0]
+    before, after = validation.split("plugin.on_log")
+    assert transcript("validate", tmp_path) == lines_of(
+        START,
+        "model.load_for_testing()",
+        before,
+        "model.eval()\nplugin.on_log" + after,
+        "data.teardown()\nplugin.teardown()",
+    )
+
+
+def test_prediction(tmp_path: Any) -> None:
+    prediction = """
+plugin.wrap_batches(phase=prediction)
+plugin.on_prediction_start()
+model.eval()
+plugin.process_prediction_batch(step=0)
+plugin.on_prediction_batch_start(step=0)
+plugin.step_context(phase=prediction)
+enter
+model.predict_step(step=0)
+leave
+plugin.on_prediction_batch_end(step=0)
+plugin.on_prediction_end()
+data.teardown()
+plugin.teardown()
+"""
+    assert transcript("predict", tmp_path) == lines_of(
+        START, "model.load_for_testing()", prediction
+    )
 
 
 def test_resumed_run_is_told_of_the_checkpoint(tmp_path: Any) -> None:

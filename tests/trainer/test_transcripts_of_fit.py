@@ -26,7 +26,7 @@ def test_nothing_is_left_out() -> None:
     assert {n for n in vars(EveryMethod) if not n.startswith("_")} == own_methods(Model) - helpers
     loaders = {"train_dataloader", "valid_dataloader", "test_dataloader"}
     helpers = loaders | {"get_train_steps_per_epoch", "run_setup", "find_set"}
-    helpers |= {"of", "set_names", "named_dataloader"}
+    helpers |= {"of", "set_names", "named_dataloader", "ordered_dataloader"}
     assert {n for n in vars(Three) if not n.startswith("_")} == own_methods(DataModule) - helpers
 
 

@@ -78,7 +78,7 @@ def test_nothing_is_said_of_a_complete_model(said: Said) -> None:
         ("on_before_backward_pass", "a Model has on_training_start, on_training_epoch_start"),
         ("on_before_backward", "it is a hook of plug-ins, so write it in a Plugin"),
         ("on_sanity_check_epoch", "a Model has on_training_start, on_training_epoch_start"),
-        ("prediction_step", "write a loop of your own"),
+        ("prediction_step", "write predict_step(self, batch, step), and call trainer.predict"),
         ("create_optimizer", "call self.optimize(loss, optimizer) in train_step"),
         ("test_step_end", "write on_testing_batch_end(self, step)"),
         ("train_steps", "write def train_step(self, batch, state)"),

@@ -230,6 +230,24 @@ class DataModule(Ranked, abc.ABC):
         assert pair is not None, "sets with names are no None"
         return pair
 
+    def ordered_dataloader(
+        self, split: DatasetSplit, name: str | None = None
+    ) -> LoaderAndPosition | None:
+        """Return a new loader that reads all samples of a set in their order, and its sampler."""
+        data = self.find_set(split, name)
+        if data is None:
+            return None
+        params = dataclasses.replace(
+            data.params,
+            shuffle=False,
+            drop_last=False,
+            sampler=None,
+            batch_sampler=None,
+            in_order=True,
+            is_distributed=False,
+        )
+        return self._create_dataloader(dataclasses.replace(data, params=params))
+
     def get_train_steps_per_epoch(self) -> int:
         """Return the number of batches in one epoch of the current phase.
 

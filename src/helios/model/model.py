@@ -12,6 +12,7 @@ from helios.errors import NoRunError
 from helios.model import stateful
 from helios.model.metrics import Metric
 from helios.model.origin import Origin
+from helios.model.prediction import predict
 from helios.model.schedulers import Schedulers
 from helios.model.session import Session
 
@@ -382,6 +383,13 @@ class Model(Placed, abc.ABC):
 
     def on_testing_end(self) -> None:
         """Called after the last test batch."""
+
+    def predict_step(self, batch: Any, step: int) -> Any:
+        """Return the predictions for a batch, without gradients.
+
+        By default, the outputs of the model's network for the batch, or for its first part.
+        """
+        return predict(self, batch)
 
 
 def overrides(model: Model, method: str) -> bool:

@@ -47,7 +47,8 @@ class HookInfo:
 
 HOOKS: dict[str, HookInfo] = {
     name: HookInfo.of(function)
-    for name, function in vars(PluginSpec).items()
+    for kind in reversed(PluginSpec.__mro__[:-1])
+    for name, function in vars(kind).items()
     if not name.startswith("_")
 }
 """All hooks by name, in the order of declaration."""

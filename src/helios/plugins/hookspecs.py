@@ -1,7 +1,7 @@
 """The declarations of all hooks.
 
-:class:`PluginSpec` declares each hook once. pluggy reads the hook specifications from it,
-:class:`~helios.plugins.Plugin` inherits from it, and a test compares the documentation with it.
+:class:`PluginSpec` declares each hook once, with its bases. pluggy reads the specifications from
+it, :class:`~helios.plugins.Plugin` inherits from it, and a test compares the documentation with it.
 
 Many plug-ins may implement a hook of kind *all*, but only one may implement one of kind *one*.
 """
@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from helios.core import TrainingState
+from helios.plugins.evaluation_hooks import EvaluationSpec
 from helios.plugins.markers import chain, hookspec, unique
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
 
 
-class PluginSpec:
-    """All hooks, grouped by moment; each body is the default of a plug-in."""
+class TrainingSpec:
+    """The hooks of launch, set-up and training."""
 
     # Before launch, in the parent process.
 
@@ -256,113 +257,9 @@ class PluginSpec:
     def on_training_end(self) -> None:
         """Perform any necessary actions when training ends, after the last checkpoint is saved."""
 
-    # Validation.
 
-    @hookspec
-    def on_validation_start(self, validation_cycle: int) -> None:
-        """Perform any necessary actions when validation starts.
-
-        Args:
-            validation_cycle: the validation cycle number, from 0.
-        """
-
-    @unique("validation_batch")
-    def process_validation_batch(self, batch: Any, step: int) -> Any:
-        """Process the validation batch, prior to the model's ``valid_step``.
-
-        Args:
-            batch: the batch that the loader returned.
-            step: the number of the batch, from 0.
-
-        Returns:
-            The batch for the model.
-        """
-        return batch
-
-    @hookspec
-    def on_validation_batch_start(self, batch: Any, samples: int, step: int) -> None:
-        """Called after ``process_validation_batch``, before the model's ``valid_step``.
-
-        Args:
-            batch: the batch that the model will receive.
-            samples: the number of samples that the loader put into it.
-            step: the number of the batch, from 0.
-        """
-
-    @hookspec
-    def on_validation_batch_end(self, outputs: Any, batch: Any, samples: int, step: int) -> None:
-        """Called after the model's ``valid_step``.
-
-        Args:
-            outputs: the return value of ``valid_step``.
-            batch: the batch that the model received.
-            samples: the number of samples that the loader put into it.
-            step: the number of the batch, from 0.
-        """
-
-    @hookspec
-    def on_validation_end(self, validation_cycle: int) -> None:
-        """Perform any necessary actions when validation ends.
-
-        Args:
-            validation_cycle: the validation cycle number, from 0.
-        """
-
-    @hookspec
-    def on_validation_results(
-        self, metrics: dict[str, Any], improved: bool, validation_cycle: int
-    ) -> None:
-        """Called when the results of a validation are complete and judged.
-
-        Args:
-            metrics: ``model.metrics``, with the values that ``on_validation_end`` logged.
-            improved: ``True`` if this validation is the best so far; early stopping counts others.
-            validation_cycle: the validation cycle number, from 0.
-        """
-
-    # Testing.
-
-    @hookspec
-    def on_testing_start(self) -> None:
-        """Perform any actions when testing starts."""
-
-    @unique("testing_batch")
-    def process_testing_batch(self, batch: Any, step: int) -> Any:
-        """Process the testing batch, prior to the model's ``test_step``.
-
-        Args:
-            batch: the batch that the loader returned.
-            step: the number of the batch, from 0.
-
-        Returns:
-            The batch for the model.
-        """
-        return batch
-
-    @hookspec
-    def on_testing_batch_start(self, batch: Any, samples: int, step: int) -> None:
-        """Called after ``process_testing_batch``, before the model's ``test_step``.
-
-        Args:
-            batch: the batch that the model will receive.
-            samples: the number of samples that the loader put into it.
-            step: the number of the batch, from 0.
-        """
-
-    @hookspec
-    def on_testing_batch_end(self, outputs: Any, batch: Any, samples: int, step: int) -> None:
-        """Called after the model's ``test_step``.
-
-        Args:
-            outputs: the return value of ``test_step``.
-            batch: the batch that the model received.
-            samples: the number of samples that the loader put into it.
-            step: the number of the batch, from 0.
-        """
-
-    @hookspec
-    def on_testing_end(self) -> None:
-        """Perform any actions when testing ends."""
+class PluginSpec(EvaluationSpec, TrainingSpec):
+    """All hooks, grouped by moment; each body is the default of a plug-in."""
 
     # Checkpoints, failure, teardown.
 

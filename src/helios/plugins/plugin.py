@@ -163,7 +163,8 @@ class Plugin(Placed, PluginSpec, abc.ABC):
         super().__init_subclass__(**kwargs)
         for name in once.HOOKS_WITH_TARGET:
             method = inspect.getattr_static(cls, name)  # perhaps from a mixin
-            is_own = method is not vars(PluginSpec)[name] and not hasattr(method, "applies_once")
+            default = inspect.getattr_static(PluginSpec, name)
+            is_own = method is not default and not hasattr(method, "applies_once")
             if is_own and once.takes_a_target(method):
                 setattr(cls, name, once.once_per_target(method))
         init: Any = cls.__init__
@@ -328,6 +329,10 @@ class CUDAPlugin(Plugin):
 
     def process_testing_batch(self, batch: Any, step: int) -> Any:
         """Move the testing batch to the GPU, unless it was copied ahead."""
+        return self._on_device(batch)
+
+    def process_prediction_batch(self, batch: Any, step: int) -> Any:
+        """Move the batch of a prediction to the GPU, unless it was copied ahead."""
         return self._on_device(batch)
 
     def _prefetched(self, batches: Iterable[Any], phase: str) -> Iterable[Any]:

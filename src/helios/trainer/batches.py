@@ -82,6 +82,7 @@ class Batches:
         self._evaluation_size: BatchSize | None = None
         self._validation_loaders = EvaluationLoaders(datamodule, DatasetSplit.VALID)
         self._testing_loaders = EvaluationLoaders(datamodule, DatasetSplit.TEST)
+        self._prediction_loaders: EvaluationLoaders | None = None
         self.per_epoch: int | float = 0
         self.per_evaluation: int | None = None
         self.begin_set: Callable[[str | None], None] = lambda name: None
@@ -145,6 +146,7 @@ class Batches:
         self._train_loader = self._training_size = self._evaluation_size = None
         self._validation_loaders.forget()
         self._testing_loaders.forget()
+        self._prediction_loaders = None
 
     def _resume_inside_epoch(self, before: dict[str, Any]) -> None:
         assert self._train_loader is not None  # begin_phase() has set it
@@ -290,6 +292,11 @@ class Batches:
     def testing(self) -> Iterable[Any] | None:
         """Return the test batches, or ``None`` without a test set."""
         return self._evaluation(self._testing_loaders, "testing")
+
+    def prediction(self, split: DatasetSplit) -> Iterable[Any] | None:
+        """Return the batches of a split in the order of the data, or ``None`` without a set."""
+        self._prediction_loaders = EvaluationLoaders(self._datamodule, split, in_order=True)
+        return self._evaluation(self._prediction_loaders, "prediction")
 
     def _evaluation(self, loaders: EvaluationLoaders, phase: str) -> Iterable[Any] | None:
         names: list[str | None] = [*loaders.names()] or [None]

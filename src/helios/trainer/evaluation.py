@@ -1,25 +1,73 @@
 """The runs that train nothing: they evaluate weights that exist."""
 
 import pathlib
+from typing import Any, Literal
 
+from helios.errors import ConfigurationError, StoppedError
 from helios.model.releases import call_with_flag
 from helios.trainer import loops, parts, unused
+from helios.trainer.predictions import Predictions
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
 
 
 class Evaluation(Run):
-    """One ``test`` in one process."""
+    """One ``validate``, ``test`` or ``predict`` in one process."""
 
-    def test(self, teardown: Teardown) -> None:
-        """Test the newest checkpoint, the trained states, or the weights that the model loads."""
-        report = self.job.reporter
+    def evaluate(self, teardown: Teardown) -> Any:
+        """Evaluate the newest checkpoint, the trained states, or the weights that the model loads.
+
+        Returns:
+            The predictions, if they are collected.
+        """
+        report, purpose = self.job.reporter, self.job.purpose
         self._set_up(teardown, fast_init=True)
-        report.warn(unused.unused_in_test(self.model, self.job.datamodule, self.hooks))
+        if purpose != "predict":
+            kind: Literal["valid", "test"] = "valid" if purpose == "validate" else "test"
+            data = self.job.datamodule
+            report.warn(unused.unused_in_evaluation(self.model, data, self.hooks, kind))
         self._find_files(self._restore_weights())
-        report.doing = "testing"
-        loops.test(self)
+        predictions = None
+        if purpose == "validate":
+            report.doing = "validating"
+            self.control.interruptible = True  # an urgent stop ends it; no later run repeats it
+            loops.validate_alone(self)
+        elif purpose == "test":
+            report.doing = "testing"
+            loops.test(self)
+        else:
+            report.doing = "predicting with"
+            predictions = self._predict()
         report.show_stops(self.control.requests)
+        return predictions
+
+    def _predict(self) -> Any:
+        prediction = self.job.prediction
+        assert prediction is not None, "the job says what to predict"
+        batches = self.batches.prediction(prediction.split)
+        if batches is None:
+            kind = prediction.split.value
+            raise ConfigurationError(
+                f"nothing is predicted, because {type(self.job.datamodule).__name__} has no {kind}"
+                f" set: assign self._{kind}_dataset = self._create_dataset(...) in setup(), or pass"
+                " another split."
+            )
+        predictions = Predictions(prediction.writer)
+        name_metrics = self.batches.begin_set
+
+        def begin_set(name: str | None) -> None:
+            name_metrics(name)
+            predictions.begin_set(name)
+
+        self.batches.begin_set = begin_set
+        loops.predict(self, batches, predictions)
+        if not predictions.is_complete and self.control.final_error is None:
+            reasons = "; ".join(request.reason for request in self.control.requests)
+            raise StoppedError(
+                f"the prediction was stopped before it was complete: {reasons}. If it has a writer,"
+                " that has received the first batches only."
+            )
+        return predictions.result() if predictions.is_complete else None
 
     def _restore_weights(self) -> pathlib.Path | None:
         """Restore the wanted checkpoint or the trained states, or let the model load weights.

@@ -17,11 +17,15 @@ class EvaluationLoaders:
     Args:
         datamodule: the data module.
         split: the split.
+        in_order: ``True`` to read all samples in the order of the data.
     """
 
-    def __init__(self, datamodule: DataModule, split: DatasetSplit) -> None:
+    def __init__(
+        self, datamodule: DataModule, split: DatasetSplit, *, in_order: bool = False
+    ) -> None:
         self._datamodule = datamodule
         self._split = split
+        self._in_order = in_order
         self._loaders: dict[str | None, EvaluationLoader] = {}
 
     def names(self) -> list[str]:
@@ -42,6 +46,8 @@ class EvaluationLoaders:
         datamodule, split = self._datamodule, self._split
 
         def create() -> LoaderAndPosition | None:
+            if self._in_order and datamodule.find_set(split, name) is not None:
+                return datamodule.ordered_dataloader(split, name)
             if name is not None:
                 return datamodule.named_dataloader(split, name)
             return require_pair(datamodule, f"{split.value}_dataloader")

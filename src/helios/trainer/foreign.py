@@ -188,7 +188,16 @@ TEST = _words(
         'pass checkpoint="best", "last", or the path of a checkpoint',
     ),
 )
-"""The arguments of other functions that test."""
+"""The arguments of other functions that validate or test."""
+
+PREDICT = {
+    **TEST,
+    **_words(
+        ("return_predictions", "remove it, because predictions are returned without a writer"),
+        ("dataset x test_dataset", "pass a DataModule as the second argument, and split=..."),
+    ),
+}
+"""The arguments of other functions that predict."""
 
 _PRECISIONS = {
     "fp16": ("16", "16-mixed", "16-true", "float16", "torch.float16", "half", "torch.half"),
@@ -226,8 +235,8 @@ def refuse(call: str, names: Iterable[str], words: Mapping[str, str]) -> None:
 
 
 def refuses_foreign_arguments(trainer: T) -> T:
-    """Let ``fit`` and ``test`` of a class refuse the arguments of other trainers by name."""
-    for name, words in (("fit", FIT), ("test", TEST)):
+    """Let the methods of a class that run refuse the arguments of other trainers by name."""
+    for name, words in (("fit", FIT), ("validate", TEST), ("test", TEST), ("predict", PREDICT)):
         setattr(trainer, name, _refusing(getattr(trainer, name), words))
     return trainer
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from helios.core import Alone, Group, Place, TrainingState
-from helios.data import DataModule
+from helios.data import DataModule, DatasetSplit
 from helios.errors import InvalidPluginError
 from helios.model import Model
 from helios.model.window import Window
@@ -16,6 +16,7 @@ from helios.plugins.registration.attribution import describe_owners
 from helios.trainer.beginning import Beginning
 from helios.trainer.checkpointer import SaveSettings, Wanted
 from helios.trainer.control import Control, StopRequest
+from helios.trainer.predictions import Writer
 from helios.trainer.reporter import Reporter
 from helios.trainer.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from helios.trainer import Trainer
     from helios.trainer.launch.guard import Guard
 
-Purpose = Literal["fit", "test"]
+Purpose = Literal["fit", "validate", "test", "predict"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The data to predict, and the receiver of the predictions.
+
+    Attributes:
+        split: the data.
+        writer: receives the predictions, if they are not collected.
+    """
+
+    split: DatasetSplit
+    writer: Writer | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """The result of a run. It can be pickled.
 
@@ -48,6 +62,7 @@ class Outcome:
         plan: the plan of the run.
         metrics: the newest results of the model.
         trained: the states of model and plug-ins, if no checkpoint holds them.
+        predictions: the predictions, if they were collected.
         folder: the files of the run.
         job_id: the id of its job; empty if no run has begun.
     """
@@ -57,6 +72,7 @@ class Outcome:
     plan: PluginPlan = dataclasses.field(default_factory=lambda: PluginPlan((), ()))
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: Trained | None = None
+    predictions: Any = dataclasses.field(default=None, compare=False)
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None), compare=False)
     job_id: str = dataclasses.field(default="", compare=False)
 
@@ -66,7 +82,7 @@ class Job:
     """The input of each process of a run. It can be pickled if the user's objects can.
 
     Attributes:
-        purpose: ``"fit"`` or ``"test"``.
+        purpose: the method of the trainer that was called.
         trainer: the trainer, with its arguments and plug-ins.
         model: the model.
         datamodule: the data module.
@@ -79,8 +95,9 @@ class Job:
         trained: the states after the training before a test, if no checkpoint holds them.
         plan: the frozen plan.
         saves: the settings for checkpoints.
-        wanted: the checkpoint to test; for a test.
+        wanted: the checkpoint to evaluate, unless the run trains.
         beginning: how training begins.
+        prediction: what to predict.
         folder: the files of the run.
         is_started: ``True`` if this process has begun the work.
         id: the id of the job, the same in all its processes.
@@ -103,6 +120,7 @@ class Job:
     saves: SaveSettings | None = None
     wanted: Wanted = None
     beginning: Beginning = dataclasses.field(default_factory=Beginning)
+    prediction: Prediction | None = None
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None))
     is_started: bool = False
     group: Group = dataclasses.field(default_factory=Alone)
@@ -132,6 +150,7 @@ class Job:
         trained: Trained | None = None,
         wanted: Wanted = None,
         beginning: Beginning | None = None,
+        prediction: Prediction | None = None,
     ) -> "Job":
         """Create the job of a run that starts now."""
         window = Window(trainer.accumulation_steps, trainer.train_unit)
@@ -158,6 +177,7 @@ class Job:
             trained,
             wanted=wanted,
             beginning=beginning or Beginning(),
+            prediction=prediction,
             folder=folder,
         )
 
@@ -176,8 +196,10 @@ class Job:
         trainer = self.trainer
         return trainer.train_exceptions if self.purpose == "fit" else trainer.test_exceptions
 
-    def outcome(self, trained: Trained | None = None) -> Outcome:
+    def outcome(self, trained: Trained | None = None, predictions: Any = None) -> Outcome:
         """Return the result of the run so far."""
         requests = list(self.control.requests)
         metrics = dict(self.model.metrics)
-        return Outcome(self.state, requests, self.plan, metrics, trained, self.folder, self.id)
+        return Outcome(
+            self.state, requests, self.plan, metrics, trained, predictions, self.folder, self.id
+        )

@@ -1,4 +1,4 @@
-"""The three loops: training, validation, testing.
+"""The loops: training, validation, testing, prediction.
 
 This module calls every hook of a loop, in the order in which the calls are written. A hook is
 ``None``, and is skipped, if no plug-in implements it.
@@ -12,6 +12,7 @@ import torch
 from helios.core import TrainingUnit
 from helios.core.rng import preserved_rng_state
 from helios.errors import InvalidPluginError
+from helios.trainer.predictions import Predictions
 from helios.trainer.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -293,6 +294,55 @@ def _test_batches(run: "Run", batches: Any) -> bool:
     if hooks.on_testing_end is not None:
         hooks.on_testing_end()
     model.on_testing_end()
+    return True
+
+
+def validate_alone(run: "Run") -> None:
+    """Validate once, for a run that does not train: nothing judges the results."""
+    batches = run.batches.validation()
+    if batches is not None:
+        with run.session.evaluating(run.batches.evaluation_size):
+            is_complete = _validate_batches(run, batches, run.state.validation_cycles)
+        run.model.eval()
+        if is_complete:
+            run.results.log_evaluation("validation")
+
+
+def predict(run: "Run", batches: Any, predictions: Predictions) -> None:
+    """Predict once. A request to stop interrupts it."""
+    with run.session.evaluating(run.batches.evaluation_size):
+        predictions.is_complete = _predict_batches(run, batches, predictions)
+    if predictions.is_complete:
+        run.results.log_evaluation("prediction")
+
+
+def _predict_batches(run: "Run", batches: Any, predictions: Predictions) -> bool:
+    model, hooks, session = run.model, run.hooks, run.session
+    if hooks.on_prediction_start is not None:
+        hooks.on_prediction_start()
+    model.eval()
+    with torch.no_grad():
+        for step, batch in enumerate(batches):
+            session.batch = step
+            if hooks.process_prediction_batch is not None:
+                loaded, batch = batch, hooks.process_prediction_batch(batch=batch, step=step)
+                require_batch(run, batch, loaded, "process_prediction_batch")
+            if hooks.on_prediction_batch_start is not None:
+                hooks.on_prediction_batch_start(batch=batch, samples=session.samples, step=step)
+            with run.step_context("prediction"):
+                outputs = model.predict_step(batch, step)
+            predictions.add(outputs, step)
+            if hooks.on_prediction_batch_end is not None:
+                hooks.on_prediction_batch_end(
+                    outputs=outputs, batch=batch, samples=session.samples, step=step
+                )
+            if run.points.must_stop(step):
+                return False
+    if not run.points.has_tested():
+        return False
+    session.batch = None
+    if hooks.on_prediction_end is not None:
+        hooks.on_prediction_end()
     return True
 
 

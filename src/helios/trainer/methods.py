@@ -29,8 +29,12 @@ _BOTH = {
     ),
     "testing_step": _STEP.format("test_step", "step"),
     **dict.fromkeys(
-        ("predict_step", "prediction_step", "predict_dataloader"),
-        "write a loop of your own, because Helios does not predict",
+        ("prediction_step", "predict_batch"),
+        "write predict_step(self, batch, step), and call trainer.predict(model, datamodule)",
+    ),
+    **dict.fromkeys(
+        ("predict_dataloader", "get_predict_dataloader"),
+        "call trainer.predict(model, datamodule, split=...), which reads one of the sets",
     ),
     **dict.fromkeys(
         (

@@ -14,11 +14,13 @@ from helios.core import TrainingUnit, rules
 from helios.core.best_metric import BestMetric
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
 from helios.core.rules import shown
+from helios.data import DatasetSplit
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
 from helios.trainer import foreign
 from helios.trainer.argument_rules import RULES as RULES
 from helios.trainer.checkpointer import Wanted
+from helios.trainer.predictions import Writer
 
 ResumePolicy = Literal["strict", "warn", "ignore"]
 
@@ -153,6 +155,27 @@ def check_best(value: Sequence[Any] | None) -> BestMetric | None:
     if not 0 <= change <= sys.float_info.max:
         raise ConfigurationError(f"best={shown(value)}: the smallest change must not be negative.")
     return BestMetric(name, mode, float(change))  # type: ignore[arg-type]  # is_mode
+
+
+def check_split(value: str) -> DatasetSplit:
+    """Return the split of this name."""
+    names = [split.value for split in DatasetSplit]
+    if not isinstance(value, str) or value not in names:
+        raise ConfigurationError(
+            f"split={shown(value)}: write {', '.join(map(repr, names))}."
+            f"{nearest(str(value), names)}"
+        )
+    return DatasetSplit(value)
+
+
+def check_writer(value: Writer | None) -> Writer | None:
+    """Return the function that receives predictions."""
+    if value is not None and not callable(value):
+        raise ConfigurationError(
+            f"writer={shown(value)}: write a function that takes the predictions for a batch and"
+            " the number of the batch."
+        )
+    return value
 
 
 def check_wanted(value: str | os.PathLike[str] | None) -> Wanted:

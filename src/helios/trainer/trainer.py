@@ -1,17 +1,14 @@
 """The trainer: its arguments, its plug-ins, and the methods that start a run."""
 
-import contextlib
 import datetime
-import functools
 import inspect
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from helios.core import TrainingState, TrainingUnit, rules
 from helios.data import DataModule
-from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.plugins import PluginManager
 from helios.plugins.activation.activate import activate
@@ -22,18 +19,15 @@ from helios.trainer import foreign, settings
 from helios.trainer.beginning import Beginning
 from helios.trainer.best import check_judge
 from helios.trainer.checks import check_arguments, check_kinds, check_step
-from helios.trainer.current_run import CurrentRun
 from helios.trainer.devices import check_devices
+from helios.trainer.evaluations import Evaluations
 from helios.trainer.expected import ExpectedExceptions
-from helios.trainer.job import Job, Outcome, Trained
-from helios.trainer.launch import joined, launch
+from helios.trainer.job import Job
 from helios.trainer.limits import Limit, Limits
-from helios.trainer.preparation import prepare
-from helios.trainer.work import work
 
 
 @foreign.refuses_foreign_arguments
-class Trainer(CurrentRun):
+class Trainer(Evaluations):
     """Trains and tests models, with the installed and passed plug-ins.
 
     Args:
@@ -187,7 +181,6 @@ class Trainer(CurrentRun):
         self.train_exceptions: list[type[Exception]] = ExpectedExceptions()
         self.test_exceptions: list[type[Exception]] = ExpectedExceptions()
         self.queue: Any = None
-        self._trained: tuple[Model, Trained] | None = None
         self.resume_plugins = settings.check_policy(resume_plugins)
         self.profile_plugins = settings.check_switch("profile_plugins", profile_plugins)
         self.plugin_manager = PluginManager()
@@ -280,62 +273,3 @@ class Trainer(CurrentRun):
         trained = self._outcome.trained
         self._trained = None if trained is None else (model, trained)
         return self.state
-
-    def test(
-        self,
-        model: Model,
-        datamodule: DataModule,
-        checkpoint: str | os.PathLike[str] | None = None,
-    ) -> None:
-        """Test a model with the newest checkpoint's weights, if one exists.
-
-        Without a checkpoint, test the weights that this trainer has just trained. If it has not
-        trained this model, call ``Model.load_for_testing``, which may load weights.
-
-        Args:
-            model: the model to test.
-            datamodule: the data module, which provides the batches.
-            checkpoint: the weights to test: ``"last"`` for those of the newest checkpoint,
-                ``"best"`` for those of the best validation, or the path of a checkpoint.
-
-        Raises:
-            CheckpointError: the checkpoint does not exist or cannot be used.
-            Exception: the error that was raised in the run, unchanged, with a note on its origin.
-        """
-        check_kinds(model, datamodule)
-        wanted = settings.check_wanted(checkpoint)
-        known = self._trained
-        trained = known[1] if known is not None and known[0] is model else None
-        job = Job.create("test", self, model, datamodule, self.state, trained, wanted)
-        with self._running(job):
-            self._outcome = self._run(job)
-
-    def _run(self, job: Job) -> Outcome:
-        """Run a job, in this process or in the processes that a launcher starts."""
-        report = job.reporter
-        with report.accounts(job.purpose), report.errors(job.expected), self._joined(job):
-            prepare(job)
-            outcome = launch(job, functools.partial(work, job))
-        job.model.metrics.update(outcome.metrics)  # another process may have trained
-        return outcome
-
-    def _joined(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        """Join the other processes of the run, unless a plug-in starts processes."""
-        has_launcher = self.plugin_manager.claimant("launch")
-        return contextlib.nullcontext() if has_launcher else joined(job)
-
-    @contextlib.contextmanager
-    def _running(self, job: Job) -> Iterator[None]:
-        if self._job is not None:
-            raise ConfigurationError(
-                "this trainer is in the middle of a run: start the other run with its own Trainer."
-            )
-        self._job, self._model, self._datamodule = job, job.model, job.datamodule
-        try:
-            yield
-        except BaseException:
-            self._outcome = job.outcome()
-            raise
-        finally:
-            self._job = None
-            self.plugin_manager.frozen = False

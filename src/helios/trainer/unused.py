@@ -1,7 +1,7 @@
 """The arguments, datasets and methods that a run will not use, although somebody wrote them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -38,17 +38,23 @@ def unused_in_training(
         yield f"Trainer(import_prefix={trainer.import_prefix!r}) has no effect without src_root=..."
 
 
-def unused_in_test(model: Model, datamodule: DataModule, hooks: HookCallers) -> Iterator[str]:
-    """Iterate over warnings about what a test will not use; called after set-up."""
-    if not _has_set(datamodule, "test"):
+def unused_in_evaluation(
+    model: Model, datamodule: DataModule, hooks: HookCallers, kind: Literal["valid", "test"]
+) -> Iterator[str]:
+    """Iterate over warnings about what an evaluation will not use; called after set-up."""
+    verb, phase, noun = {
+        "valid": ("validated", "validation", "validation"),
+        "test": ("tested", "testing", "test"),
+    }[kind]
+    if not _has_set(datamodule, kind):
         yield (
-            f"nothing is tested, because {type(datamodule).__name__} has no test set: assign"
-            " self._test_dataset = self._create_dataset(...) in setup()."
+            f"nothing is {verb}, because {type(datamodule).__name__} has no {noun} set: assign"
+            f" self._{kind}_dataset = self._create_dataset(...) in setup()."
         )
-    elif not _uses(model, hooks, "test_step", "testing"):
+    elif not _uses(model, hooks, f"{kind}_step", phase):
         yield (
-            f"nothing is tested, because {type(model).__name__} has no test_step: write"
-            " def test_step(self, batch, step)."
+            f"nothing is {verb}, because {type(model).__name__} has no {kind}_step: write"
+            f" def {kind}_step(self, batch, step)."
         )
 
 

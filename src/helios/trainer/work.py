@@ -24,13 +24,22 @@ def _work(job: Job) -> Outcome:
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)
     with only_run(), run.lending(), errors(), Teardown() as teardown, errors():
-        trained = None
+        trained = predictions = None
         with job.guarded():
             if isinstance(run, Evaluation):
-                run.test(teardown)
+                predictions = run.evaluate(teardown)
             else:
                 trained = run.fit(teardown)
         if job.control.final_error is not None:
             raise job.control.final_error
-        job.reporter.doing = f"tearing down the {'training' if job.purpose == 'fit' else 'test'} of"
-    return job.outcome(trained)
+        job.reporter.doing = f"tearing down the {_NOUNS[job.purpose]} of"
+    return job.outcome(trained, predictions)
+
+
+_NOUNS = {
+    "fit": "training",
+    "validate": "validation",
+    "test": "test",
+    "predict": "prediction",
+}
+"""The names of runs in messages."""

@@ -17,11 +17,11 @@ _logger = logging.getLogger(
 
 
 class EMAPlugin(Plugin):
-    """Keeps an exponential moving average of every network, for validation and testing.
+    """Keeps an exponential moving average of every network, and evaluates with it.
 
     The first average is a copy of the weights after the first optimizer step. After each later
     training batch with an optimizer step, ``average = decay * average + (1 - decay) * weights``, in
-    float32 or wider. The networks contain the averages during validation and testing. Then the
+    float32 or wider. The networks contain the averages during evaluations. Then the
     plug-in restores the trained weights. Checkpoints contain both.
 
     If the model creates, replaces or extends a network during the run, the plug-in averages the new
@@ -133,8 +133,11 @@ class EMAPlugin(Plugin):
 
     def on_validation_start(self, validation_cycle: int) -> None:
         """Copy the averages into the networks."""
-        self._follow()
-        self._apply_averages()
+        if self._is_training:
+            self._follow()
+            self._apply_averages()
+        else:
+            self._apply_restored()
 
     def on_validation_end(self, validation_cycle: int) -> None:
         """Restore the trained weights."""
@@ -142,18 +145,29 @@ class EMAPlugin(Plugin):
 
     def on_testing_start(self) -> None:
         """Copy the restored averages into the networks; without any, do nothing."""
+        self._apply_restored()
+
+    def on_testing_end(self) -> None:
+        """Restore the trained weights."""
+        self._restore_weights()
+
+    def on_prediction_start(self) -> None:
+        """Copy the restored averages into the networks; without any, do nothing."""
+        self._apply_restored()
+
+    def on_prediction_end(self) -> None:
+        """Restore the trained weights."""
+        self._restore_weights()
+
+    def _apply_restored(self) -> None:
         self._averages = {}
         networks = self.trainer.model.networks()
         self._follow({name: net for name, net in networks if name in self._restored})
         self._forget_restored()
         self._apply_averages()
 
-    def on_testing_end(self) -> None:
-        """Restore the trained weights."""
-        self._restore_weights()
-
     def teardown(self) -> None:
-        """Restore the trained weights if the run failed during validation or testing."""
+        """Restore the trained weights if the run failed during an evaluation."""
         self._restore_weights()
         self._is_training = False
 

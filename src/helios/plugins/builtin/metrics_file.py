@@ -16,17 +16,17 @@ class MetricsFilePlugin(Plugin):
     """Writes each set of logged metrics as one line of ``<run_root>/metrics.jsonl``.
 
     A line contains ``iteration``, ``batch``, ``epoch`` and ``metrics``; those of a test also
-    contain ``"phase": "test"``. A value that is not finite is a string. A resumed run removes the
-    lines of training after its checkpoint, because it writes them again. A new run in a used
-    folder writes ``metrics-2.jsonl``. Helios autoloads the plug-in if ``Trainer(run_root=...)`` is
-    set.
+    contain ``"phase": "test"``, and those of ``validate`` and ``predict`` the phase of ``on_log``.
+    A value that is not finite is a string. A resumed run removes the lines of training after its
+    checkpoint, because it writes them again. A new run in a used folder writes
+    ``metrics-2.jsonl``. Helios autoloads the plug-in if ``Trainer(run_root=...)`` is set.
     """
 
     def __init__(self) -> None:
         super().__init__("metrics-file")
         self._file: TextIO | None = None
         self._size = 0
-        self._is_test = False
+        self._is_training = False
 
     @classmethod
     def applies_to(cls, trainer: Any) -> bool:
@@ -42,7 +42,7 @@ class MetricsFilePlugin(Plugin):
     def setup(self) -> None:
         """Create the folder, and reset the state of an earlier run."""
         self._size = 0
-        self._is_test = False
+        self._is_training = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,16 +55,16 @@ class MetricsFilePlugin(Plugin):
         """Restore the size at which a resumed run continues the file."""
         self._size = state_dict["size"]
 
-    def on_testing_start(self) -> None:
-        """Keep all lines; a test writes none of them again."""
-        self._is_test = True
+    def on_training_start(self) -> None:
+        """Remove lines only in training, because other runs write none of them again."""
+        self._is_training = True
 
-    def on_log(self, metrics: dict[str, float], state: TrainingState) -> None:
+    def on_log(self, metrics: dict[str, float], phase: str, state: TrainingState) -> None:
         """Append a line, in the process with rank 0."""
         if self.global_rank > 0:
             return
         if self._file is None:
-            if not self._is_test and self.path.exists():
+            if self._is_training and self.path.exists():
                 _remove_training(self.path, self._size)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
         # JSON has no NaN and no infinity, so the plug-in writes them as strings.
@@ -75,8 +75,8 @@ class MetricsFilePlugin(Plugin):
             "epoch": state.global_epoch,
             "metrics": values,
         }
-        if self._is_test:
-            line["phase"] = "test"
+        if not self._is_training:
+            line["phase"] = "test" if phase == "testing" else phase
         self._file.write(json.dumps(line) + "\n")
 
     def teardown(self) -> None:
@@ -92,14 +92,14 @@ def _remove_training(path: "pathlib.Path", size: int) -> None:
     with path.open("r+b") as file:
         file.seek(min(size, path.stat().st_size))
         start = file.tell()
-        kept = [line for line in file if line.endswith(b"\n") and _is_of_test(line)]
+        kept = [line for line in file if line.endswith(b"\n") and not _is_of_training(line)]
         file.seek(start)
         file.writelines(kept)
         file.truncate()
 
 
-def _is_of_test(line: bytes) -> bool:
+def _is_of_training(line: bytes) -> bool:
     try:
-        return bool(json.loads(line).get("phase") == "test")
-    except (ValueError, AttributeError):  # not a line of ours
-        return False
+        return "phase" not in json.loads(line)
+    except (ValueError, TypeError):  # not a line of ours
+        return True

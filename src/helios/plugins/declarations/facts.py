@@ -50,7 +50,7 @@ def hook_options(plugin: object, name: str) -> pluggy.HookimplOpts | None:
     if isinstance(options, dict):
         return cast(pluggy.HookimplOpts, dict(options))
     if isinstance(plugin, Plugin) and name in HOOKS:
-        defaults = (vars(PluginSpec)[name], vars(Plugin).get(name))
+        defaults = (inspect.getattr_static(PluginSpec, name), vars(Plugin).get(name))
         if attribute not in defaults:
             return UNMARKED.copy()
     return None
