@@ -390,6 +390,28 @@ def test_resumed_fit(parts: Any, tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_a_skipped_step(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, model, data, transcript = parts()
+    plugin = trainer.plugins["everything"]
+    written = plugin.on_gradients_ready
+
+    def skip(optimizer: Any, state: TrainingState) -> None:
+        written(optimizer, state)
+        if state.current_iteration == 1:
+            trainer.skip_step("too large")
+
+    monkeypatch.setattr(plugin, "on_gradients_ready", skip)
+    trainer.fit(model, data)
+    lines = transcript.lines
+    begin = lines.index("plugin.on_gradients_ready(<SGD>; 10.0; epoch 0, batch 0, step 1)")
+    end = lines.index("plugin.on_gradients_ready(<SGD>; 20.0; epoch 0, batch 1, step 2)")
+    assert lines[begin + 1 : begin + 3] == [
+        "plugin.on_optimizer_step_skipped(<SGD>; 'too large'; epoch 0, batch 0, step 1)",
+        "plugin.leave step('training')",
+    ]
+    assert "plugin.on_after_optimizer_step(<SGD>; None; epoch 0, batch 1, step 2)" == lines[end + 1]
+
+
 def test_failing_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, model, data, transcript = parts()
     error = ValueError("in a step")
