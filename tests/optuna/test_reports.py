@@ -15,6 +15,7 @@ import optuna
 from searches import Pruner, Scoring, States, stored
 
 from helios import Plugin, TrainingState
+from helios.core import Alone
 from helios.errors import ConfigurationError
 from helios.plugins.optuna import OptunaPlugin
 from helios.testing import TinyDataModule, TinyModel
@@ -160,6 +161,33 @@ def test_only_rank_0_asks_and_several_objectives_are_not_pruned() -> None:
     assert pruner.asked == []
     several = optuna.create_study(directions=["minimize", "maximize"]).ask()
     assert OptunaPlugin(several, "score").should_training_stop() is False
+
+
+def test_another_rank_learns_the_verdict_and_touches_no_storage(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """One process stands for the rank 1: rank 0 sends it that the trial is pruned in cycle 1."""
+
+    class Second(OptunaPlugin):
+        @property
+        def global_rank(self) -> int:
+            return 1
+
+        def on_validation_results(self, improved: bool, validation_cycle: int) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Alone, "broadcast", lambda self, value: validation_cycle == 1)
+                super().on_validation_results(improved, validation_cycle)
+
+    storage, pruner = Counting(), Pruner(0)
+    trial = optuna.create_study(storage=storage, pruner=pruner).ask()
+    plugin = Second(trial, "score")
+    trainer = make_trainer(plugins=[plugin], total_steps=5, valid_frequency=1, run_root=tmp_path)
+    with pytest.raises(optuna.TrialPruned, match="cycle 1"):
+        trainer.fit(Scoring(), TinyDataModule())
+    assert (trainer.state.validation_cycles, pruner.asked) == (2, [])
+    assert stored(trial).intermediate_values == {}
+    assert "helios.pruned" not in stored(trial).user_attrs
+    assert plugin.should_training_stop() is True
 
 
 # The override: it stays that of the plug-in.

@@ -409,7 +409,7 @@ def test_a_skipped_step(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "plugin.on_optimizer_step_skipped(<SGD>; 'too large'; epoch 0, batch 0, step 1)",
         "plugin.leave step('training')",
     ]
-    assert "plugin.on_after_optimizer_step(<SGD>; None; epoch 0, batch 1, step 2)" == lines[end + 1]
+    assert lines[end + 1] == "plugin.on_after_optimizer_step(<SGD>; None; epoch 0, batch 1, step 2)"
 
 
 def test_failing_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

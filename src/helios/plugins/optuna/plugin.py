@@ -191,7 +191,7 @@ class OptunaPlugin(Plugin):
         self._fit = self._fit_of(trainer.model)
         if self._is_restored:
             self._refuse_repeated_fold()
-        if trainer.run_root is not None:
+        if trainer.run_root is not None and self.global_rank == 0:
             trial.set_user_attr(_PLAN, str(trainer.run_path("plan.json")))
         if trials.has_several_objectives(trial):
             _logger.info(
@@ -206,7 +206,7 @@ class OptunaPlugin(Plugin):
                 " never pruned. Pass Trainer(valid_frequency=...).",
                 self._metric_name,
             )
-        self._steps = trials.reported_steps(trial)
+        self._steps = trials.reported_steps(trial) if self.global_rank == 0 else set()
         for cycle, value in self._reports.items():  # a retried trial has lost them
             self._report(value, cycle)
         self._pruned_cycle = self._restored_verdict()
@@ -252,7 +252,8 @@ class OptunaPlugin(Plugin):
         if trials.has_several_objectives(self._trial):
             return
         self.report_metrics(validation_cycle)
-        if self._is_pruned() and not trials.is_at_end(self.trainer, improved):
+        self._verdict = self.trainer.group.broadcast(self._is_pruned())
+        if self._verdict and not trials.is_at_end(self.trainer, improved):
             self._pruned_cycle = validation_cycle
             self.trainer.request_stop(
                 f"Optuna prunes trial {self._trial.number} after validation cycle"
@@ -302,7 +303,7 @@ class OptunaPlugin(Plugin):
     def _report(self, value: float, cycle: int) -> None:
         step = cycle + (0 if self._fit is None else self._fit.first_step)
         self._reports.setdefault(cycle, value)
-        if step not in self._steps and self.trainer.global_rank == 0:
+        if step not in self._steps and self.global_rank == 0:
             self._trial.report(value, step)
             self._steps.add(step)
             self._verdict = None
@@ -317,11 +318,12 @@ class OptunaPlugin(Plugin):
         fit.cycles = trainer.state.validation_cycles
         fit.steps = trainer.total_steps if trainer.is_complete else float("inf")
         if self._pruned_cycle is not None and not self._has_finished():
-            self._trial.set_user_attr(_PRUNED, True)
-            self._trial.set_user_attr(_LAST_CYCLE, self._pruned_cycle)
-            trainer.raise_at_end(self._pruned())
-        elif self._trial.user_attrs.get(_PRUNED, False):  # of an attempt that has been lost
-            self._trial.set_user_attr(_PRUNED, False)
+            if self.global_rank == 0:
+                self._trial.set_user_attr(_PRUNED, True)
+                self._trial.set_user_attr(_LAST_CYCLE, self._pruned_cycle)
+            trainer.raise_at_end(_pruned(self._pruned_cycle))
+        elif self.global_rank == 0 and self._trial.user_attrs.get(_PRUNED, False):
+            self._trial.set_user_attr(_PRUNED, False)  # of an attempt that has been lost
 
     def _has_finished(self) -> bool:
         by_model = any(r.is_decided and r.author == "the model" for r in self.trainer.stop_requests)
@@ -334,13 +336,7 @@ class OptunaPlugin(Plugin):
             optuna.TrialPruned: the trial is pruned.
         """
         if self._trial.user_attrs.get(_PRUNED, False):
-            raise self._pruned()
-
-    def _pruned(self) -> "optuna.TrialPruned":
-        import optuna
-
-        cycle = self._trial.user_attrs.get(_LAST_CYCLE)
-        return optuna.TrialPruned(f"pruned after validation cycle {cycle}")
+            raise _pruned(self._trial.user_attrs.get(_LAST_CYCLE))
 
     def on_testing_start(self) -> None:
         """Refuse to test a new model without weights in place of the one that was trained.
@@ -389,3 +385,9 @@ class OptunaPlugin(Plugin):
                 f" {self._trial.number} has ({changes}). Pass another folder as chkpt_root, or"
                 " another save_name."
             )
+
+
+def _pruned(cycle: int | None) -> "optuna.TrialPruned":
+    import optuna
+
+    return optuna.TrialPruned(f"pruned after validation cycle {cycle}")
