@@ -20,26 +20,37 @@ from helios.testing import TinyDataModule, TinyModel
 STATE = TrainingState()
 
 
+class Event:
+    """An event of a mock; it knows the copy after which it was recorded last."""
+
+    copy: int | None = None
+
+
 class StandIn:
     """The CUDA streams of a mock, and a log of their calls."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.events = 0
+        self.copies = 0
+
+    def create_event(self) -> Event:
+        self.events += 1
+        return Event()
 
     def stream(self, name: str) -> Any:
         stand_in = self
 
         class Stream:
-            def wait_stream(self, other: Any) -> None:
-                stand_in.log.append(f"{name} waits for compute")
+            def wait_event(self, event: Event) -> None:
+                what = "compute" if event.copy is None else f"copy {event.copy}"
+                stand_in.log.append(f"{name} waits for {what}")
 
-            def wait_event(self, event: int) -> None:
-                stand_in.log.append(f"{name} waits for copy {event}")
-
-            def record_event(self) -> int:
-                stand_in.events += 1
-                return stand_in.events - 1
+            def record_event(self, event: Event) -> Event:
+                if name == "side":
+                    event.copy = stand_in.copies
+                    stand_in.copies += 1
+                return event
 
         return Stream()
 
@@ -50,6 +61,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
     compute = stand_in.stream("compute")
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stand_in.stream("side"))
+    monkeypatch.setattr(torch.cuda, "Event", stand_in.create_event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: compute)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     return stand_in
@@ -90,6 +102,13 @@ def test_copy_waits_for_steps_that_may_still_read_its_memory(streams: StandIn) -
     read(streams, range(4), 1)
     before = [a for a, b in zip(streams.log, streams.log[1:], strict=False) if b[:4] == "copy"]
     assert before == ["side waits for compute"] * 4
+
+
+def test_events_are_used_again_and_never_while_somebody_waits_for_them(streams: StandIn) -> None:
+    read(streams, range(50), 2)
+    assert streams.events == 4  # one of the computation, and one for each copy that is ahead
+    waits = [line for line in streams.log if line.startswith("compute waits")]
+    assert waits == [f"compute waits for copy {number}" for number in range(50)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 100])

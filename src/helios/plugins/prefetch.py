@@ -17,6 +17,9 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        # Events are used again, because it takes time to create one for each batch.
+        self._computed = _event()
+        self._free: list[torch.cuda.Event] = []
 
     def copy(self, move: Callable[[Any], Any], batch: Any) -> tuple[Any, torch.cuda.Event]:
         """Enqueue the copy of a batch.
@@ -27,14 +30,21 @@ class SideStream:
         Returns:
             The batch on the GPU, and the event after which it can be used.
         """
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        computing = torch.cuda.current_stream(self._device)
+        self._stream.wait_event(computing.record_event(self._computed))
         with torch.cuda.stream(self._stream):
             moved = move(batch)
-        return moved, self._stream.record_event()
+        copied = self._free.pop() if self._free else _event()
+        return moved, self._stream.record_event(copied)
 
     def wait(self, copied: torch.cuda.Event) -> None:
         """Let the stream that computes wait for a copy. The host does not wait."""
         torch.cuda.current_stream(self._device).wait_event(copied)
+        self._free.append(copied)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def prefetch(
