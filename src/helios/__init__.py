@@ -23,6 +23,7 @@ __all__ = [
     "UniquePluginOverrides",
     "__version__",
     "create_plugin",
+    "from_command_line",
     "hookimpl",
     "hookspec",
 ]
@@ -40,7 +41,7 @@ _NAMES = {
         "hookimpl",
         "hookspec",
     ),
-    "trainer": ("Trainer",),
+    "trainer": ("Trainer", "from_command_line"),
 }
 """The public names of each package."""
 

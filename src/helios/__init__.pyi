@@ -20,7 +20,7 @@ from helios.plugins import (
     hookimpl,
     hookspec,
 )
-from helios.trainer import Trainer
+from helios.trainer import Trainer, from_command_line
 
 __version__: str
 
@@ -37,6 +37,7 @@ __all__ = [
     "UniquePluginOverrides",
     "__version__",
     "create_plugin",
+    "from_command_line",
     "hookimpl",
     "hookspec",
 ]

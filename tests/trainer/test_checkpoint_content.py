@@ -42,6 +42,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
         "datamodule",
         "validated",
         "run",
+        "hyper_parameters",
         "changes",
         "rng",
         "plugins",

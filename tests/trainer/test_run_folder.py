@@ -54,6 +54,8 @@ def test_resumed_runs_find_their_files(fit: Any, tmp_path: pathlib.Path) -> None
         for name in ("one", "two"):
             fit(name, epochs=epochs)
     assert sorted(path.name for path in tmp_path.glob("*.json*")) == [
+        "hyper-parameters-2.json",
+        "hyper-parameters.json",
         "metrics-2.jsonl",
         "metrics.jsonl",
         "plan-2.json",

@@ -33,11 +33,14 @@ _ADDED: dict[str, Any] = {
     "optimizers": {},
     "stop_reasons": [],
     "plugin_versions": {},
+    "hyper_parameters": {},
 }
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
-_DICTIONARIES = "training_state epoch scalers metrics plan window optimizers plugin_versions"
+_DICTIONARIES = (
+    "training_state epoch scalers metrics plan window optimizers plugin_versions hyper_parameters"
+)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(_DICTIONARIES.split(), dict),
     **dict.fromkeys(("stops", "stop_reasons", "rng", "plugins", "changes"), list),

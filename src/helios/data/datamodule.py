@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch.utils.data import DataLoader, Dataset
 
 from helios.core import Ranked, Registry
+from helios.core.arguments import TakesArguments
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.named_sets import names_of, original, require_names, select
@@ -90,7 +91,7 @@ EvaluationSets = DatasetParams | Mapping[str, DatasetParams] | None
 """The set of a split, several by name, or none."""
 
 
-class DataModule(Ranked, abc.ABC):
+class DataModule(TakesArguments, Ranked, abc.ABC):
     """The base class of data modules: the datasets of a run and their loaders.
 
     A subclass writes :meth:`setup`, which assigns ``self._train_dataset``,

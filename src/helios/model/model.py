@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from helios.core import Placed, Registry, TrainingState
+from helios.core.arguments import TakesArguments
 from helios.errors import NoRunError
 from helios.model import stateful
 from helios.model.metrics import Metric
@@ -37,7 +38,7 @@ def create_model(type_name: str, *args: Any, **kwargs: Any) -> "Model":
     return model
 
 
-class Model(Placed, abc.ABC):
+class Model(TakesArguments, Placed, abc.ABC):
     """Base class of models.
 
     A subclass writes :meth:`setup` and :meth:`train_step`; all other methods are optional.

@@ -2,7 +2,15 @@
 
 from helios.checkpoints.folder import find_last_checkpoint
 from helios.core import TrainingState, TrainingUnit
+from helios.trainer.command_line import from_command_line
 from helios.trainer.control import StopRequest
 from helios.trainer.trainer import Trainer
 
-__all__ = ["StopRequest", "Trainer", "TrainingState", "TrainingUnit", "find_last_checkpoint"]
+__all__ = [
+    "StopRequest",
+    "Trainer",
+    "TrainingState",
+    "TrainingUnit",
+    "find_last_checkpoint",
+    "from_command_line",
+]

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from helios.core import Alone, Group, Place, TrainingState, TrainingUnit, rules
+from helios.core.arguments import TakesArguments
 from helios.data import DataModule
 from helios.errors import NoRunError
 from helios.model import Model
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _RULES = {"accumulation_steps": rules.whole("pass a whole number of at least 1.", 1)}
 
 
-class CurrentRun:
+class CurrentRun(TakesArguments):
     """The part of a trainer that answers questions and takes requests about its current run."""
 
     device: torch.device

@@ -19,6 +19,7 @@ from helios.plugins import PluginManager
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.control import Control
+from helios.trainer.hyper_parameters import HyperParameters
 from helios.trainer.run_folder import RunFolder
 
 
@@ -54,6 +55,7 @@ def parts_of_training(
     generators: "Generators",
     validations: Validations,
     folder: RunFolder,
+    hyper_parameters: HyperParameters,
 ) -> list[Part]:
     """Return the parts of a checkpoint of training.
 
@@ -79,6 +81,7 @@ def parts_of_training(
     ``datamodule``      ``DataModule.state_dict()``
     ``validated``       the newest validation and the best one
     ``run``             the key by which the run finds its files in ``run_root``
+    ``hyper_parameters``  the arguments of model and data module
     ==================  =====================================================================
     """
     changes, metrics = session.changes, _Metrics(model, session)
@@ -102,6 +105,12 @@ def parts_of_training(
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
         Part("validated", validations.state_dict, validations.load_state_dict),
         Part("run", folder.state_dict, folder.load_state_dict),
+        Part(
+            "hyper_parameters",
+            hyper_parameters.state_dict,
+            hyper_parameters.load_state_dict,
+            is_early=True,
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from helios.plugins.calls import profile
 from helios.plugins.registration.attribution import call_in_traceback
 from helios.trainer.control import StopRequest
 from helios.trainer.expected import is_exception_type
+from helios.trainer.hyper_parameters import model_story
 
 if TYPE_CHECKING:
     import pathlib
@@ -58,7 +59,8 @@ class Reporter:
         import helios
 
         versions = f"Helios {helios.__version__} on {place.device}, torch {torch.__version__}"
-        header = f"{versions}\n{plan.as_text()}"
+        parts = (versions, model_story(self._model), plan.as_text())
+        header = "\n".join(filter(None, parts))
         self._tell(self._model.append_to_banner(header), logging.INFO)
 
     def show_restored(self, path: "pathlib.Path", validated: str) -> None:

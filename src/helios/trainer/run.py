@@ -19,7 +19,7 @@ from helios.model.releases import call_with_flag
 from helios.model.session import Session
 from helios.plugins import Plugin
 from helios.plugins.run_properties import set_properties
-from helios.trainer import loops, parts, unused
+from helios.trainer import hyper_parameters, loops, parts, unused
 from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
@@ -99,6 +99,7 @@ class Run:
         self.generators = parts.Generators()
         self.validations = Validations(trainer.best, self.model, self.state, trainer.train_unit)
         self.plugin_states = parts.PluginStates(self.manager)
+        self.hyper_parameters = hyper_parameters.HyperParameters(trainer, job.model, job.datamodule)
         self.checkpoints = Checkpointer(
             job.saves,
             self._parts(),
@@ -146,6 +147,7 @@ class Run:
             generators=self.generators,
             validations=self.validations,
             folder=self.job.folder,
+            hyper_parameters=self.hyper_parameters,
         )
 
     @contextlib.contextmanager
@@ -304,6 +306,8 @@ class Run:
                 folder.write(plan)
         elif not is_over and folder.claim(plan):
             self.job.reporter.show_used_folder(folder.path("plan.json"))
+        if self.place.rank == 0 and self.session.is_training and not is_over:
+            folder.write_facts(hyper_parameters.FILE, self.hyper_parameters.to_dict())
         folder.enter(self.group.broadcast(folder.place))
 
     # Methods for the loops.

@@ -98,6 +98,12 @@ class RunFolder:
         temporary.write_text(self._as_json(plan), encoding="utf-8")
         temporary.replace(path)
 
+    def write_facts(self, name: str, facts: dict[str, Any]) -> None:
+        """Write facts about the run as JSON; nothing if the run has no folder."""
+        if self._root is not None:
+            text = json.dumps(facts, indent=2, default=repr)
+            self.path(name).write_text(text + "\n", encoding="utf-8")
+
     def _create(self, plan: PluginPlan) -> bool:
         try:
             with self.path(_PLAN).open("x", encoding="utf-8") as file:

@@ -103,7 +103,7 @@ class Trainer(Evaluations):
         run_name: str = "",
         train_unit: TrainingUnit | str = TrainingUnit.EPOCH,
         total_steps: int | float = 0,
-        valid_frequency: float | None = None,
+        valid_frequency: int | float | None = None,
         chkpt_frequency: int | None = None,
         print_frequency: int | None = None,
         accumulation_steps: int = 1,

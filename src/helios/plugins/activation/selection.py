@@ -168,7 +168,7 @@ def parse_request(request: PluginRequest) -> tuple[str | None, dict[str, Any]]:
     """Return the name and the keyword arguments of a request; no name for an instance."""
     if isinstance(request, str):
         return request, {}
-    if isinstance(request, tuple):
+    if isinstance(request, tuple | list):  # a list from a file
         match request:
             case (str(name), dict(kwargs)):
                 return name, kwargs

@@ -1,0 +1,76 @@
+"""The arguments of constructors: objects remember what they were created with, as plain values."""
+
+import dataclasses
+import enum
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+_LONGEST = 100  # a longer container holds data rather than hyper-parameters
+
+
+class TakesArguments:
+    """A base class of objects that remember the arguments of their constructor."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Create an instance, before its constructor runs."""
+        new = super().__new__(cls)
+        vars(new)["_taken"] = _bind(cls, args, kwargs)
+        return new
+
+
+def arguments_of(taker: TakesArguments) -> dict[str, Any]:
+    """Return the arguments of an object's constructor by name, with defaults, as plain values.
+
+    Numbers, texts, and containers of them are plain already. The value of another type becomes
+    a text: the name of a class or a function, or the type of the object in angle brackets.
+    """
+    taken: dict[str, Any] = vars(taker).get("_taken", {})
+    return taken
+
+
+def _bind(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        constructor: Any = cls.__init__  # type: ignore[misc]  # that of this very class
+        signature = inspect.signature(constructor)
+        bound = signature.bind(None, *args, **kwargs)
+    except (TypeError, ValueError):  # the constructor will say what is wrong
+        return {}
+    bound.apply_defaults()
+    taken: dict[str, Any] = {}
+    for number, (name, value) in enumerate(bound.arguments.items()):
+        kind = signature.parameters[name].kind
+        if number == 0:  # the object itself
+            continue
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            taken.update({key: plain(item) for key, item in value.items()})
+        elif kind is not inspect.Parameter.VAR_POSITIONAL or value:
+            taken[name] = plain(value)
+    return taken
+
+
+def plain(value: Any) -> Any:
+    """Return a value as numbers, texts, lists and dictionaries."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping) and len(value) <= _LONGEST:
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and len(value) <= _LONGEST:
+        items = value if isinstance(value, list | tuple) else sorted(value, key=repr)
+        return [plain(item) for item in items]
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value)
+    if isinstance(value, int | float | str):  # of a class of its own, such as a number of NumPy
+        base = next(kind for kind in (int, float, str) if isinstance(value, kind))
+        return base(value)
+    return f"<{type(value).__name__}>"
