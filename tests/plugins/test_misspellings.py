@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import inspect
 import types
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import InvalidPluginError
 from helios.plugins import PluginManager
+from helios.plugins.activation.arguments import missing_arguments
+from helios.plugins.builtin.cadence import CadencePlugin
 from helios.plugins.plugin import UniquePluginOverrides
 from helios.testing import TinyModel
 
@@ -511,6 +514,7 @@ def test_error_names_the_distribution(trainer: Trainer) -> None:
 
 
 def test_plugins_of_this_project_have_no_misspellings() -> None:
-    for each in Plugin.__subclasses__():
-        if each.__module__.startswith("helios.plugins.builtin"):
-            PluginManager().register(each())
+    given = {"metric": "loss", "schedule": "linear", "parts": ["net"]}
+    for each in (*Plugin.__subclasses__(), *CadencePlugin.__subclasses__()):
+        if each.__module__.startswith("helios.plugins.builtin") and not inspect.isabstract(each):
+            PluginManager().register(each(**{n: given[n] for n in missing_arguments(each, {})}))
