@@ -24,6 +24,14 @@ def optimizers_in(value: Any) -> Iterator[tuple[str, Optimizer]]:
         yield from _search(name, item, _DEPTH, seen)
 
 
+def named_optimizers(value: Any) -> dict[str, Optimizer]:
+    """Return the optimizers among the attributes of an object by their first names, each once."""
+    names: dict[Optimizer, str] = {}
+    for name, optimizer in optimizers_in(value):
+        names.setdefault(optimizer, name)
+    return {name: optimizer for optimizer, name in names.items()}
+
+
 def _search(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Optimizer]]:
     if isinstance(value, Optimizer):
         yield name, value

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from helios.errors import ConfigurationError
 from helios.model import stateful
-from helios.model.optimizer_search import optimizers_in
+from helios.model.optimizer_search import named_optimizers, optimizers_in
 from helios.model.schedulers import Schedulers, check_schedulers
 
 if TYPE_CHECKING:
@@ -225,8 +225,7 @@ class Optimizers:
 
     def named(self) -> dict[str, Optimizer]:
         """Return the optimizers that the attributes of the model hold, by name, each once."""
-        names = {optimizer: name for name, optimizer in reversed(list(optimizers_in(self._model)))}
-        return {name: optimizer for optimizer, name in reversed(names.items())}
+        return named_optimizers(self._model)
 
     def pending(self) -> list[Step]:
         """Return the steps that got a loss in this window, and have not been taken."""
@@ -258,7 +257,10 @@ class Optimizers:
         """
         self._nodes = []
         parameters = parameters_of(optimizer for optimizer, _ in self._known)
-        self._nodes = [get_gradient_edge(each).node for each in parameters if each.requires_grad]
+        trained = [
+            each for each in parameters if each.requires_grad and not nn.parameter.is_lazy(each)
+        ]
+        self._nodes = [get_gradient_edge(each).node for each in trained]
 
     def _note_left(self) -> None:
         """Take note of the gradients that remain from earlier windows, unless nobody needs them.
