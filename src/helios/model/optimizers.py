@@ -256,10 +256,8 @@ class Optimizers:
         knows the shape of its parameter, which may have changed since the last epoch.
         """
         self._nodes = []
-        parameters = parameters_of(optimizer for optimizer, _ in self._known)
-        trained = [
-            each for each in parameters if each.requires_grad and not nn.parameter.is_lazy(each)
-        ]
+        known = parameters_of(optimizer for optimizer, _ in self._known)
+        trained = [p for p in known if p.requires_grad and not nn.parameter.is_lazy(p)]
         self._nodes = [get_gradient_edge(each).node for each in trained]
 
     def _note_left(self) -> None:
