@@ -22,10 +22,10 @@ PAGE = page("write-a-plugin")
 @pytest.fixture(scope="module")
 def written() -> dict[str, Any]:
     """Return the names of all blocks in Python, run one after the other."""
-    names: dict[str, Any] = {"__name__": "helios_gradient_norm"}
+    names: dict[str, Any] = {"__name__": "helios_largest_gradient"}
     with pytest.MonkeyPatch.context() as patch:
-        module = types.ModuleType("helios_gradient_norm")
-        patch.setitem(sys.modules, "helios_gradient_norm", module)
+        module = types.ModuleType("helios_largest_gradient")
+        patch.setitem(sys.modules, "helios_largest_gradient", module)
         for number, source in enumerate(blocks("python", PAGE)):
             exec(compile(source, f"docs/write-a-plugin.md, block {number}", "exec"), names)
             vars(module).update(names)
@@ -133,9 +133,9 @@ def test_the_project_file_of_the_page_sets_the_limit(
     (tmp_path / "pyproject.toml").write_text(blocks("toml", PAGE)[-1], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     registry: Any = helios.PLUGIN_REGISTRY
-    monkeypatch.setitem(registry._objects, "gradient-norm", written["GradientNormPlugin"])
-    trainer = make_trainer(plugins=["gradient-norm"])
-    assert trainer.plugins["gradient-norm"].limit == 5.0
+    monkeypatch.setitem(registry._objects, "largest-gradient", written["LargestGradientPlugin"])
+    trainer = make_trainer(plugins=["largest-gradient"])
+    assert trainer.plugins["largest-gradient"].limit == 5.0
 
 
 def test_the_page_has_each_attribute_of_a_plug_in() -> None:

@@ -18,7 +18,7 @@ from pages import blocks, page
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = page("write-a-plugin")
-PAGE_PROJECT = "helios-gradient-norm"
+PAGE_PROJECT = "helios-largest-gradient"
 
 
 class Story(NamedTuple):
@@ -75,11 +75,11 @@ def story(make_environment: Callable[..., Any]) -> Story:
     ]
     assert sorted(names) == sorted(path.relative_to(project).as_posix() for path in files)
     assert blocks("toml", PAGE)[0] in (project / "pyproject.toml").read_text(encoding="utf-8")
-    source = _block_after("Replace `src/helios_gradient_norm/__init__.py` by")
-    tests = _block_after("Replace `tests/test_helios_gradient_norm.py` by")
-    (project / "tests/test_helios_gradient_norm.py").write_text(tests, encoding="utf-8")
+    source = _block_after("Replace `src/helios_largest_gradient/__init__.py` by")
+    tests = _block_after("Replace `tests/test_helios_largest_gradient.py` by")
+    (project / "tests/test_helios_largest_gradient.py").write_text(tests, encoding="utf-8")
     for folder in (project / "src", environment.site_packages):
-        (folder / "helios_gradient_norm/__init__.py").write_text(source, encoding="utf-8")
+        (folder / "helios_largest_gradient/__init__.py").write_text(source, encoding="utf-8")
     pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
     return Story(environment, begun, follow(environment, end))
 
@@ -87,11 +87,11 @@ def story(make_environment: Callable[..., Any]) -> Story:
 def test_the_demo_shows_the_plug_ins_and_calls_a_hook(story: Story) -> None:
     header = " ".join(story.continued[-1].split())
     assert "hello helios-hello 0.1.0 installed Counts the epochs of training" in header
-    assert "gradient-norm helios-gradient-norm 0.1.0 installed Logs the largest gradient" in header
+    assert f"largest-gradient {PAGE_PROJECT} 0.1.0 installed Logs the largest gradient" in header
     run = story.environment.work / "runs" / "demo"
     log = (run / "helios.log").read_text(encoding="utf-8")
     assert re.findall(r"\d epochs, \d+ batches", log) == ["1 epochs, 38 batches"]
-    assert '"gradient-norm": ' in (run / "metrics.jsonl").read_text(encoding="utf-8")
+    assert '"largest-gradient": ' in (run / "metrics.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_tests_of_new_packages_pass(story: Story) -> None:
