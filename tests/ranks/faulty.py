@@ -26,12 +26,18 @@ class BoomError(Exception):
 class Faulty(TinyModel):
     """A model that fails on one rank, in a given way, at a given moment."""
 
-    def __init__(self, way: str, moment: str, rank: int) -> None:
+    def __init__(self, way: str, moment: str, rank: int, is_busy: bool = False) -> None:
         super().__init__()
         self.way, self.moment, self.failing_rank = way, moment, rank
+        self.is_busy = is_busy
 
     def reach(self, moment: str) -> None:
-        if moment != self.moment or self.global_rank != self.failing_rank:
+        if moment != self.moment:
+            return
+        if self.global_rank != self.failing_rank:
+            if self.is_busy:
+                self.mark("busy")
+                time.sleep(10**6)
             return
         if self.way == "raise":
             raise BoomError("boom", 7)
@@ -43,6 +49,10 @@ class Faulty(TinyModel):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.way == "block":
             time.sleep(10**6)
+
+    def mark(self, name: str) -> None:
+        assert self.trainer.run_root is not None
+        (self.trainer.run_root / name).touch()
 
     def setup(self, fast_init: bool = False) -> None:
         super().setup(fast_init)
@@ -76,11 +86,16 @@ class AtTheEnd(Plugin):
         (folder / f"pid-{self.global_rank}").write_text(str(os.getpid()))
 
     def teardown(self) -> None:
+        if self.faulty.is_busy:
+            self.faulty.mark("tearing-down")
+            time.sleep(10**6)
         self.faulty.reach("teardown")
 
 
-def train(way: str, moment: str, rank: int, folder: str, **arguments: Any) -> None:
-    model = Faulty(way, moment, rank)
+def train(
+    way: str, moment: str, rank: int, folder: str, is_busy: bool = False, **arguments: Any
+) -> None:
+    model = Faulty(way, moment, rank, is_busy)
     trainer = Trainer(
         use_cpu=True,
         total_steps=2,

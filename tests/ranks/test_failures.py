@@ -4,6 +4,8 @@ import itertools
 import os
 import pathlib
 import re
+import signal
+import time
 from typing import Any
 
 import faulty
@@ -47,6 +49,28 @@ def test_failure(
     check_names(text, launcher, way)
     left = [pid for pid in faulty.pids(folder) if is_running(pid)]
     assert left == []
+
+
+def test_no_plugin_takes_the_end_of_a_failed_run_for_a_preemption(
+    ranks: StartRanks, tmp_path: pathlib.Path
+) -> None:
+    folder = tmp_path / "run"
+    started = ranks.start(2, faulty.train, "raise", "forward", 1, str(folder), True, timeout=60)
+    wait_for(folder / "busy", folder / "tearing-down")
+    for process in started.processes:  # as torchrun does
+        process.send_signal(signal.SIGTERM)
+    first, second = started.wait()
+    assert second.status in (143, -signal.SIGTERM)  # in the middle of its teardown
+    assert first.status == 1
+    told = first.errors + second.errors
+    assert re.search(r"rank 1 on \S+ failed: BoomError: boom 7\nTraceback", told), told
+
+
+def wait_for(*paths: pathlib.Path) -> None:
+    end = time.monotonic() + 100
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def check_spawned(result: Any, way: str) -> str:

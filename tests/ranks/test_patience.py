@@ -96,10 +96,10 @@ def test_all_ranks_that_wait_for_one_another() -> None:
 
 def test_silent_rank() -> None:
     waiting: Any = [("waiting", 0.0)] * 3
-    failure = judge(*waiting, silences=(0, 0, 11))
+    failure = judge(*waiting, silences=(0, 0, 21))
     assert failure is not None
     assert failure.story == (
-        "rank 2 on b has not been heard of for 11 s: it was training in step 2"
+        "rank 2 on b has not been heard of for 21 s: it was training in step 2"
     )
     silence = Silence()
     beats = [Beat(number, "running", 0, "") for number in (1, 1, 2)]

@@ -58,9 +58,10 @@ class Reporter:
         """Show the header of a run: its versions, its device and its plug-ins."""
         import helios
 
-        versions = f"Helios {helios.__version__} on {place.device}, torch {torch.__version__}"
+        ranks = f" of {place.world_size} ranks" if place.is_distributed else ""
+        device = f"{place.device}{ranks}"
+        versions = f"Helios {helios.__version__} on {device}, torch {torch.__version__}"
         parts = (versions, model_story(self._model), plan.as_text())
-        header = "\n".join(filter(None, parts))
         self._tell(self._model.append_to_banner(header), logging.INFO)
 
     def show_restored(self, path: "pathlib.Path", validated: str) -> None:

@@ -9,6 +9,10 @@ from helios.trainer.launch.failure import Failure
 from helios.trainer.launch.stacks import Activity
 
 
+QUIET = 20.0
+"""The seconds for which any rank may be silent, because its machine has too much to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Beat:
     """What a rank says about itself, once a second.
@@ -71,7 +75,7 @@ def find_stall(
         timeout: the seconds without progress after which a rank has failed.
         claimer: the rank that judges.
     """
-    silent = [rank for rank, seconds in silences.items() if seconds > timeout]
+    silent = [rank for rank, seconds in silences.items() if seconds > max(timeout, QUIET)]
     if silent:
         said = f"has not been heard of for {silences[silent[0]]:.0f} s"
         return _failure(silent, said, beats, names, claimer)

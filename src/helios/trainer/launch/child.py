@@ -60,8 +60,10 @@ def main(environment: Mapping[str, str], payload: str, result: str) -> None:
         assert job is not None
         job.is_spawned = True
         outcome = target()
-        is_first = environment["RANK"] == "0"
-        done = Result(outcome, model=pack_model(job) if is_first else None)
+        if environment["RANK"] == "0":
+            done = Result(outcome, model=pack_model(job))
+        else:  # only the weights of rank 0 come back
+            done = Result(dataclasses.replace(outcome, trained=None))
     except BaseException as error:
         done = _failed(job, error)
     temporary = pathlib.Path(result + ".tmp")

@@ -7,6 +7,7 @@ and its errors name the ranks that noticed, not the one that failed.
 import contextlib
 import dataclasses
 import datetime
+import multiprocessing
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ _GRACE = 5.0
 """The seconds that a rank has to end by itself after another one has failed."""
 _UNWIND = 20.0
 """The seconds that a rank has to tear down after another one has failed."""
+_LOST = 15.0
+"""The seconds after which a store that cannot be reached is gone."""
 _FAILURE = "failure"
 _AT_ONCE = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGUSR1"))
 
@@ -76,6 +79,7 @@ class Guard:
 
     Args:
         open_store: opens a connection to the store of the run, for this guard alone.
+        prefix: the beginning of its keys.
         place: the place of this process.
         peers: all ranks.
         timeout: the seconds without progress after which a rank has failed; ``None`` for ever.
@@ -98,8 +102,9 @@ class Guard:
         *,
         is_silent: bool = False,
     ) -> None:
-        self._store: Store = PrefixStore(prefix, open_store())
-        self._store.set_timeout(_OPERATION)
+        self._open_store = open_store
+        self._prefix = prefix
+        self._store = self._connect()
         self._place = place
         self._rank = place.rank
         self._peers = peers
@@ -118,6 +123,7 @@ class Guard:
         self._failure: Failure | None = None
         self._noticed_at = 0.0
         self._is_failing = False
+        self._error: BaseException | None = None
         self._is_ending = False
         self._lost_at: float | None = None
         self._over_at: float | None = None
@@ -152,8 +158,10 @@ class Guard:
             The error to raise instead, if another rank is the cause of this one.
         """
         if self._is_failing or isinstance(error, RankFailedError):
+            if error is not self._error and not isinstance(error, Exception):
+                self._tell(str(self._failure))  # a signal has cut the teardown: nobody else will
             return None
-        self._is_failing = True
+        self._is_failing, self._error = True, error
         if threading.current_thread() is threading.main_thread():
             for number in _AT_ONCE:
                 if callable(signal.getsignal(number)):
@@ -227,19 +235,29 @@ class Guard:
             if self._failure is not None and not self._stop.is_set():
                 self._on_failure(self._failure)
 
+    def _connect(self) -> Store:
+        store: Store = PrefixStore(self._prefix, self._open_store())
+        store.set_timeout(_OPERATION)
+        return store
+
     def _beat(self) -> None:
+        self._count += 1
+        self._store.set(f"beat/{self._rank}", self._observe().to_json())
+
+    def _observe(self) -> Beat:
+        """Return what the thread that trains is doing."""
         frame = stacks.stack_of(self._thread_of_run)
         activity = stacks.activity(frame)
-        seen = (self._progress(), activity)
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, time.monotonic()
+        position, stack = "training", ""
+        with contextlib.suppress(Exception):  # names and counters are those of users
+            seen = (self._progress(), activity)
+            if seen != self._seen:
+                self._seen, self._seen_at = seen, time.monotonic()
+            position = ", ".join(filter(None, [self._position(), self._code(frame)]))
         since = time.monotonic() - self._seen_at
-        position = ", ".join(filter(None, [self._position(), self._code(frame)]))
-        stack = stacks.shown(frame) if since > 2 * self._interval else ""
-        del frame
-        self._count += 1
-        beat = Beat(self._count, activity, since, position, stack)
-        self._store.set(f"beat/{self._rank}", beat.to_json())
+        if since > 2 * self._interval:
+            stack = stacks.shown(frame)
+        return Beat(self._count, activity, since, position, stack)
 
     def _look(self) -> None:
         """Look for a failure: one that is known, a process that has ended, or a stall."""
@@ -259,7 +277,7 @@ class Guard:
         silences = {rank: self._silence.hear(rank, beat) for rank, beat in newest.items()}
         if self._rank > 0:  # rank 0 sees the rest
             newest = {rank: beat for rank, beat in newest.items() if silences[rank] > 1}
-            if not newest or silences[0] <= self._timeout:
+            if not newest or silences[0] <= max(self._timeout, beats.QUIET):
                 return
         failure = beats.find_stall(newest, silences, self._names, self._timeout, self._rank)
         if failure is not None and not (failure.rank is not None and self._is_done(failure.rank)):
@@ -288,13 +306,16 @@ class Guard:
             self._failure, self._noticed_at = failure, time.monotonic()
 
     def _on_lost_store(self, error: Exception) -> None:
+        """Connect again; if this fails for long, the process with the store has ended."""
         if self._is_ending or self._failure is not None:
             return
-        now = time.monotonic()
-        self._lost_at = self._lost_at or now
-        if now - self._lost_at > _GRACE:
-            story = f"the store of the run no longer answers: {error}. Its process has ended."
-            self._learn(Failure(self._rank, None, story))
+        self._lost_at = self._lost_at or time.monotonic()
+        try:
+            self._store = self._connect()
+        except Exception:
+            if time.monotonic() - self._lost_at > _LOST:
+                story = f"the store of the run no longer answers, so its process has ended: {error}"
+                self._learn(Failure(self._rank, None, story))
 
     def _on_failure(self, failure: Failure) -> None:
         """End this process, if it does not end by itself."""
@@ -306,10 +327,12 @@ class Guard:
             limit = self._time_to_tell(failure)
         if elapsed <= limit:
             return
-        if failure.claimer == self._rank or self._is_first_to_tell(failure):
+        if failure.claimer == self._rank or self._must_tell(failure):
             self._tell(str(failure))
         elif failure.rank != self._rank:
             self._tell(f"this process ends, because {failure.story}")
+        for child in multiprocessing.active_children():  # workers that load data
+            child.kill()
         os._exit(1)
 
     def _time_to_tell(self, failure: Failure) -> float:
@@ -330,10 +353,24 @@ class Guard:
         self._over_at = self._over_at or time.monotonic()
         return self._over_at + 2 - self._noticed_at
 
-    def _is_first_to_tell(self, failure: Failure) -> bool:
-        """Return whether no process of this host has told of the failure."""
-        host = self._peers[self._rank].host
-        return self._place.local_rank == 0 and self._peers[failure.claimer].host != host
+    def _must_tell(self, failure: Failure) -> bool:
+        """Return whether this process tells of a failure in place of the rank that claimed it.
+
+        One process of each other host does so, and one of the same host if that rank could not.
+        """
+        claimer, here = self._peers[failure.claimer], self._peers[self._rank]
+        first = next(
+            rank
+            for rank, peer in enumerate(self._peers)
+            if peer.host == here.host and rank != failure.claimer
+        )
+        if first != self._rank or claimer.host != here.host:
+            return first == self._rank
+        try:
+            is_gone = claimer.machine == here.machine and claimer.is_gone()
+            return is_gone and not self._is_done(failure.claimer)
+        except Exception:
+            return True
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(Exception):

@@ -5,13 +5,14 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import logging
 import os
 import socket
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public
 
 from helios.core import Group, Place, Ranks
 from helios.errors import ConfigurationError
@@ -20,10 +21,14 @@ from helios.trainer.launch import stacks
 from helios.trainer.launch.environment import Environment, local_place
 from helios.trainer.launch.guard import Guard, Peer
 
+_logger = logging.getLogger("helios")
+
 _FOREVER = datetime.timedelta(days=365)
 """The time-out of collectives: a rank may wait as long as another one saves or compiles. The guard
 ends a run in which a rank blocks."""
-_CONNECT = datetime.timedelta(seconds=60)
+_CONNECT = datetime.timedelta(seconds=30)
+_JOIN = datetime.timedelta(minutes=30)
+"""The time in which all ranks must have come to ``fit`` or ``test``."""
 _runs = itertools.count()  # all processes count the same runs
 _stores: dict[tuple[str, int], TCPStore] = {}
 """The stores that this process serves. Other processes may need one until this process ends."""
@@ -37,8 +42,8 @@ class _Store:
     port: int
     prefix: str
 
-    def connect(self) -> TCPStore:
-        return TCPStore(self.address, self.port, is_master=False, timeout=_CONNECT)
+    def connect(self, timeout: datetime.timedelta = _CONNECT) -> TCPStore:
+        return TCPStore(self.address, self.port, is_master=False, timeout=timeout)
 
 
 @contextlib.contextmanager
@@ -59,7 +64,7 @@ def joined(job: Job) -> Iterator[None]:
     if environment is None and not (is_adopted and dist.get_world_size() > 1):
         yield
         return
-    before = job.place, job.group
+    before, is_stuck = (job.place, job.group), False
     store = None if environment is None else _create_group(environment, job.place.device)
     try:
         job.group = Ranks(dist.new_group(backend="gloo", timeout=_FOREVER))
@@ -71,9 +76,13 @@ def joined(job: Job) -> Iterator[None]:
         job.reporter.process = f"rank {job.place.rank} of {len(peers)} on {host}"
         with _guarded(job, store, peers):
             yield
+    except BaseException as error:
+        # NCCL may wait for ranks that have gone.
+        is_stuck = job.place.device.type == "cuda" and error is not job.control.final_error
+        raise
     finally:
         job.place, job.group = before
-        if not is_adopted:
+        if not is_adopted and not is_stuck:
             dist.destroy_process_group()
 
 
@@ -83,9 +92,11 @@ def _create_group(environment: Environment, device: torch.device) -> _Store:
     if serves and address not in _stores:
         _stores[address] = TCPStore(*address, is_master=True, multi_tenant=True)
     store = _Store(*address, f"helios/{environment.attempt}/{next(_runs)}")
+    connection = _stores[address] if serves else store.connect(_JOIN)
+    _await_all(PrefixStore(store.prefix, connection), environment)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"{store.prefix}/group", _stores[address] if serves else store.connect()),
+        store=PrefixStore(f"{store.prefix}/group", connection),
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=_FOREVER,
@@ -93,13 +104,37 @@ def _create_group(environment: Environment, device: torch.device) -> _Store:
     return store
 
 
+def _await_all(store: Store, environment: Environment) -> None:
+    """Wait until all ranks have come here, but not for ever.
+
+    Raises:
+        ConfigurationError: a rank has not come; the message names it.
+    """
+    keys = [f"rank/{rank}" for rank in range(environment.world_size)]
+    store.set(keys[environment.rank], socket.gethostname())
+    for timeout in (_CONNECT, _JOIN - _CONNECT):
+        try:
+            store.wait(keys, timeout)
+        except dist.DistError:
+            missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
+        else:
+            return
+        story = f"rank {environment.rank} waits for rank {' and '.join(missing)}"
+        _logger.warning("%s of %d", story, environment.world_size)
+    raise ConfigurationError(
+        f"rank {', '.join(missing)} of {environment.world_size} has not come to fit() or test()"
+        f" within {_JOIN}: start WORLD_SIZE={environment.world_size} processes with the same"
+        " program, and see whether one of them has failed."
+    )
+
+
 def _serve_store(group: Group, peers: list[Peer]) -> _Store:
     """Let rank 0 serve a store for a process group whose own store is not known."""
-    port = 0
+    port, own = 0, ("", 0)
     if dist.get_rank() == 0:
-        served = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        port = served.port
-        _stores["", port] = served
+        if own not in _stores:
+            _stores[own] = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port = _stores[own].port
     address = "127.0.0.1"
     if any(peer.host != peers[0].host for peer in peers):
         address = os.environ.get("MASTER_ADDR") or peers[0].host
@@ -109,36 +144,56 @@ def _serve_store(group: Group, peers: list[Peer]) -> _Store:
 @contextlib.contextmanager
 def _guarded(job: Job, store: _Store, peers: list[Peer]) -> Iterator[None]:
     """Guard the run, and wait for the other ranks at its end."""
-    manager, report = job.trainer.plugin_manager, job.reporter
-    job.guard = guard = Guard(
-        store.connect,
-        f"{store.prefix}/guard",
-        job.place,
-        peers,
-        job.trainer.stall_timeout,
-        functools.partial(_progress, job),
-        report.position,
-        lambda frame: stacks.place_in_code(frame, manager),
-        is_silent=job.is_spawned,  # the parent tells of a failure
-    )
-    job.group.agree(True)  # the guards look for the first beat of each rank
-    guard.start()
+    guard = _open_guard(job, store, peers)
+    if job.group.agree(guard is None):  # also: the guards look for the first beat of each rank
+        guard = None
     final: BaseException | None = None
+    if guard is not None:
+        job.guard = guard
+        guard.start()
     try:
-        with guard.reporting():
+        with job.guarded():
             try:
                 yield
             except BaseException as error:
                 if error is not job.control.final_error:
                     raise
                 final = error
-            guard.end()
+            if guard is not None:
+                guard.end()
             job.group.agree(True)  # the others may still need this process
         if final is not None:
             raise final
     finally:
-        guard.close()
         job.guard = None
+        if guard is not None:
+            guard.close()
+
+
+def _open_guard(job: Job, store: _Store, peers: list[Peer]) -> Guard | None:
+    manager, report = job.trainer.plugin_manager, job.reporter
+    try:
+        return Guard(
+            store.connect,
+            f"{store.prefix}/guard",
+            job.place,
+            peers,
+            job.trainer.stall_timeout,
+            functools.partial(_progress, job),
+            report.position,
+            lambda frame: stacks.place_in_code(frame, manager),
+            is_silent=job.is_spawned,  # the parent tells of a failure
+        )
+    except dist.DistError as error:
+        _logger.warning(
+            "%s: the store at %s:%d cannot be reached, so a rank that blocks will not be noticed:"
+            " %s",
+            report.process,
+            store.address,
+            store.port,
+            error,
+        )
+        return None
 
 
 def _progress(job: Job) -> tuple[object, ...]:
