@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from helios.trainer.launch.failure import Failure
 from helios.trainer.launch.stacks import Activity
 
-
 QUIET = 20.0
 """The seconds for which any rank may be silent, because its machine has too much to do."""
 
