@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Callable
@@ -19,25 +20,27 @@ from helios.trainer.launch import stacks
 from helios.trainer.launch.beats import Beat, Silence, find_stall
 from helios.trainer.launch.failure import Failure
 
-SHORT = 3.0
-LONG = 5.0
-
 
 class Exchanging(TinyModel):
     """Calls a collective of the default group in each step, as DistributedDataParallel does."""
 
     def train_step(self, batch: Any, state: TrainingState) -> Any:
         dist.all_reduce(torch.ones(1))
+        if state.global_epoch == 1:
+            folder = self.trainer.run_root
+            assert folder is not None
+            assert (folder / "durable").exists(), "rank 0 is writing the checkpoint"
         return super().train_step(batch, state)
 
 
-def train_slowly(folder: str) -> int:
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=SHORT))
+def train_slowly(folder: str, seconds: float, timeout: float) -> int:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout))
     fsync = os.fsync
 
     def slow(file: int) -> None:
         os.fsync = fsync  # once is enough
-        time.sleep(LONG)
+        time.sleep(seconds)
+        pathlib.Path(folder, "durable").touch()
         fsync(file)
 
     os.fsync = slow
@@ -47,15 +50,20 @@ def train_slowly(folder: str) -> int:
         chkpt_frequency=1,
         run_root=folder,
         autoload=False,
-        stall_timeout=SHORT,
+        stall_timeout=timeout,
     )
     state = trainer.fit(Exchanging(), TinyDataModule())
     dist.destroy_process_group()
     return state.global_iteration
 
 
-def test_rank_0_may_save_longer_than_others_can_wait(ranks: StartRanks, tmp_path: Any) -> None:
-    results = ranks(2, train_slowly, str(tmp_path / "run"), timeout=120)
+@pytest.mark.parametrize(
+    ("seconds", "timeout"), [(1, 100), pytest.param(15, 10, marks=pytest.mark.long)]
+)
+def test_others_wait_while_rank_0_saves(
+    ranks: StartRanks, tmp_path: Any, seconds: float, timeout: float
+) -> None:
+    results = ranks(2, train_slowly, str(tmp_path / "run"), seconds, timeout, timeout=120)
     assert [rank.result for rank in results] == [6, 6]
 
 
