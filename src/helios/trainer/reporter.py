@@ -62,6 +62,7 @@ class Reporter:
         device = f"{place.device}{ranks}"
         versions = f"Helios {helios.__version__} on {device}, torch {torch.__version__}"
         parts = (versions, model_story(self._model), plan.as_text())
+        header = "\n".join(filter(None, parts))
         self._tell(self._model.append_to_banner(header), logging.INFO)
 
     def show_restored(self, path: "pathlib.Path", validated: str) -> None:
