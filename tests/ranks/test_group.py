@@ -75,6 +75,7 @@ def test_two_ranks_train(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert names == [
         "checkpoints/tiny/tiny_epoch_2_iter_6.pth",
+        "hyper-parameters.json",
         "log.log",
         "metrics.jsonl",
         "plan.json",

@@ -90,6 +90,7 @@ def test_two_nodes(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert sorted(path.name for path in files if path.parent.name == "run") == [
         "helios.log",
+        "hyper-parameters.json",
         "metrics.jsonl",
         "plan.json",
     ]
