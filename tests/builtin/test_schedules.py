@@ -227,6 +227,34 @@ def test_a_length_is_needed_where_training_has_none(make_trainer: Make) -> None:
         rates(make_trainer, SchedulerPlugin("linear"), **endless)
 
 
+def test_a_second_schedule_for_an_optimizer_is_told(
+    make_trainer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "helios")
+    make_trainer(plugins=[SchedulerPlugin("linear")]).fit(TinyModel(), TinyDataModule())
+    assert (
+        "plug-in 'scheduler' and TinyModel.scheduler both change the learning rate of optimizer:"
+        " remove one of them." in caplog.text
+    )
+
+
+def test_two_plug_ins_for_two_optimizers(make_trainer: Make) -> None:
+    class Two(Bare):
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            self.second = torch.optim.SGD([self.net[0].bias], lr=1.0)
+
+        def step(self, loss: torch.Tensor) -> None:
+            self.optimize(loss, [self.optimizer, self.second])
+
+    model = Two()
+    by_name = [
+        ("scheduler", {"schedule": "linear", "optimizer": o}) for o in ("second", "optimizer")
+    ]
+    assert rates(make_trainer, *by_name, model=model)[-1] == pytest.approx(RATE / 12)
+    assert model.second.param_groups[0]["lr"] == 0
+
+
 # Plateau.
 
 

@@ -112,10 +112,7 @@ ARGUMENTS = _words(
     ("benchmark cudnn_benchmark", "pass enable_cudnn_benchmark=True"),
     ("seed data_seed random_state seed_everything", "pass random_seed=..."),
     ("verbose disable_tqdm progress_bar show_progress", "pass enable_progress_bar=True or False"),
-    (
-        "enable_model_summary",
-        "pass print_banner=True, and override Model.append_to_banner() for a summary",
-    ),
+    ("enable_model_summary", 'pass plugins=["summary"]'),
     (
         "fp16 half mixed_precision amp use_amp amp_backend amp_level",
         'pass precision="fp16" or precision="bf16"',
@@ -124,7 +121,7 @@ ARGUMENTS = _words(
     (
         "patience early_stopping early_stopping_patience early_stop",
         "pass early_stop_cycles=..., the number of validations without improvement, with"
-        ' best=("loss", "min")',
+        ' best=("loss", "min"); the plug-in "early-stopping" watches another metric',
     ),
     (
         "monitor mode min_delta metric_for_best_model greater_is_better load_best_model_at_end",
@@ -145,10 +142,21 @@ ARGUMENTS = _words(
         _LOADER,
     ),
     (
-        "optimizer optimizers optim learning_rate lr weight_decay loss loss_fn criterion scheduler"
-        " lr_scheduler lr_scheduler_type warmup_steps warmup_ratio process_function torch_compile"
-        " compile",
+        "optimizer optimizers optim learning_rate lr weight_decay loss loss_fn criterion"
+        " process_function",
         _MODEL,
+    ),
+    (
+        "scheduler lr_scheduler lr_scheduler_type warmup_steps warmup_ratio",
+        'pass plugins=[("scheduler", {"schedule": "cosine", "warmup": 0.1})], or pass a scheduler'
+        " to self.optimize(loss, optimizer, scheduler=...)",
+    ),
+    ("torch_compile compile", 'pass plugins=["compile"]'),
+    ("gradient_checkpointing", 'pass plugins=["gradient-checkpointing"]'),
+    ("track_grad_norm", 'pass plugins=["gradient-norm"]'),
+    (
+        "auto_lr_find auto_scale_batch_size auto_find_batch_size",
+        "call find_learning_rate() or find_batch_size() of helios.finders before fit()",
     ),
     (
         "config cfg conf hparams hyperparameters training_args opt options params settings",
@@ -156,7 +164,7 @@ ARGUMENTS = _words(
     ),
     ("metrics compute_metrics", "call self.log(name, value) in the steps of the Model"),
     ("inference_mode", "remove it, because validation and tests always run without gradients"),
-    ("detect_anomaly", "call torch.autograd.set_detect_anomaly(True)"),
+    ("detect_anomaly", 'pass plugins=["anomaly-detection"]'),
 )
 """The arguments of other trainers, with what to do instead."""
 

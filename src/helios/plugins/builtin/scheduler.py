@@ -1,5 +1,6 @@
 """A plug-in that changes the learning rates of a model in each step or epoch."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from helios.core import TrainingState, TrainingUnit, rules
 from helios.errors import ConfigurationError
 from helios.plugins.builtin.optimizers import OPTIMIZER, wanted_optimizers
 from helios.plugins.plugin import Plugin
+
+_logger = logging.getLogger(__name__)
 
 Factory = Callable[[Optimizer], LRScheduler]
 """A function that creates a scheduler, such as ``lambda optimizer: StepLR(optimizer, 30)``."""
@@ -89,6 +92,7 @@ class SchedulerPlugin(Plugin):
         if not model.session.is_training:
             return
         for name, optimizer in wanted_optimizers(model, self.optimizer, self.plug_id).items():
+            self._warn_of_another(model, optimizer, name)
             scheduler = self._create(optimizer)
             if name in self._saved:
                 scheduler.load_state_dict(self._saved[name])
@@ -113,6 +117,18 @@ class SchedulerPlugin(Plugin):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the optimizers exist."""
         self._saved = dict(state_dict)
+
+    def _warn_of_another(self, model: Any, optimizer: Optimizer, name: str) -> None:
+        """Warn if the model schedules the same rates, because both would change them."""
+        for attribute, value in vars(model).items():
+            if isinstance(value, LRScheduler) and value.optimizer is optimizer:
+                _logger.warning(
+                    "plug-in %r and %s.%s both change the learning rate of %s: remove one of them.",
+                    self.plug_id,
+                    type(model).__name__,
+                    attribute,
+                    name,
+                )
 
     def _create(self, optimizer: Optimizer) -> LRScheduler:
         if isinstance(self.schedule, str):

@@ -54,7 +54,6 @@ class SWAPlugin(Plugin):
         self._averaged = -1
         self._first = 0
         self._trained: list[tuple[Tensor, Tensor]] = []
-        self._update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def setup(self) -> None:
         """Begin each run without means."""
@@ -140,7 +139,8 @@ class SWAPlugin(Plugin):
                 self._counts[name] = 0
             if means:
                 weights = [present[key].to(mean.dtype) for key, mean in means.items()]
-                self._update(list(means.values()), weights, self._counts[name])
+                update = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                update(list(means.values()), weights, self._counts[name])
             for key in [key for key in present if key not in means]:
                 means[key] = present[key].to(_wide(present[key]), copy=True)
             self._counts[name] = self._counts.get(name, 0) + 1
