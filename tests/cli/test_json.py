@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from helios.cli import checkpoint as checkpoint_commands
 from helios.cli import output, plugins
+from helios.cli import runs as runs_commands
 from helios.cli.app import app
 from helios.errors import PluginConflictError, PluginProblems
 from helios.plugins import PluginManager
@@ -218,7 +219,11 @@ def test_the_schema_describes_every_command_that_prints_json() -> None:
 def _commands() -> dict[str, dict[str, list[str]]]:
     groups = {
         name: typer.main.get_command(module.app)
-        for name, module in (("plugins", plugins), ("checkpoint", checkpoint_commands))
+        for name, module in (
+            ("plugins", plugins),
+            ("checkpoint", checkpoint_commands),
+            ("runs", runs_commands),
+        )
     }
     return {
         group: {

@@ -14,6 +14,7 @@ import typer.main
 _GROUPS = {
     "plugins": "Look at plug-ins.",
     "checkpoint": "Show checkpoints, and migrate old ones.",
+    "runs": "List, show and compare runs.",
 }
 """The groups of subcommands, by the name of their module, with their help."""
 
