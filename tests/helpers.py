@@ -143,8 +143,13 @@ def numbers(count: int) -> TensorDataset:
 
 
 def names(folder: pathlib.Path) -> list[str]:
-    """Return the names of the files in a folder, sorted."""
-    return sorted(path.name for path in folder.iterdir())
+    """Return the names of the files in a folder, sorted, without links."""
+    return [path.name for path in files(folder)]
+
+
+def files(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
+    """Return the files in a folder, sorted, without links such as ``last.pth``."""
+    return sorted(path for path in folder.glob(pattern) if not path.is_symlink())
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import files
 
 import helios
 from helios.testing import equal
@@ -61,7 +62,7 @@ def test_header_and_result(whole: tuple[pathlib.Path, str]) -> None:
         assert row in re.sub(r" {2,}", "  ", output)
     accuracy = re.fullmatch(r"test accuracy: (0\.\d{4})", output.splitlines()[-1])
     assert accuracy is not None
-    assert len(list((folder / "checkpoints" / "digits").glob("*.pth"))) == int(EPOCHS)
+    assert len(list(files(folder / "checkpoints" / "digits", "*.pth"))) == int(EPOCHS)
 
 
 def test_accuracy_of_the_whole_demo(start: Start, tmp_path: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import files
 from typer.testing import CliRunner, Result
 
 import helios
@@ -148,7 +149,7 @@ def test_migrate_a_file(newest: pathlib.Path) -> None:
 def test_migrate_without_keeping_the_original(newest: pathlib.Path) -> None:
     make_format_1(newest)
     assert run("migrate", newest, "--discard-original").exit_code == 0
-    assert len(list(newest.parent.iterdir())) == 2
+    assert len(list(files(newest.parent))) == 2
     assert storage.verify(newest)
 
 

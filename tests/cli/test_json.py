@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import torch
 import typer.main
-from helpers import Make, Named, valid_document
+from helpers import Make, Named, files, valid_document
 from typer.testing import CliRunner
 
 from helios.cli import checkpoint as checkpoint_commands
@@ -48,7 +48,7 @@ def checkpoint(tmp_path: pathlib.Path, make_trainer: Make) -> pathlib.Path:
     trainer = make_trainer(plugins=[plugin], autoload=False, valid_frequency=1, total_steps=1)
     trainer.chkpt_root = tmp_path
     trainer.fit(Diverging("diverging"), TinyDataModule())
-    (path,) = (tmp_path / "diverging").glob("*.pth")
+    (path,) = files(tmp_path / "diverging", "*.pth")
     return path
 
 

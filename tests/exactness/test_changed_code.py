@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -141,7 +141,7 @@ def test_another_order_between_two_epochs(run: Any) -> None:
 
 def test_checkpoint_of_an_earlier_release_is_restored(run: Any, tmp_path: pathlib.Path) -> None:
     first = run(data=Numbers(shuffle=True), stop_after=2)
-    (path,) = (tmp_path / "line").glob("*.pth")
+    (path,) = files(tmp_path / "line", "*.pth")
     payload = storage.load(path)
     del payload["optimizers"], payload["epoch"]["sampler"], payload["epoch"]["samples_seed"]
     storage.save(payload, path)
@@ -230,7 +230,7 @@ def test_another_optimizer(
 ) -> None:
     run(Line(before), stop_after=2)
     if is_of_earlier_release:
-        (path,) = (tmp_path / "line").glob("*.pth")
+        (path,) = files(tmp_path / "line", "*.pth")
         payload = storage.load(path)
         del payload["optimizers"]
         storage.save(payload, path)

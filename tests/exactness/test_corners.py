@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -283,7 +283,7 @@ def test_name_by_a_result_where_validations_may_be_left(
 ) -> None:
     trainer = make_trainer(chkpt_root=tmp_path, valid_frequency=1, max_time=3600)
     trainer.fit(NamedByResult(), TinyDataModule())
-    assert len(list((tmp_path / "tiny").glob("*_acc-*.pth"))) == 1
+    assert len(list(files(tmp_path / "tiny", "*_acc-*.pth"))) == 1
 
 
 SCRIPT = """
@@ -338,4 +338,4 @@ def test_signal_to_all_processes_of_a_job(tmp_path: pathlib.Path, number: signal
     _, errors = process.communicate(timeout=120)
     expected = -signal.SIGINT if number == signal.SIGINT else 128 + number
     assert process.returncode == expected, errors
-    assert len(list((tmp_path / "tiny").glob("*.pth"))) == 1
+    assert len(list(files(tmp_path / "tiny", "*.pth"))) == 1

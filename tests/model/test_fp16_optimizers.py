@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from beside_pytorch import Case, by_hand, trained
-from helpers import Make, read
+from helpers import Make, files, read
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -59,7 +59,7 @@ def test_pair_skips_a_step_together(
     assert [bool(moved) for moved in model.moved] == model.taken
     assert all(moved in (set(), {"left", "right"}) for moved in model.moved)
     assert {state["step"].item() for state in model.second.state.values()} == {11}
-    (path,) = (tmp_path / "case").iterdir()
+    (path,) = files(tmp_path / "case")
     assert {name: each["scale"] for name, each in read(path)["scalers"].items()} == {
         "first+second": FIRST / 2
     }
@@ -115,7 +115,7 @@ def test_scale_of_0_is_no_step(
         model = trained(make_trainer, Never, tmp_path, precision="fp16")
     assert model.taken == 0
     assert equal(model.weights(), start.weights())
-    (path,) = (tmp_path / "case").iterdir()
+    (path,) = files(tmp_path / "case")
     assert read(path)["scalers"]["optimizer"]["scale"] == 0
     assert [r.message for r in caplog.records if "its loss scale became 0" in r.message] == [
         "every step of optimizer in fp16 has overflowed until its loss scale became 0, so it no"
@@ -189,7 +189,7 @@ def test_each_optimizer_has_its_own_scaler(make_trainer: Make, tmp_path: pathlib
         "nets.4.optimizer": FIRST / 16,
     }
     for folder in ("whole", "cut"):
-        newest = max((tmp_path / folder / "case").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        newest = max(files(tmp_path / folder / "case"), key=lambda p: p.stat().st_mtime_ns)
         scalers = read(newest)["scalers"]
         assert {name: each["scale"] for name, each in scalers.items()} == wanted
 
@@ -210,7 +210,7 @@ def test_name_of_a_private_optimizer_in_older_checkpoints(
     make_trainer: Make, tmp_path: pathlib.Path
 ) -> None:
     trained(make_trainer, OnePrivate, tmp_path, 4, precision="fp16")
-    (path,) = (tmp_path / "case").iterdir()
+    (path,) = files(tmp_path / "case")
     states = read(path)["scalers"]
     trainer = make_trainer(precision="fp16")
     seen: list[float] = []

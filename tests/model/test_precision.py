@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 from torch import nn
 
 from helios import Plugin, TrainingState
@@ -178,7 +178,7 @@ def test_step_that_overflows_is_left_out(make_trainer: Make, tmp_path: pathlib.P
     trainer.fit(model, TinyDataModule())
     assert model.taken == model.moved == [True, True, False, True, True, True]
     assert (len(gradients.seen), gradients.steps) == (6, 5)
-    (path,) = (tmp_path / "tiny").iterdir()
+    (path,) = files(tmp_path / "tiny")
     scalers = torch.load(path, weights_only=True)["scalers"]
     assert list(scalers) == ["optimizer"]
     assert (scalers["optimizer"]["scale"], scalers["optimizer"]["_growth_tracker"]) == (2.0**15, 3)
@@ -205,7 +205,7 @@ def test_optimizers_are_scaled_apart(make_trainer: Make, tmp_path: pathlib.Path)
     exact, scaled = Two(), Two()
     make_trainer(**arguments).fit(exact, TinyDataModule())
     make_trainer(precision="fp16", chkpt_root=tmp_path, **arguments).fit(scaled, TinyDataModule())
-    (path,) = (tmp_path / "tiny").iterdir()
+    (path,) = files(tmp_path / "tiny")
     scalers = torch.load(path, weights_only=True)["scalers"]
     assert {name: s["scale"] for name, s in scalers.items()} == {
         "optimizers.0": 2.0**15,
@@ -223,7 +223,7 @@ def test_scale_goes_on_where_it_was(make_trainer: Make, tmp_path: pathlib.Path) 
         make_trainer(precision="fp16", chkpt_root=root, plugins=[StopAfter(stop_after)]).fit(
             model, TinyDataModule()
         )
-        newest = max((root / "tiny").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        newest = max(files(root / "tiny"), key=lambda path: path.stat().st_mtime_ns)
         return model.state_dict(), torch.load(newest, weights_only=True)["scalers"]
 
     train(cut, 4)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from beside_pytorch import Case, assert_as_by_hand, batches, by_hand, trained
-from helpers import Make, Named, notes_of, read
+from helpers import Make, Named, files, notes_of, read
 from torch import nn
 from torch.optim import LBFGS, SGD, AdamW
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_has_no_gradients_of_steps_that_are_complete(
     make_trainer: Make, tmp_path: pathlib.Path
 ) -> None:
     trained(make_trainer, GeneratorByHand, tmp_path, 4)
-    (path,) = tmp_path.rglob("*.pth")
+    (path,) = files(tmp_path, "**/*.pth")
     assert read(path)["changes"][0]["gradients"] == {}
 
 

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 import pytest
-from helpers import Make
+from helpers import Make, files
 
 pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
@@ -163,5 +163,5 @@ def test_new_model_in_a_new_trainer_is_not_tested_without_weights(
     with pytest.raises(ConfigurationError, match="finds no checkpoint") as caught:
         trainer().test(Scoring(), TinyDataModule())
     assert "Test the model that was trained" in str(caught.value)
-    (path,) = tmp_path.glob("tiny_trial-0/*.pth")
+    (path,) = files(tmp_path, "tiny_trial-0/*.pth")
     trainer().test(Scoring(), TinyDataModule(), checkpoint=path)

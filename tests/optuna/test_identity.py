@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 
 pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
@@ -282,7 +282,7 @@ def test_choices_that_are_not_plain(make_trainer: Make, tmp_path: pathlib.Path) 
     kind = plugin.suggest("categorical", "kind", choices=[torch.nn.ReLU])
     assert (shape, kind) == ((2, 3), torch.nn.ReLU)
     make_trainer(plugins=[plugin], chkpt_root=tmp_path).fit(Scoring(), TinyDataModule())
-    (path,) = tmp_path.glob("tiny_trial-0/*.pth")
+    (path,) = files(tmp_path, "tiny_trial-0/*.pth")
     assert torch.load(path, weights_only=True)["plugins"][0]["optuna"] == {
         "shape": "choices[0]",
         "kind": "torch.nn.modules.activation.ReLU",

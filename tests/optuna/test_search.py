@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
 import optuna
-from helpers import UserError
+from helpers import UserError, files
 from searches import Pruner, Scoring, States
 
 import helios
@@ -151,7 +151,7 @@ def test_each_trial_has_a_folder(search: Any, tmp_path: pathlib.Path) -> None:
     for number in range(4):
         folder = tmp_path / "search" / f"trial-{number}"
         assert (folder / "plan.json").exists()
-        assert len(list(folder.rglob("*.pth"))) == 2
+        assert len(list(files(folder, "**/*.pth"))) == 2
 
 
 def test_search_is_extended(search: Any) -> None:

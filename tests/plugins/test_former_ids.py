@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from helpers import Keeping, Make, read
+from helpers import Keeping, Make, files, read
 
 from helios.errors import InvalidPluginError
 from helios.testing import TinyDataModule, TinyModel
@@ -27,7 +27,9 @@ def fit(make_trainer: Make, root: Any, steps: int, *plugins: Any, **arguments: A
     make_trainer(total_steps=steps, plugins=plugins, run_root=root, **arguments).fit(
         TinyModel(), TinyDataModule()
     )
-    return read(max(root.rglob("*.pth"), key=lambda path: path.stat().st_mtime_ns))["plugins"][0]
+    return read(max(files(root, "**/*.pth"), key=lambda path: path.stat().st_mtime_ns))["plugins"][
+        0
+    ]
 
 
 def test_a_state_under_a_former_id_is_restored_and_saved_under_the_new_one(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 from searches import Pruner
 
 from helios import PLUGIN_REGISTRY, Plugin, Trainer, create_plugin
@@ -436,7 +436,7 @@ def test_parameters_are_saved_with_the_run(
     rate = plugin.suggest("float", "rate", low=0, high=1)
     assert math.isfinite(rate)
     make_trainer(plugins=[plugin], chkpt_root=tmp_path).fit(Scoring(), TinyDataModule())
-    (path,) = tmp_path.glob("tiny_trial-0/*.pth")
+    (path,) = files(tmp_path, "tiny_trial-0/*.pth")
     assert torch.load(path, weights_only=True)["plugins"][0]["optuna"] == trial.params
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Fault, Keeping, Make, Named, read
+from helpers import Fault, Keeping, Make, Named, files, read
 
 from helios import Trainer
 from helios.errors import InvalidPluginError
@@ -59,7 +59,7 @@ def test_any_empty_state_is_saved(make_trainer: Make, tmp_path: pathlib.Path, st
 
 def test_plugin_without_a_state_saves_none(make_trainer: Make, tmp_path: pathlib.Path) -> None:
     train(make_trainer, 1, Named(), chkpt_root=tmp_path)
-    (path,) = tmp_path.rglob("*.pth")
+    (path,) = files(tmp_path, "**/*.pth")
     assert read(path)["plugins"] == [{}]
 
 
@@ -206,7 +206,7 @@ def test_observer_with_half_of_a_state_runs_without_it(
         (warning,) = (message for message in caplog.messages if told in message)
         assert warning.startswith("plug-in 'named' (")
         assert trainer.state.global_epoch == steps
-    assert "named" not in read(max(tmp_path.rglob("*_2_*.pth")))["plugins"][0]
+    assert "named" not in read(max(files(tmp_path, "**/*_2_*.pth")))["plugins"][0]
 
 
 def test_critical_plugin_with_half_of_a_state_is_refused(

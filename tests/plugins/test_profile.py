@@ -6,7 +6,7 @@ from typing import Any
 
 import pluggy
 import pytest
-from helpers import Make
+from helpers import Make, files
 
 from helios import Plugin, Trainer, hookimpl
 from helios.errors import ConfigurationError
@@ -58,7 +58,7 @@ def test_json_beside_the_checkpoints(make_trainer: Make, tmp_path: pathlib.Path)
     )
     trainer.test(TinyModel(), TinyDataModule())
     folder = tmp_path / "checkpoints" / "tiny"
-    assert any(folder.glob("*.pth"))
+    assert any(files(folder, "*.pth"))
     profile = json.loads((folder / "plugin-profile-fit.json").read_text())
     calls = {(cost["plugin"], cost["hook"]): cost["calls"] for cost in profile["hooks"]}
     assert calls == {

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from helpers import Keeping, Make, read
+from helpers import Keeping, Make, files, read
 
 from helios import Plugin
 from helios.errors import CheckpointError, InvalidPluginError
@@ -33,7 +33,7 @@ def fit(make_trainer: Make, root: Any, steps: int, *plugins: Any) -> Any:
     make_trainer(total_steps=steps, plugins=plugins, run_root=root).fit(
         TinyModel(), TinyDataModule()
     )
-    payload = read(max(root.rglob("*.pth"), key=lambda path: path.stat().st_mtime_ns))
+    payload = read(max(files(root, "**/*.pth"), key=lambda path: path.stat().st_mtime_ns))
     return payload["plugins"][0], payload["plugin_versions"]
 
 

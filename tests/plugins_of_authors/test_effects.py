@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import torch
-from helpers import Make
+from helpers import Make, files
 from plugins_of_authors.best_checkpoint import BestCheckpointPlugin
 from plugins_of_authors.lora import LoraPlugin
 from plugins_of_authors.nan_guard import NanGuardPlugin
@@ -57,7 +57,7 @@ def test_the_best_validations_are_saved(make_trainer: Make, tmp_path: Any) -> No
         run_root=tmp_path,
     )
     trainer.fit(Scripted(), TinyDataModule())
-    saved = sorted(path.stem for path in tmp_path.rglob("*.pth"))
+    saved = sorted(path.stem for path in files(tmp_path, "**/*.pth"))
     assert saved == [f"tiny_epoch_{e}_iter_{i}" for e, i in [(0, 2), (0, 4), (1, 8), (1, 9)]]
 
 

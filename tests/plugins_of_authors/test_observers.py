@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Logs, Make
+from helpers import Logs, Make, files
 from plugins_of_authors.device_monitor import DeviceMonitorPlugin
 from plugins_of_authors.learning_rate_monitor import LearningRateMonitorPlugin
 from plugins_of_authors.metric_collection import MetricCollectionPlugin
@@ -67,7 +67,7 @@ def test_the_first_samples_of_each_validation_are_written(
     )
     folder = tmp_path / "samples"
     names = {f"{cycle}{end}" for cycle in (0, 1) for end in ("-0.pgm", "-1.pgm", ".jsonl")}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in files(folder)} == names
     features, label = data.valid_dataset[1]
     header, grey = (folder / "1-1.pgm").read_bytes().split(b"\n", 1)
     assert header == b"P5 4 1 255"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make, names, read
+from helpers import Make, files, names, read
 from torch import nn
 
 from helios import Model
@@ -244,5 +244,5 @@ def test_checkpoints_of_a_new_run_hold_their_own_key(fit: Any, tmp_path: pathlib
     folder = tmp_path / "checkpoints" / "tiny"
     fit(total_steps=1, resume=False)
     fit(total_steps=2, resume=folder / FIRST)
-    keys = [read(path)["run"] for path in sorted(folder.rglob("*.pth"))]
+    keys = [read(path)["run"] for path in sorted(files(folder, "**/*.pth"))]
     assert len(set(keys)) == 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import read
+from helpers import files, read
 from torch.utils.data import TensorDataset
 
 import helios
@@ -76,8 +76,8 @@ def make(judge: str, stop: int | None = None) -> Counter:
 
 
 def kept(root: pathlib.Path) -> dict[str, int]:
-    files = sorted(root.rglob("*.pth"))
-    return {file.stem: int(read(file)["model"]["weight"]["value"]) for file in files}
+    saved = files(root, "**/*.pth")
+    return {file.stem: int(read(file)["model"]["weight"]["value"]) for file in saved}
 
 
 KEEP = {"keep_last": 1, "keep_best": 1}
@@ -265,7 +265,7 @@ def test_superseded_files_are_deleted_before_space_is_required(
     size = (folder / "counter_epoch_3_iter_12.pth").stat().st_size
 
     def free(path: Any) -> Any:
-        used = sum(file.stat().st_size for file in folder.glob("*.pth"))
+        used = sum(file.stat().st_size for file in files(folder, "*.pth"))
         return type("Usage", (), {"free": 3 * size + size // 2 - used})
 
     monkeypatch.setattr("shutil.disk_usage", free)
@@ -283,7 +283,7 @@ def test_superseded_files_are_deleted_when_the_disk_is_full(
     folder, real = tmp_path / "counter", storage.save
 
     def save(payload: Any, path: pathlib.Path) -> None:
-        if len(list(folder.glob("*.pth"))) > 2:
+        if len(list(files(folder, "*.pth"))) > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(payload, path)
 

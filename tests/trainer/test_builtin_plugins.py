@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 import pytest
-from helpers import Make, UserError
+from helpers import Make, UserError, files
 
 from helios import Plugin, TrainingState
 from helios.plugins.builtin.metrics_file import MetricsFilePlugin
@@ -143,7 +143,7 @@ def test_new_run_in_an_old_folder_writes_its_own_file(
             print_frequency=3,
             plugins=[MetricsFilePlugin()],
         ).fit(TinyModel(), TinyDataModule())
-        for path in (tmp_path / "checkpoints").rglob("*.pth"):
+        for path in files(tmp_path / "checkpoints", "**/*.pth"):
             path.unlink()
     for name in ("metrics.jsonl", "metrics-2.jsonl"):
         assert [line["batch"] for line in lines_of(tmp_path / "run" / name)] == [3, 6]
@@ -222,7 +222,7 @@ def test_signal_saves_and_exits(
     with pytest.raises(SystemExit) as caught:
         trainer.fit(TinyModel(), TinyDataModule())
     assert caught.value.code == 128 + number
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["tiny_epoch_0_iter_4.pth"]
+    assert [path.name for path in files(tmp_path / "tiny")] == ["tiny_epoch_0_iter_4.pth"]
     assert [(r.reason, r.author) for r in trainer.stop_requests] == [
         (f"received {number.name}", "preemption")
     ]
@@ -360,7 +360,7 @@ def test_preempted_process_leaves_a_run_that_goes_on(
     assert child.returncode == 143, errors
     assert output == ""
     checkpoints = tmp_path / "cut/checkpoints/tiny"
-    assert [path.name for path in checkpoints.iterdir()] == ["tiny_epoch_1_iter_8.pth"]
+    assert [path.name for path in files(checkpoints)] == ["tiny_epoch_1_iter_8.pth"]
 
     def go_on(folder: str) -> tuple[dict[str, Any], str]:
         model = TinyModel()

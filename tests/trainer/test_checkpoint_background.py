@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 from torch import nn
 
 from helios import Plugin, TrainingState
@@ -82,7 +82,7 @@ def fit(make_trainer: Make, tmp_path: pathlib.Path) -> Callable[..., Any]:
 
 def content(folder: pathlib.Path) -> dict[str, Any]:
     """Return what all checkpoints hold, without the time that a batch took."""
-    found = {path.name: storage.load(path) for path in sorted(folder.iterdir())}
+    found = {path.name: storage.load(path) for path in sorted(files(folder))}
     for payload in found.values():
         del payload["training_state"]["average_iter_time"]
     return found

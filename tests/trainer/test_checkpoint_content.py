@@ -10,7 +10,7 @@ import zipfile
 from typing import Any
 
 import torch
-from helpers import Keeping, Make, read
+from helpers import Keeping, Make, files, read
 
 import helios
 from helios.checkpoints import storage
@@ -22,7 +22,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
     model, trainer = fit(
         plugins=[keeping], valid_frequency=1, print_frequency=4, train_unit="epoch"
     )
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     payload = read(path)
     assert list(payload) == [
         "format",
@@ -71,7 +71,7 @@ def test_content(fit: Any, folder: pathlib.Path) -> None:
 
 def test_the_docs_have_each_key(fit: Any, folder: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     page = (pathlib.Path(__file__).parents[2] / "docs/checkpoints.md").read_text(encoding="utf-8")
     table = page.partition("| key | contents |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(read(path))
@@ -91,7 +91,7 @@ def test_no_id_can_collide_with_a_key(fit: Any, folder: pathlib.Path) -> None:
 
 def test_file_loads_where_helios_is_not(fit: Any, folder: pathlib.Path, python: list[str]) -> None:
     fit(plugins=[Keeping({"x": [1, "a", None]})], valid_frequency=1, print_frequency=4)
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     script = """
         import json, sys
         import torch
@@ -111,7 +111,7 @@ def test_file_loads_where_helios_is_not(fit: Any, folder: pathlib.Path, python: 
 
 def test_file_holds_nothing_of_this_machine(fit: Any, folder: pathlib.Path) -> None:
     fit(print_frequency=2)
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     with zipfile.ZipFile(path) as archive:
         (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
         content = archive.read(pickled)
@@ -122,7 +122,7 @@ def test_file_holds_nothing_of_this_machine(fit: Any, folder: pathlib.Path) -> N
 def test_devices_of_another_machine(fit: Any, folder: pathlib.Path) -> None:
     # weights that were saved on a GPU load where there is none
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     assert storage.load(path, "meta")["model"]["net"]["0.weight"].device.type == "meta"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Keeping, names, read
+from helpers import Keeping, files, names, read
 
 from helios.checkpoints import storage
 from helios.errors import CheckpointError
@@ -25,7 +25,7 @@ def test_failing_save_leaves_the_file_before(
     fit: Any, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     before = path.read_bytes()
     real = torch.save
 
@@ -171,7 +171,7 @@ def test_damaged_newest_is_skipped(
 
 def test_all_damaged_starts_anew(fit: Any, folder: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     path.write_bytes(path.read_bytes()[:100])
     assert fit()[1].state.running_iter == 6
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Keeping, Make, names
+from helpers import Keeping, Make, files, names
 
 from helios.checkpoints import storage
 from helios.testing import StopAfter, TinyDataModule, TinyModel
@@ -102,14 +102,14 @@ def test_many_runs_of_one_trainer_use_one_folder(
     trainer = make_trainer(chkpt_root=tmp_path)
     for run in (trainer.fit, trainer.test, trainer.fit, trainer.test):
         run(TinyModel(), TinyDataModule())
-    found = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.pth")]
+    found = [path.relative_to(tmp_path) for path in files(tmp_path, "**/*.pth")]
     assert found == [pathlib.Path("tiny/tiny_epoch_2_iter_12.pth")]
     assert trainer.chkpt_root == tmp_path
 
 
 def test_finished_run_is_not_saved_again(fit: Any, folder: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     before = path.stat().st_mtime_ns, path.stat().st_ino
     keeping = Keeping()
     fit(plugins=[keeping])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make, read
+from helpers import Make, files, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +71,7 @@ def test_folder_without_space(
     fit: Any, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     size = path.stat().st_size
     free = types.SimpleNamespace(free=size - 1)
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: free)
@@ -87,7 +87,7 @@ def test_folder_that_is_taken_away_is_made_again(fit: Any, folder: pathlib.Path)
             shutil.rmtree(folder)
 
     fit(Tidying(), total_steps=2, chkpt_frequency=1)
-    assert [path.name for path in folder.iterdir()] == ["tiny_epoch_2_iter_12.pth"]
+    assert [path.name for path in files(folder)] == ["tiny_epoch_2_iter_12.pth"]
 
 
 def test_testing_leaves_a_folder_alone(
@@ -135,8 +135,8 @@ def test_name_that_would_not_be_found_again(
         caught.value
     )
     assert "append a short text without separators" in str(caught.value)
-    assert list(folder.iterdir()) == []
-    assert list(folder.parent.iterdir()) == [folder]
+    assert list(files(folder)) == []
+    assert list(files(folder.parent)) == [folder]
 
 
 # Formats.
@@ -144,7 +144,7 @@ def test_name_that_would_not_be_found_again(
 
 def test_format_1_is_brought_up_to_date(fit: Any, folder: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     payload = storage.load(path)
     for key in ("name", "validation_due", "stops", "scalers"):
         del payload[key]
@@ -186,7 +186,7 @@ def test_lost_checksum_is_found(
     fit: Any, folder: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     content = path.read_bytes()
     path.write_bytes(content[: content.rindex(b"\nhelios sha256 ")])
     trainer = fit()
@@ -198,7 +198,7 @@ def test_file_loads_where_helios_cannot_be_imported(
     fit: Any, folder: pathlib.Path, python: list[str]
 ) -> None:
     fit(valid_frequency=1)
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     script = (
         "import sys, torch; sys.modules['helios'] = None\n"
         "payload = torch.load(sys.argv[1], weights_only=True)\n"
@@ -218,7 +218,7 @@ def rewrite(path: pathlib.Path, **changes: Any) -> None:
 
 def test_future_format_is_refused(fit: Any, folder: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     rewrite(path, format=3, version="9.9")
     with pytest.raises(CheckpointError) as caught:
         fit()
@@ -234,7 +234,7 @@ def test_future_format_is_refused(fit: Any, folder: pathlib.Path) -> None:
 )
 def test_missing_key_is_refused(fit: Any, folder: pathlib.Path, key: str) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     payload = read(path)
     del payload[key]
     storage.save(payload, path)
@@ -266,7 +266,7 @@ class Malicious:
 
 def test_malicious_file_is_refused(fit: Any, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     fit()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     marker = tmp_path / "executed"
     payload = read(path)
     torch.save({**payload, "model": Malicious(marker)}, path)
@@ -320,7 +320,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib
     Trainer(chkpt_root=root, print_banner=False, autoload=False, **arguments).fit(
         TinyModel(), TinyDataModule()
     )
-    older, newer = sorted((root / "tiny").iterdir())
+    older, newer = sorted(files(root / "tiny"))
     return older, newer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 
 from helios import Trainer
 from helios.checkpoints import storage
@@ -41,7 +41,7 @@ def fit(make_trainer: Make, tmp_path: pathlib.Path) -> Callable[..., Trainer]:
 
 
 def epochs(folder: pathlib.Path) -> list[int]:
-    return sorted(int(path.stem.split("_")[2]) for path in folder.glob("*.pth"))
+    return sorted(int(path.stem.split("_")[2]) for path in files(folder, "*.pth"))
 
 
 def test_everything_is_kept_by_default(fit: Any, folder: pathlib.Path) -> None:
@@ -98,7 +98,7 @@ def test_checkpoints_from_before_are_counted(fit: Any, folder: pathlib.Path) -> 
 
 def test_checkpoints_of_format_1_are_counted(fit: Any, folder: pathlib.Path) -> None:
     fit(Improving(0), epochs=3)
-    for path in folder.iterdir():
+    for path in files(folder):
         payload = storage.load(path)
         for key in ("name", "validation_due", "stops", "scalers", "validated", "run"):
             del payload[key]
@@ -116,7 +116,7 @@ class Named(Improving):
 def test_names_with_additions_are_counted(fit: Any, folder: pathlib.Path) -> None:
     fit(Named(), epochs=3, keep_last=2)
     fit(Named(), epochs=4, keep_last=2)
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in files(folder))
     assert names == ["tiny_epoch_3_iter_18_v3.pth", "tiny_epoch_4_iter_24_v4.pth"]
 
 
@@ -139,7 +139,7 @@ def test_only_own_files_are_deleted(fit: Any, folder: pathlib.Path, tmp_path: pa
     strangers[6].write_bytes(b"text")
     strangers[7].mkdir()
     fit(epochs=4, keep_last=1)
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in files(folder)}
     assert left == {pathlib.Path(path).name for path in strangers} | {"tiny_epoch_4_iter_24.pth"}
     assert (tmp_path / "other/other_epoch_1_iter_6.pth").exists()
 
@@ -154,7 +154,7 @@ def test_damaged_newest_does_not_cost_the_good_one(fit: Any, folder: pathlib.Pat
     # goes on from the first epoch, and is stopped before it reaches the damaged ones
     fit(epochs=3, keep_last=1, plugins=[StopAfter(2)])
     good = folder / "tiny_epoch_1_iter_8.pth"
-    assert sorted(folder.iterdir()) == [good, *damaged]  # those are for the user to look at
+    assert sorted(files(folder)) == [good, *damaged]  # those are for the user to look at
     assert find_last_checkpoint(folder) == good
 
 

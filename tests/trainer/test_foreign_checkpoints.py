@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import Keeping, Make, names
+from helpers import Keeping, Make, files, names
 
 from helios import Trainer
 from helios.checkpoints import storage
@@ -109,7 +109,7 @@ def test_part_of_a_wrong_kind_is_refused_by_name(
     train: Train, folder: pathlib.Path, name: str, value: Any
 ) -> None:
     train()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     storage.save({**storage.load(path), name: value}, path)
     with pytest.raises(CheckpointError) as caught:
         train(2)
@@ -154,7 +154,7 @@ def test_damage_while_writing_does_not_replace_the_file(
 
 def test_retention_looks_at_a_replaced_file_again(train: Train, folder: pathlib.Path) -> None:
     train()
-    (path,) = folder.iterdir()
+    (path,) = files(folder)
     best = {"batches": 6, "at": "epoch 1"}
     payload = storage.load(path)
     retention = Retention("tiny", 1, 1)
@@ -218,4 +218,4 @@ def test_list_of_a_model_that_contains_itself(make_trainer: Make, tmp_path: path
             self.nodes = cyclic(list)
 
     make_trainer(total_steps=1, chkpt_root=tmp_path).fit(Cyclic(), TinyDataModule())
-    assert migrate(storage.load(next((tmp_path / "tiny").iterdir())), tmp_path)
+    assert migrate(storage.load(files(tmp_path / "tiny")[0]), tmp_path)

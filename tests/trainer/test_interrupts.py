@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FailingModel, Make, Named, UserError, names, read
+from helpers import FailingModel, Make, Named, UserError, files, names, read
 
 from helios import TrainingState
 from helios.testing import TinyDataModule, TinyModel, equal
@@ -70,7 +70,7 @@ def test_first_signal_saves_and_the_run_resumes(
         fit(model, "cut")
     assert (model.batches, handlers()) == (batches, before)
     assert not set(model.handlers) & set(before)
-    (path,) = (tmp_path / "cut/tiny").iterdir()
+    (path,) = files(tmp_path / "cut/tiny")
     assert read(path)["training_state"]["global_iteration"] == batches
     name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     output, errors = capfd.readouterr()

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from helpers import Make
+from helpers import Make, files
 
 from helios import Trainer
 from helios.checkpoints import folder as folders
@@ -56,7 +56,7 @@ def test_file_of_a_dead_writer_is_removed(
     other.kill()
     other.wait()
     make_trainer(chkpt_root=tmp_path).fit(TinyModel(), TinyDataModule())
-    names = sorted(path.name for path in (tmp_path / "tiny").iterdir())
+    names = sorted(path.name for path in files(tmp_path / "tiny"))
     assert names == ["tiny_epoch_2_iter_12.pth"]
 
 
@@ -69,7 +69,7 @@ def test_second_run_of_the_same_process_is_refused(
 
     with pytest.raises(ConfigurationError, match=rf"process {os.getpid()}, this one"):
         make_trainer(chkpt_root=tmp_path).fit(Nesting(), TinyDataModule())
-    assert list((tmp_path / "tiny").iterdir()) == []  # the failed run has released it
+    assert list(files(tmp_path / "tiny")) == []  # the failed run has released it
 
 
 def test_workers_do_not_inherit_the_lock(tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Make
+from helpers import Make, files
 
 from helios import Plugin, Trainer, TrainingState
 from helios.errors import ConfigurationError
@@ -140,7 +140,7 @@ def test_signal_while_training(
     child.expect("asked to stop")
     assert child.leave() == (code, "")
     folder = tmp_path / "cut/checkpoints/tiny"
-    assert [path.name for path in folder.iterdir()] == saved
+    assert [path.name for path in files(folder)] == saved
     payload = torch.load(folder / saved[0], weights_only=True)
     assert payload["validation_due"] is (place == "validation")
     assert equal(go_on(make_trainer, tmp_path / "cut"), go_on(make_trainer, tmp_path / "whole"))
@@ -162,7 +162,7 @@ def test_second_interrupt_leaves_at_once(tmp_path: pathlib.Path) -> None:
     child.expect("asked to stop")
     child.send(signal.SIGINT)
     assert child.leave("") == (-signal.SIGINT, "")
-    assert list(tmp_path.rglob("*.pth")) == []
+    assert list(files(tmp_path, "**/*.pth")) == []
 
 
 # In this process.
@@ -218,7 +218,7 @@ def test_interrupt_ends_in_the_usual_error(make_trainer: Make, tmp_path: pathlib
     trainer.plugins["signalling"]._number = signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(TinyModel(), TinyDataModule())
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["tiny_epoch_0_iter_1.pth"]
+    assert [path.name for path in files(tmp_path / "tiny")] == ["tiny_epoch_0_iter_1.pth"]
     assert handlers() == before
 
 
@@ -268,7 +268,7 @@ def test_only_an_urgent_stop_leaves_a_validation(
     model = AskingInValidation(urgent)
     state = trainer.fit(model, TinyDataModule())
     assert (model.validated, state.validation_cycles) == (validated, validated == 3)
-    (path,) = (tmp_path / "tiny").iterdir()
+    (path,) = files(tmp_path / "tiny")
     assert torch.load(path, weights_only=True)["validation_due"] is (validated == 1)
     assert trainer.stop_requests == [StopRequest("by the test", "the model", urgent)]
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 import pytest
-from helpers import Make, UserError
+from helpers import Make, UserError, files
 
 from helios import Trainer, TrainingState
 from helios.plugins.builtin.metrics_file import MetricsFilePlugin
@@ -113,7 +113,7 @@ def test_a_run_of_an_earlier_release_is_continued(fit: Any, tmp_path: pathlib.Pa
     from helios.checkpoints import storage
 
     fit(epochs=1)
-    (file,) = tmp_path.rglob("*.pth")
+    (file,) = files(tmp_path, "**/*.pth")
     payload = storage.load(file)
     del payload["run"], payload["validated"]
     storage.save(payload, file)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from helios.checkpoints import folder, migrations, plain, storage
 from helios.checkpoints.best import load_best_checkpoint
+from helios.checkpoints.links import Links
 from helios.checkpoints.lock import FolderLock
 from helios.checkpoints.naming import SUFFIX, Position, format_name, is_file_name, parse_name
 from helios.checkpoints.retention import Retention
@@ -24,6 +25,7 @@ from helios.plugins import PluginPlan
 from helios.plugins.plans.drift import differences
 from helios.trainer import parts
 from helios.trainer.beginning import Beginning
+from helios.trainer.kept import Kept
 from helios.trainer.parts import Generators, Part
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class SaveSettings:
 
     Attributes:
         folder: the folder of the model; ``None`` to save nothing.
-        keep_last: see :class:`~helios.trainer.Trainer`.
+        kept: the numbers of checkpoints to keep.
         keep_best: see :class:`~helios.trainer.Trainer`.
         in_background: ``True`` to write checkpoints while training continues.
         resume_plugins: the action if the plug-ins differ from those of the checkpoint.
@@ -51,7 +53,7 @@ class SaveSettings:
     """
 
     folder: pathlib.Path | None
-    keep_last: int | None
+    kept: Kept
     keep_best: int | None
     in_background: bool
     resume_plugins: str
@@ -74,7 +76,7 @@ class SaveSettings:
         folder, leaves_run = beginning.folders(None if root is None else root / name)
         return cls(
             folder=folder,
-            keep_last=trainer.keep_last,
+            kept=Kept.of(trainer, folder),
             keep_best=trainer.keep_best,
             in_background=trainer.async_checkpoints,
             resume_plugins=trainer.resume_plugins,
@@ -124,7 +126,8 @@ class Checkpointer:
         self._group = group
         self._on_saved = on_saved
         self._writes = place.rank == 0  # one process writes for all
-        self._retention = Retention(model.save_name, settings.keep_last, settings.keep_best)
+        self._retention = Retention(model.save_name, settings.kept.last, settings.kept.best)
+        self._links = Links()
         self._writer: Writer | None = None
         self._lock: FolderLock | None = None
         self._snapshots = Snapshots()
@@ -245,7 +248,9 @@ class Checkpointer:
         _logger.info("saved %s", path)
         self._newest = path
         self._durable.append((path, state))
+        self._links.update(path, payload)
         self._retention.delete_superseded(path)
+        self._links.drop_dangling(path)
 
     def _payload(self) -> dict[str, Any]:
         import helios

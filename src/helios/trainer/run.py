@@ -175,6 +175,8 @@ class Run:
         teardown.push(self.checkpoints.close)
         self.checkpoints.open()
         self._set_up(teardown, fast_init=False)
+        if self.job.saves is not None and self.job.saves.kept.story:
+            report.show(self.job.saves.kept.story)
         path = self.checkpoints.begin_restore(self.job.beginning.checkpoint, compare_plans=True)
         self._complete_model()
         self.optimizers.note()

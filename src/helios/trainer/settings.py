@@ -126,6 +126,15 @@ def check_policy(value: ResumePolicy) -> ResumePolicy:
     return value
 
 
+def check_keep_last(
+    value: int | Literal["all"] | None, root: pathlib.Path | None
+) -> int | Literal["all"] | None:
+    """Return the number of newest checkpoints to keep, or ``"all"``."""
+    if value == "all":
+        return value
+    return check_retention("keep_last", value, root)
+
+
 def check_retention(name: str, value: int | None, root: pathlib.Path | None) -> int | None:
     """Return the number of checkpoints to keep; it needs a folder for checkpoints."""
     count = check_count(name, value)

@@ -67,7 +67,8 @@ class Trainer(Evaluations):
             checkpoint: ``"warn"``, ``"strict"`` to refuse, or ``"ignore"``.
         profile_plugins: ``True`` to measure the cost of each hook of each plug-in. At the end, the
             run shows a table, and writes it as JSON in the folder of the checkpoints.
-        keep_last: the number of newest checkpoints to keep; all by default.
+        keep_last: the number of newest checkpoints to keep, or ``"all"``. By default all, but only
+            3 and the best one if ``chkpt_frequency`` asks for more than 10.
         keep_best: the number of best checkpoints to keep in addition: those that hold the weights
             of a validation that was the best so far. Such weights are saved even if no
             checkpoint is due.
@@ -126,7 +127,7 @@ class Trainer(Evaluations):
         on_load_error: Literal["raise", "skip"] = "raise",
         resume_plugins: settings.ResumePolicy = "warn",
         profile_plugins: bool = False,
-        keep_last: int | None = None,
+        keep_last: int | Literal["all"] | None = None,
         keep_best: int | None = None,
         best: Sequence[Any] | None = None,
         async_checkpoints: bool = False,
@@ -169,7 +170,7 @@ class Trainer(Evaluations):
         self.enable_progress_bar = enable_progress_bar
         self.run_root = settings.check_folder("run_root", run_root)
         self.chkpt_root = settings.check_chkpt_root(chkpt_root, self.run_root, chkpt_frequency)
-        self.keep_last = settings.check_retention("keep_last", keep_last, self.chkpt_root)
+        self.keep_last = settings.check_keep_last(keep_last, self.chkpt_root)
         self.keep_best = settings.check_retention("keep_best", keep_best, self.chkpt_root)
         self.best = settings.check_best(best)
         self.async_checkpoints = settings.check_switch("async_checkpoints", async_checkpoints)
