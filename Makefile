@@ -26,7 +26,7 @@ test: lint
 # Optuna 4 comes first on the path, so the large packages are not installed twice.
 test-optuna4: export OMP_NUM_THREADS = 1
 test-optuna4: .venv/optuna4
-	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest -n 2 --dist loadfile tests/optuna \
+	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest -n 2 --dist loadfile tests/optuna tests/plugins/test_optuna.py \
 		--deselect tests/optuna/test_search.py::test_killed_search_equals_one_that_was_not
 
 .venv/optuna4: .venv/installed
