@@ -34,16 +34,19 @@ _ADDED: dict[str, Any] = {
     "stop_reasons": [],
     "plugin_versions": {},
     "hyper_parameters": {},
+    "virtual_ranks": {},
+    "virtual_logs": [],
 }
 """Later additions to the newest format, with the values for files that do not have them."""
 
 
 _DICTIONARIES = (
     "training_state epoch scalers metrics plan window optimizers plugin_versions hyper_parameters"
+    " virtual_ranks"
 )
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(_DICTIONARIES.split(), dict),
-    **dict.fromkeys(("stops", "stop_reasons", "rng", "plugins", "changes"), list),
+    **dict.fromkeys(("stops", "stop_reasons", "virtual_logs", "rng", "plugins", "changes"), list),
     "validation_due": bool,
     "name": str,
     "validated": (dict, type(None)),

@@ -16,6 +16,7 @@ from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.loader import DataLoaderParams, create_dataloader
 from helios.data.named_sets import names_of, original, require_names, select
 from helios.data.parameter_names import check_names
+from helios.data.reader import reading_rank
 from helios.data.samplers import ResumableSamplerType
 from helios.data.sources import require_source
 from helios.data.streams import StreamPosition
@@ -370,7 +371,7 @@ class DataModule(TakesArguments, Ranked, abc.ABC):
         self._require_params(data)
         params = dataclasses.replace(data.params)
         if params.is_distributed is None:
-            params.is_distributed = self._is_distributed
+            params.is_distributed = self._is_distributed or reading_rank()[1] > 1
         if params.random_seed is None and self._trainer is not None:
             params.random_seed = self._trainer.random_seed
         return create_dataloader(data.dataset, params)

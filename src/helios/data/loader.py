@@ -16,13 +16,13 @@ from torch.utils.data import (
 )
 
 from helios.core import Registry, rules
-from helios.core.distributed import get_dist_info
 from helios.core.rng import DEFAULT_SEED, seed_of_epoch
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.epochs import EpochSampler
 from helios.data.options import check_batches, check_stream, check_workers
 from helios.data.parameter_rules import RULES, SEED_RULE
 from helios.data.rank_shares import BatchShare, share_samples
+from helios.data.reader import reading_rank
 from helios.data.samplers import (
     ResumableRandomSampler,
     ResumableSampler,
@@ -186,18 +186,18 @@ def create_dataloader(
             f"the dataset {type(dataset).__name__} is empty: give it at least one sample."
         )
     sampler: ResumableSamplerType | ResumableBatchSampler
-    place = get_dist_info()
-    is_shared = bool(params.is_distributed) and place.world_size > 1
+    rank, ranks = reading_rank()
+    is_shared = bool(params.is_distributed) and ranks > 1
     if params.batch_sampler is not None:
         sampler = params.batch_sampler
         _check_resumable_batches(sampler)
         if is_shared:
-            sampler = BatchShare(sampler, place.rank, place.world_size, params.drop_last)
+            sampler = BatchShare(sampler, rank, ranks, params.drop_last)
     else:
         sampler = params.sampler or _default_sampler(dataset, params)
         _check_resumable(sampler)
         if is_shared:
-            sampler = share_samples(sampler, place.rank, place.world_size, params.drop_last)
+            sampler = share_samples(sampler, rank, ranks, params.drop_last)
         sampler.batch_size = params.batch_size or 1  # its start_iter counts batches of this size
     if params.seeding != "none":
         dataset = SeededBatches(dataset, collate_fn, params.seeding, _seed(params))

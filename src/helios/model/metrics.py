@@ -117,6 +117,11 @@ class MetricBuffer:
         self._computed.pop(name, None)
         self._means = None
 
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """Return the sums of values and of weights by name, and keep all values."""
+        totals, weights = _read(self._totals), _read(self._weights)
+        return {name: (totals[name], weights[name]) for name in totals}
+
     def means(self) -> dict[str, float]:
         """Return the means by name, in the order of first use, and keep all values.
 
@@ -198,6 +203,12 @@ def _divide(pairs: dict[str, tuple[Number, Number]]) -> dict[str, float]:
         )
         means[name] = total / weight if weight else math.nan
     return means
+
+
+def _read(numbers_by_name: dict[str, Number]) -> dict[str, float]:
+    pairs: dict[str, tuple[Number, Number]]
+    pairs = {name: (number, 1) for name, number in numbers_by_name.items()}
+    return _divide(pairs)
 
 
 def _values(name: str, value: Any) -> Iterator[tuple[str, Number]]:

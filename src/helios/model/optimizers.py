@@ -186,10 +186,9 @@ class Optimizers:
         """``True`` if the model has given a loss for one of them."""
         return bool(self._given)
 
-    @property
-    def count(self) -> int:
-        """The number of optimizers that the model has, as far as they were found."""
-        return len(self._known)
+    def known(self) -> list[Optimizer]:
+        """Return the optimizers that the model has, as far as they were found."""
+        return [optimizer for optimizer, _ in self._known]
 
     def name_of(self, optimizer: Optimizer) -> str:
         """Return the name of an optimizer in checkpoints; ``""`` if no attribute holds it."""

@@ -294,7 +294,7 @@ class Session:
         if step.kept:
             step.restore_shared()
         if self._parallel is not None:
-            self._parallel.reduce(step, is_only=is_reached and self.optimizers.count == 1)
+            self._parallel.reduce(step, is_only=is_reached and len(self.optimizers.known()) == 1)
         if has_extras:
             self.precision.unscale(optimizers)
         if step.weight is not None:

@@ -137,6 +137,12 @@ class Batches:
             if carried and carried[0] is not None:
                 position.load_state_dict(carried[0], 0)
 
+    @property
+    def position(self) -> Any:
+        """The sampler of the training set, or the position of a stream."""
+        assert self._train_loader is not None  # begin_phase() has set it
+        return self._train_loader[1]
+
     def close(self) -> None:
         """Drop the loaders, so that their workers end now.
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from helios.errors import ConfigurationError, StoppedError
 from helios.model.releases import call_with_flag
 from helios.trainer import loops, parts, unused
+from helios.trainer.batches import Batches
 from helios.trainer.predictions import Predictions
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
@@ -44,6 +45,7 @@ class Evaluation(Run):
     def _predict(self) -> Any:
         prediction = self.job.prediction
         assert prediction is not None, "the job says what to predict"
+        assert isinstance(self.batches, Batches), "virtual ranks do not predict"
         batches = self.batches.prediction(prediction.split)
         if batches is None:
             kind = prediction.split.value

@@ -77,7 +77,7 @@ def train_epoch(run: "Run") -> bool:
     Returns:
         ``True`` if the epoch is complete and no validation was interrupted.
     """
-    model, hooks, state, timer = run.model, run.hooks, run.state, run.timer
+    model, hooks, state, timer = run.step_model, run.step_hooks, run.state, run.timer
     session, window, control, batches = run.session, run.window, run.control, run.batches
     in_contexts, may_stop = run.has_step_contexts, run.may_stop
     print_frequency, due = run.trainer.print_frequency or math.inf, next_due(run)
@@ -219,7 +219,7 @@ def validate(run: "Run") -> bool:
 
 
 def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
-    model, hooks, session = run.model, run.hooks, run.session
+    model, hooks, session = run.step_model, run.step_hooks, run.session
     model.eval()
     if hooks.on_validation_start is not None:
         hooks.on_validation_start(validation_cycle=cycle)
@@ -264,7 +264,7 @@ def test(run: "Run") -> None:
 
 
 def _test_batches(run: "Run", batches: Any) -> bool:
-    model, hooks, session = run.model, run.hooks, run.session
+    model, hooks, session = run.step_model, run.step_hooks, run.session
     if hooks.on_testing_start is not None:
         hooks.on_testing_start()
     model.on_testing_start()

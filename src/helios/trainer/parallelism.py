@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from helios.core import rng
-from helios.errors import PluginConflictError
+from helios.errors import ConfigurationError, PluginConflictError
 from helios.model.optimizer_search import optimizers_in
 from helios.plugins.discovery.metadata import canonical
 from helios.trainer.job import Job
@@ -28,8 +28,11 @@ def check_parallel(trainer: "Trainer") -> None:
 
     Raises:
         PluginConflictError: an argument and a plug-in want to do it.
+        ConfigurationError: two arguments want to do it.
     """
     wrapper = find_wrapper(trainer)
+    if trainer.virtual_ranks is not None:
+        _check_virtual(trainer, wrapper)
     if trainer.parallel is not None and wrapper is not None:
         manager = trainer.plugin_manager
         raise PluginConflictError(
@@ -39,9 +42,25 @@ def check_parallel(trainer: "Trainer") -> None:
         )
 
 
+def _check_virtual(trainer: "Trainer", wrapper: str | None) -> None:
+    given = f"Trainer(virtual_ranks={trainer.virtual_ranks})"
+    reduces = "adds up the gradients of all processes itself, in a fixed order"
+    if trainer.parallel is not None:
+        raise ConfigurationError(
+            f"{given} contradicts parallel={trainer.parallel!r}, because it {reduces}: remove one"
+            " of them."
+        )
+    if wrapper is not None:
+        raise PluginConflictError(
+            f"{given} {reduces}, but plug-in {trainer.plugin_manager.describe(wrapper)} distributes"
+            f' networks: it claims "{_CLAIM}". Remove virtual_ranks, or block the plug-in:'
+            f" Trainer(block=[{wrapper!r}])."
+        )
+
+
 def create_parallel(job: Job) -> "Parallel | None":
-    """Return the engine of a run; ``None`` in one process."""
-    if not job.place.is_distributed:
+    """Return the engine of a run; ``None`` in one process, and with virtual ranks."""
+    if not job.place.is_distributed or job.trainer.virtual_ranks is not None:
         return None
     from helios.model.parallel import Parallel  # imports much of torch.distributed
 
@@ -55,5 +74,5 @@ def begin_parallel(job: Job, parallel: "Parallel | None") -> None:
     if parallel is not None:
         found = optimizers_in(job.model)
         parallel.begin(len({id(optimizer) for _, optimizer in found}))
-    if job.place.rank > 0:
+    if job.place.rank > 0 and job.trainer.virtual_ranks is None:
         rng.seed_rngs(rng.derive_seed(job.trainer.random_seed, job.place.rank))

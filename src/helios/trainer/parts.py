@@ -21,6 +21,8 @@ from helios.trainer.best import Validations
 from helios.trainer.control import Control
 from helios.trainer.hyper_parameters import HyperParameters
 from helios.trainer.run_folder import RunFolder
+from helios.trainer.virtual_batches import VirtualBatches
+from helios.trainer.virtual_state import VirtualState
 
 
 class Part(NamedTuple):
@@ -49,7 +51,7 @@ def parts_of_training(
     session: Session,
     window: Window,
     datamodule: DataModule,
-    batches: Batches,
+    batches: Batches | VirtualBatches,
     control: Control,
     plugins: "PluginStates",
     generators: "Generators",
@@ -62,6 +64,7 @@ def parts_of_training(
     They are restored in this order, but the early ones first.
 
     ==================  =====================================================================
+    ``virtual_ranks``   the number of virtual ranks, and that of PyTorch's threads
     ``training_state``  the counters
     ``epoch``           the size of an epoch, which a resumed run compares, or the position of a
                         stream
@@ -75,6 +78,7 @@ def parts_of_training(
     ``stops``           the authors of stops that a resumed run repeats
     ``scalers``         the scalers of fp16 losses, by the names of their optimizers
     ``metrics``         logged values not yet read, sums of losses, and the newest results
+    ``virtual_logs``    a list: logged values and sums of losses of each virtual rank
     ``rng``             a list: the states of each rank's random number generators
     ``plugin_versions`` the versions of the plug-ins' states, by id, if above 1
     ``plugins``         a list: the states of each rank's plug-ins, by id
@@ -85,8 +89,9 @@ def parts_of_training(
     ==================  =====================================================================
     """
     changes, metrics = session.changes, _Metrics(model, session)
-    precision = session.precision
+    precision, virtual = session.precision, VirtualState(session)
     return [
+        Part("virtual_ranks", virtual.save, virtual.load, is_early=True),
         Part("training_state", state.dict, state.load_dict, is_early=True),
         Part("epoch", batches.state_dict, batches.load_state_dict),
         Part("window", window.state_dict, window.load_state_dict),
@@ -99,6 +104,7 @@ def parts_of_training(
         Part("stops", control.decisions, control.load_decisions),
         Part("scalers", precision.state_dict, precision.load_state_dict),
         Part("metrics", metrics.save, metrics.load),
+        Part("virtual_logs", virtual.save_logs, virtual.load_logs),
         Part("rng", generators.save, generators.load, per_rank=True),
         Part("plugin_versions", plugins.save_versions, plugins.load_versions, is_early=True),
         Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
@@ -157,12 +163,12 @@ def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None
     """Restore what :func:`save` returned, in the order of the table."""
     for part in parts:
         state = states[part.name]
-        if part.per_rank and place.rank >= len(state):
-            raise _unusable(
-                part.name, f"it holds {len(state)} states, and none of rank {place.rank}"
-            )
+        if part.per_rank:
+            if not state:
+                raise _unusable(part.name, "it holds no state")
+            state = state[place.rank if len(state) == place.world_size else 0]
         try:
-            part.load(state[place.rank] if part.per_rank else state)
+            part.load(state)
         except Exception as error:
             if part.name in _OF_USERS or isinstance(error, HeliosError):
                 raise

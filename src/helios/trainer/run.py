@@ -16,7 +16,6 @@ from helios.model.optimizers import Optimizers
 from helios.model.overrides import Overrides
 from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
-from helios.model.session import Session
 from helios.plugins import Plugin
 from helios.plugins.run_properties import set_properties
 from helios.trainer import hyper_parameters, loops, parts, unused
@@ -34,6 +33,7 @@ from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
 from helios.trainer.teardown import Teardown
 from helios.trainer.verdicts import verdict
+from helios.trainer.virtual_run import batches_of, session_class, steps_of
 from helios.trainer.wrapped_batches import counted_hook
 
 
@@ -56,19 +56,19 @@ class Run:
         self.hooks = trainer.hooks
         self.place = job.place
         self.group = job.group
-        self.batches = Batches(
+        create_batches = functools.partial(
+            Batches,
             job.datamodule,
             self.state,
             self.window,
             counted_hook(self.manager),
             trainer.random_seed,
-            self.place,
-            self.group,
-            trainer.limits,
+            limits=trainer.limits,
         )
+        self.batches = batches_of(job, create_batches)
         optimizers = Optimizers(self.model)
         self.parallel = create_parallel(job)
-        self.session = Session(
+        self.session = session_class(job)(
             self.place,
             self.hooks,
             self.state,
@@ -127,7 +127,15 @@ class Run:
             or self._fractions is not None
             or self.place.is_distributed
         )
-        self.has_step_contexts = (
+        # The object whose steps the loops call, and the hooks of its batches.
+        self.step_model, self.step_hooks = steps_of(
+            job,
+            self.session,
+            self.batches,
+            self._model_context,
+            functools.partial(loops.require_batch, self),
+        )
+        self.has_step_contexts = self.step_model is self.model and (
             self.hooks.step_context is not None
             or not self.session.precision.is_full
             or (self.parallel is not None and self.parallel.needs_batches)
@@ -371,7 +379,12 @@ class Run:
         )
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
-        """Return the context manager around a step of the model."""
+        """Return the context manager around a step of :attr:`step_model`."""
+        if self.step_model is not self.model:
+            return contextlib.nullcontext()  # it enters one for each virtual rank
+        return self._model_context(phase)
+
+    def _model_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
         autocast = self.session.precision.autocast
         if self.parallel is not None and phase == "training":
             self.parallel.synchronize(is_last=self.window.is_complete)

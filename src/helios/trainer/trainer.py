@@ -91,6 +91,9 @@ class Trainer(Evaluations):
         parallel: how several processes train a network that ``Model.prepare`` gets: ``"ddp"`` for
             PyTorch's ``DistributedDataParallel``, the default, or ``"fsdp"`` for its
             ``fully_shard``.
+        virtual_ranks: the number of virtual ranks. Each optimizer step then adds up the gradients
+            of so many batches in a fixed order, so that any number of processes that divides it
+            trains the same weights, bit for bit.
         unknown: any other argument raises an error, which names the replacement of an old one.
 
     Raises:
@@ -140,6 +143,7 @@ class Trainer(Evaluations):
         limit_batches: Limit | Mapping[str, Limit] | None = None,
         overfit_batches: Limit | None = None,
         parallel: Literal["ddp", "fsdp"] | None = None,
+        virtual_ranks: int | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -178,6 +182,7 @@ class Trainer(Evaluations):
         self.import_prefix = import_prefix
         self.limits = Limits.of(fast_dev_run, limit_batches, overfit_batches)
         self.limits.shorten(self)
+        self.virtual_ranks = settings.check_count("virtual_ranks", virtual_ranks, 1, 4096)
         self.print_banner = print_banner
         self.train_exceptions: list[type[Exception]] = ExpectedExceptions()
         self.test_exceptions: list[type[Exception]] = ExpectedExceptions()
