@@ -148,5 +148,11 @@ def test_it_needs_a_folder(make_trainer: Make) -> None:
         make_trainer(plugins=[CSVPlugin()]).fit(TinyModel(), TinyDataModule())
 
 
+def test_a_trial_writes_no_table(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    trainer = make_trainer(plugins=[CSVPlugin()], run_root=tmp_path, fast_dev_run=True)
+    trainer.fit(TinyModel(), TinyDataModule())
+    assert not list(tmp_path.iterdir())
+
+
 def test_resumes_exactly() -> None:
     check_conformance(CSVPlugin)

@@ -22,7 +22,7 @@ class CSVPlugin(Plugin):
     at that moment. If a new metric appears, the plug-in writes the whole table again, with a column
     more. A resumed run removes the rows of training and validation after its checkpoint, because it
     writes them again, so each row is there once. A new run in a used folder writes
-    ``metrics-2.csv``.
+    ``metrics-2.csv``, and ``Trainer(fast_dev_run=True)`` no file.
 
     Raises:
         ConfigurationError: the trainer has no ``run_root``.
@@ -56,7 +56,7 @@ class CSVPlugin(Plugin):
         """
         self._file, self._columns = None, list(_POSITION)
         self._rows, self._is_test = 0, False
-        if self.trainer.run_root is None:
+        if self.trainer.run_root is None and not self.trainer.limits.dev_run:
             raise ConfigurationError(
                 "plug-in 'csv' writes into the folder of the run: pass Trainer(run_root=...)."
             )
@@ -75,7 +75,7 @@ class CSVPlugin(Plugin):
 
     def on_log(self, metrics: dict[str, float], phase: str, state: TrainingState) -> None:
         """Append a row."""
-        if self.global_rank > 0:
+        if self.global_rank > 0 or self.trainer.limits.dev_run:
             return
         if self._file is None:
             self._open()
