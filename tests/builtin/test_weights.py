@@ -143,6 +143,26 @@ def test_means_are_those_of_pytorch(make_trainer: Make, unit: Any) -> None:
     assert equal(model._evaluated[0], newest)
 
 
+def test_all_evaluations_use_the_means(make_trainer: Make, tmp_path: Any) -> None:
+    class Predicting(Normalised):
+        def predict_step(self, batch: Any, step: int) -> Any:
+            if step == 0:
+                self._evaluated.append(self.snapshot())
+            return self.net(batch[0])
+
+    plugin, seen = SWAPlugin(0), []
+    fit(make_trainer, plugin, model=Predicting(), run_root=tmp_path)
+    for method in ("validate", "test", "predict"):
+        model = Predicting()
+        trainer = make_trainer(plugins=[SWAPlugin(0)], run_root=tmp_path)
+        getattr(trainer, method)(model, TinyDataModule())
+        seen.append(model._evaluated)
+        assert not equal(model.snapshot(), model._evaluated[0])  # the trained weights again
+    assert equal(seen[0], seen[1])
+    assert equal(seen[0], seen[2])
+    assert equal(seen[0][0], plugin.averages("net"))
+
+
 def test_the_rate_is_constant_from_the_start(make_trainer: Make) -> None:
     class Rates(Normalised):
         def setup(self, fast_init: bool = False) -> None:

@@ -62,6 +62,25 @@ def test_warm_up_forgets_the_first_weights() -> None:
         EMAPlugin(warmup=1)  # type: ignore[arg-type]
 
 
+def test_validations_and_predictions_of_a_checkpoint_use_the_averages(tmp_path: Any) -> None:
+    class Predicting(Watched):
+        def predict_step(self, batch: Any, step: int) -> Any:
+            self._seen.append(snapshot(self.net))
+            return self.net(batch[0])
+
+    seen = []
+    trainer = make_trainer(EMAPlugin(decay=0.5), run_root=tmp_path)
+    trainer.fit(Predicting(), TinyDataModule())
+    average = trainer.plugins["ema"].averages["net"].module.state_dict()
+    for method in ("validate", "test", "predict"):
+        model = Predicting()
+        trainer = make_trainer(EMAPlugin(decay=0.5), run_root=tmp_path)
+        getattr(trainer, method)(model, TinyDataModule())
+        seen.append(model._seen[0])
+        assert not equal(snapshot(model.net), model._seen[0])
+    assert all(equal(dict(average), each) for each in seen)
+
+
 class Normalised(Watched):
     """Has running statistics, a counter, and a mask of infinities that must stay what it is."""
 

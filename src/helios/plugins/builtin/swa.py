@@ -21,8 +21,8 @@ class SWAPlugin(Plugin):
 
     From epoch ``start`` on, the plug-in adds the weights of each network to their mean at the end
     of each epoch. The running statistics of batch normalization are averaged, too, instead of a
-    further pass over the training set. Validations and tests then use the means, and training
-    continues with the trained weights. Checkpoints contain both.
+    further pass over the training set. Validations, tests and predictions then use the means, and
+    training continues with the trained weights. Checkpoints contain both.
 
     Args:
         start: the first epoch to average, from 0; or a fraction of the training.
@@ -84,8 +84,8 @@ class SWAPlugin(Plugin):
 
     def on_validation_start(self) -> None:
         """Exchange the weights for the means."""
-        state = self.trainer.state
-        if state.dataset_iter == self.trainer.model.session.batches_per_epoch():
+        state, session = self.trainer.state, self.trainer.model.session
+        if session.is_training and state.dataset_iter == session.batches_per_epoch():
             self._average(state.global_epoch)  # the validation of an epoch comes before its end
         self._exchange()
 
@@ -102,6 +102,14 @@ class SWAPlugin(Plugin):
         self._exchange()
 
     def on_testing_end(self) -> None:
+        """Restore the trained weights."""
+        self._restore()
+
+    def on_prediction_start(self) -> None:
+        """Exchange the weights for the means."""
+        self._exchange()
+
+    def on_prediction_end(self) -> None:
         """Restore the trained weights."""
         self._restore()
 
