@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from pages import blocks, page
@@ -56,9 +57,28 @@ def test_the_example_is_short() -> None:
     assert len(blocks("python", README)[0].splitlines()) < 100
 
 
+def test_the_example_in_thirty_lines_runs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("helios_ema", reason="helios-ema is not installed")
+    program = blocks("python", README)[1]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 30
+    monkeypatch.chdir(tmp_path)
+    shorter = program.replace("total_steps=100", "total_steps=3")
+    assert shorter != program
+    namespace: dict[str, Any] = {}
+    exec(compile(shorter, "README.md", "exec"), namespace)
+    trainer, model = namespace["trainer"], namespace["model"]
+    assert "ema" in trainer.plugins
+    assert trainer.early_stop_cycles == 5
+    assert capsys.readouterr().out.splitlines()[-1] == str(model.metrics["accuracy"])
+    assert "(best)" in pathlib.Path("runs/digits/helios.log").read_text(encoding="utf-8")
+
+
 def test_the_plug_in_example_runs() -> None:
     namespace: dict[str, object] = {}
-    exec(compile(blocks("python", README)[1], "README.md", "exec"), namespace)
+    exec(compile(blocks("python", README)[2], "README.md", "exec"), namespace)
     from helios.testing import TinyDataModule, TinyModel
 
     trainer = namespace["trainer"]
