@@ -43,14 +43,18 @@ class MetricObjects:
 
     def path_of(self, name: str, metric: Metric) -> str:
         """Return the path of a metric from the model; see :meth:`require`."""
-        for path, module in self._modules():
-            if module is metric:
-                return path
+        path = self.find(metric)
+        if path is not None:
+            return path
         raise ConfigurationError(
             f"log({name!r}) got a {type(metric).__name__} that no attribute of"
             f" {type(self._model).__name__} holds, so that no checkpoint could save it: assign it"
             " to an attribute in setup(), or use an nn.ModuleDict for several."
         )
+
+    def find(self, metric: Metric) -> str | None:
+        """Return the path of a metric from the model; ``None`` if no attribute holds it."""
+        return next((path for path, module in self._modules() if module is metric), None)
 
     def at(self, path: str) -> Metric | None:
         """Return the metric at a path; ``None`` if the model has none there."""

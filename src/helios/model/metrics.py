@@ -10,6 +10,9 @@ from torch import nn
 
 Number = torch.Tensor | float
 
+Pairs = dict[str, tuple[float, float]]
+"""Sums of values and of their weights, by name, in host memory."""
+
 
 class Metric(Protocol):
     """A metric that accumulates a state of its own, such as those of torchmetrics."""
@@ -43,12 +46,28 @@ def check_weight(name: str, weight: Any) -> None:
         raise ValueError(f"log({name!r}) got the weight {weight}: pass a finite number from 0 on.")
 
 
+class Sums(Protocol):
+    """The sums over all ranks; see :class:`helios.model.rank_sums.RankSums`."""
+
+    def add_up(self, pairs: Pairs) -> Pairs:
+        """Return the sums over all ranks."""
+
+    def compute(self, metrics: dict[str, Metric]) -> dict[str, dict[str, float]]:
+        """Return the values of metrics over all ranks."""
+
+
 class MetricBuffer:
     """The weighted means of named values.
 
     Adding a value causes no host synchronisation, because tensors are summed on their own device.
     Only :meth:`means` and :meth:`read` transfer values to the host, all at once.
+
+    Attributes:
+        ranks: the sums over all ranks; ``None`` in one process. With it, all ranks must call
+            :meth:`means`, :meth:`read` and :meth:`settle` at the same points.
     """
+
+    ranks: Sums | None = None
 
     def __init__(self) -> None:
         self._totals: dict[str, Number] = {}
@@ -117,30 +136,41 @@ class MetricBuffer:
         self._computed.pop(name, None)
         self._means = None
 
-    def sums(self) -> dict[str, tuple[float, float]]:
+    def sums(self) -> Pairs:
         """Return the sums of values and of weights by name, and keep all values."""
-        totals, weights = _read(self._totals), _read(self._weights)
-        return {name: (totals[name], weights[name]) for name in totals}
+        return _read({name: (total, self._weights[name]) for name, total in self._totals.items()})
 
     def means(self) -> dict[str, float]:
         """Return the means by name, in the order of first use, and keep all values.
 
         The values of metrics follow. Nothing is read twice.
         """
-        if self._means is None:
+        if self.ranks is not None:
+            self._means = self._means_of_ranks(self.ranks)
+        elif self._means is None:
             pairs = {name: (total, self._weights[name]) for name, total in self._totals.items()}
             for name, metric in self._metrics.items():
                 if name not in self._computed:
-                    self._computed[name] = dict(_values(name, metric.compute()))
+                    self._computed[name] = dict(values_of(name, metric.compute()))
                 pairs.update((key, (value, 1)) for key, value in self._computed[name].items())
-            self._means = _divide(pairs)
+            self._means = _divide(_read(pairs))
         return dict(self._means)
+
+    def _means_of_ranks(self, ranks: Sums) -> dict[str, float]:
+        means = _divide(ranks.add_up(self.sums()))
+        for values in ranks.compute(self._metrics).values():
+            means |= values
+        return means
 
     def settle(self) -> None:
         """Keep the values of the metrics as values of their own, and reset the metrics."""
         metrics, self._metrics = self._metrics, {}
+        shared = None if self.ranks is None else self.ranks.compute(metrics)
         for name, metric in metrics.items():
-            computed = self._computed.pop(name, None) or _values(name, metric.compute())
+            if shared is not None:
+                computed: Any = shared.get(name, {})
+            else:
+                computed = self._computed.pop(name, None) or values_of(name, metric.compute())
             for key, value in dict(computed).items():
                 MetricBuffer.add(self, key, value)
             metric.reset()
@@ -170,6 +200,13 @@ class MetricBuffer:
         self._weights = _copies(state_dict["weights"])
         self._means = None
 
+    def add_sums(self, state_dict: dict[str, Any]) -> None:
+        """Add what :meth:`state_dict` returned to the values of the same names."""
+        for sums, saved in ((self._totals, "totals"), (self._weights, "weights")):
+            for name, number in _copies(state_dict[saved]).items():
+                sums[name] = sums.get(name, 0) + number
+        self._means = None
+
 
 def _add(total: Number, value: torch.Tensor, weight: Number) -> torch.Tensor:
     """Return ``total + weight * value``, without a read from the device; in place if possible."""
@@ -188,34 +225,33 @@ def _add(total: Number, value: torch.Tensor, weight: Number) -> torch.Tensor:
         return total.to(value.device).add_(value.to(torch.float64), alpha=weight)
 
 
-def _divide(pairs: dict[str, tuple[Number, Number]]) -> dict[str, float]:
-    """Return totals divided by weights, with one read per device."""
+def _read(pairs: dict[str, tuple[Number, Number]]) -> Pairs:
+    """Return pairs in host memory, with one read per device."""
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for number in (number for pair in pairs.values() for number in pair):
         if isinstance(number, torch.Tensor):
             by_device.setdefault(number.device, []).append(number.to(torch.float64))
     read = {device: iter(torch.stack(each).tolist()) for device, each in by_device.items()}
-    means = {}
+    found = {}
     for name, pair in pairs.items():
         total, weight = (
             next(read[number.device]) if isinstance(number, torch.Tensor) else number
             for number in pair
         )
-        means[name] = total / weight if weight else math.nan
-    return means
+        found[name] = total, weight
+    return found
 
 
-def _read(numbers_by_name: dict[str, Number]) -> dict[str, float]:
-    pairs: dict[str, tuple[Number, Number]]
-    pairs = {name: (number, 1) for name, number in numbers_by_name.items()}
-    return _divide(pairs)
+def _divide(pairs: Pairs) -> dict[str, float]:
+    """Return totals divided by weights."""
+    return {name: total / weight if weight else math.nan for name, (total, weight) in pairs.items()}
 
 
-def _values(name: str, value: Any) -> Iterator[tuple[str, Number]]:
+def values_of(name: str, value: Any) -> Iterator[tuple[str, Number]]:
     """Return the numbers that a metric computed; those of a collection by their own names."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _values(f"{name}/{key}", item)
+            yield from values_of(f"{name}/{key}", item)
     elif isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         yield name, value.detach().reshape(())
     elif isinstance(value, numbers.Real):

@@ -8,7 +8,7 @@ that are outside of a wrapper, that only some losses reach, or that were added l
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,12 +16,15 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from helios.core import Group, Place
 from helios.errors import RanksDifferError
 from helios.model import gradients, shards, stateful
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from helios.model.model import Model
     from helios.model.optimizers import Step
 
@@ -61,6 +64,9 @@ class Replica(nn.parallel.DistributedDataParallel):
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
+    def __getitem__(self, key: Any) -> Any:
+        return self.module[key]
+
 
 class Parallel:
     """The engine with which the ranks of a run train a model.
@@ -82,6 +88,8 @@ class Parallel:
         self._sharded: list[FSDPModule] = []
         self._mesh: DeviceMesh | None = None
         self._is_single = False
+        self._reduced: set[int] = set()
+        self._watches: list[RemovableHandle] = []
         self._rest: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -111,16 +119,26 @@ class Parallel:
         self._sharded.append(module)  # type: ignore[arg-type]  # fully_shard() changes its class
         return module
 
-    def begin(self, optimizers: int) -> None:
+    def whole(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state of the model with whole tensors; all ranks must call this."""
+        return shards.whole(state) if self._sharded else state
+
+    def begin(self, optimizers: Collection[Optimizer]) -> None:
         """Give all ranks the same weights, and decide who computes the mean of the gradients.
 
         Args:
-            optimizers: the number of optimizers of the model.
+            optimizers: the optimizers of the model.
         """
+        for optimizer in optimizers:
+            if self._sharded:
+                shards.load_whole_optimizer_states(optimizer)
+            if self._kind is not None:
+                watch = optimizer.register_step_pre_hook(self._reduce_by_hand)
+                self._watches.append(watch)
         managed = self._managed()
         if self._kind is not None:
             gradients.broadcast(each for _, each in self._tensors() if id(each) not in managed)
-        self._is_single = len(self._replicas) + len(self._sharded) == 1 and optimizers == 1
+        self._is_single = len(self._replicas) + len(self._sharded) == 1 and len(optimizers) == 1
         self.synchronize(is_last=True)
 
     @property
@@ -150,12 +168,11 @@ class Parallel:
         """
         if self._kind is None:
             return
-        has_mean = (
-            is_only
-            and self._is_single
-            and all(replica.has_synchronized for replica in self._replicas)
-        )
-        rest = self._rest_of(step) if has_mean else _whole(step.parameters)
+        self._reduced.update(map(id, step.optimizers))
+        if is_only and self._is_single and all(each.has_synchronized for each in self._replicas):
+            rest = self._rest_of(step)
+        else:
+            rest = _whole(step.parameters)
         if rest:
             gradients.average_gradients(rest)
 
@@ -166,6 +183,23 @@ class Parallel:
             rest = [each for each in _whole(step.parameters) if id(each) not in managed]
             self._rest = step.parameters, rest
         return self._rest[1]
+
+    def _reduce_by_hand(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Do the work of :meth:`reduce` before a step that the model takes by hand."""
+        if id(optimizer) in self._reduced:
+            self._reduced.discard(id(optimizer))
+            return
+        synchronized = [each for each in self._replicas if each.has_synchronized]
+        managed = {id(each) for replica in synchronized for each in replica.managed}
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        rest = [each for each in _whole(parameters) if id(each) not in managed]
+        if rest:
+            gradients.average_gradients(rest)
+
+    def close(self) -> None:
+        """Stop watching the steps of optimizers. Called at the end of the run."""
+        for watch in self._watches:
+            watch.remove()
 
     def mean_weight(self, weight: float | torch.Tensor) -> torch.Tensor:
         """Return the mean of a weight over all ranks."""

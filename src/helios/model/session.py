@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from helios.core import Place, TrainingState
 from helios.errors import ConfigurationError, NoRunError
+from helios.model.backward import run_backward, set_aside
 from helios.model.changes import Changes
 from helios.model.evaluation_buffer import EvaluationBuffer
 from helios.model.metric_objects import MetricObjects
@@ -125,6 +126,7 @@ class Session:
         self._has_extras = not precision.is_full or any(
             getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
         )
+        self._is_bare = not self._has_extras and parallel is None
         self._current: Step | None = None
         self._skipped: dict[Step, str] = {}
         self.metric_objects = metric_objects
@@ -145,6 +147,10 @@ class Session:
             compiled: Any = torch.compile(prepared, dynamic=False)
             prepared = compiled
         return prepared
+
+    def whole(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state of the model with whole tensors, if ranks have divided them."""
+        return state if self._parallel is None else self._parallel.whole(state)
 
     def samples(self) -> int:
         """Return the number of samples that the loader put into the current batch; 1 outside."""
@@ -223,8 +229,8 @@ class Session:
         """
         step = self.optimizers.step_of(optimizer)
         is_plain = weight is None and clip_norm is None and clip_value is None
-        if is_plain and step.is_alone and self._window.size == 1 and not self._has_extras:
-            _backward(loss, retain_graph)
+        if is_plain and step.is_alone and self._window.size == 1 and self._is_bare:
+            run_backward(loss, retain_graph)
             step.optimizers[0].step()
             step.drop_gradients()
             return True
@@ -242,7 +248,7 @@ class Session:
     ) -> None:
         """Let schedulers advance after each step of an optimizer. See :meth:`Model.optimize`."""
         self.optimizers.step_of(optimizer).schedule(scheduler)
-        self._has_extras = True
+        self._has_extras, self._is_bare = True, False
 
     def named_optimizers(self) -> dict[str, Optimizer]:
         """Return the optimizers that the attributes of the model hold, by name, each once."""
@@ -266,9 +272,9 @@ class Session:
             loss = self.precision.scale(loss, step.optimizers)
         if step.kept:
             step.restore_shared()
-        kept = _set_aside(step.apart) if step.apart else None
+        kept = set_aside(step.apart) if step.apart else None
         try:
-            _backward(loss, retain_graph)
+            run_backward(loss, retain_graph)
         finally:
             if kept is not None:
                 self.optimizers.note_withheld(step)
@@ -361,39 +367,5 @@ class Session:
     def close(self) -> None:
         """Release the optimizers of the model. Called at the end of the run."""
         self.optimizers.close()
-
-
-def _set_aside(parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
-    """Take the gradients of parameters away that a loss is not for, and return them."""
-    kept = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return kept
-
-
-def _backward(loss: torch.Tensor, retain_graph: bool) -> None:
-    """Run the backward pass, and add to an error of PyTorch what to write in a model."""
-    try:
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    except RuntimeError as error:
-        _explain(error)
-        raise
-
-
-def _explain(error: RuntimeError) -> None:
-    """Add to an error of PyTorch what to write in a model."""
-    if "retain_graph=True" in str(error):
-        error.add_note(
-            "If several optimizers step on one loss, call self.optimize(loss, [first, second])."
-            " If two losses share a graph, pass retain_graph=True for the first one."
-        )
-    elif "modified by an inplace operation" in str(error):
-        error.add_note(
-            "If an earlier optimize() of this batch has taken a step, it has changed weights that"
-            " this loss was computed with: compute this loss after that step."
-        )
-    elif "returned an invalid gradient" in str(error):
-        error.add_note(
-            "If the .data of a parameter has another shape now: change it between two epochs, or"
-            " assign a new nn.Parameter and add it to the optimizer."
-        )
+        if self._parallel is not None:
+            self._parallel.close()

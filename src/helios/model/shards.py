@@ -38,8 +38,12 @@ def _divide_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
             state[key] = _divided(state[key], tensor)
 
 
-def divide_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the whole state of an optimizer, divided as its parameters are."""
+def load_whole_optimizer_states(optimizer: Optimizer) -> None:
+    """Let ``optimizer.load_state_dict()`` accept whole tensors for divided parameters."""
+    optimizer.register_load_state_dict_pre_hook(_divide_optimizer_state)
+
+
+def _divide_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     if not any(isinstance(each, DTensor) for each in parameters):
         return state

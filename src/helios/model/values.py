@@ -242,8 +242,9 @@ def _sorted(values: Any, path: str) -> list[Any]:
 
 def is_dense(tensor: torch.Tensor) -> bool:
     """Return whether a tensor has a memory that views may share."""
-    # A lazy parameter has neither shape nor memory yet.
-    return tensor.layout is torch.strided and not is_lazy(tensor)
+    # A lazy parameter has neither shape nor memory yet; one that FSDP2 divides has it elsewhere.
+    is_divided = hasattr(tensor, "device_mesh")
+    return tensor.layout is torch.strided and not is_divided and not is_lazy(tensor)
 
 
 def memory_of(tensor: torch.Tensor) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from typing import Any
 
-from helios.core import TrainingState, TrainingUnit
+from helios.core import Group, TrainingState, TrainingUnit
 from helios.core.best_metric import BestMetric
 from helios.errors import ConfigurationError, UnknownNameError, nearest
 from helios.model import Model
@@ -40,15 +40,22 @@ class Validations:
         model: the model, with its metrics.
         state: the position of the run.
         unit: the training unit, for messages.
+        group: the processes of the run; the one with rank 0 judges.
     """
 
     def __init__(
-        self, metric: BestMetric | None, model: Model, state: TrainingState, unit: TrainingUnit
+        self,
+        metric: BestMetric | None,
+        model: Model,
+        state: TrainingState,
+        unit: TrainingUnit,
+        group: Group,
     ) -> None:
         self._metric = metric
         self._model = model
         self._state = state
         self._unit = unit
+        self._group = group
         self._newest: _Moment | None = None
         self._best: _Best | None = None
 
@@ -73,6 +80,7 @@ class Validations:
         else:
             best.name, best.mode, best.value = metric.name, metric.mode, self._read(metric.name)
             improved = metric.is_better(best.value, self._best.value if self._best else None)
+        improved = self._group.broadcast(improved)
         if improved:
             self._best = best
         return improved

@@ -101,6 +101,7 @@ class Checkpointer:
         plan: the plan of the run.
         place: the place of this process.
         group: the processes of the run.
+        check: the function to call before each save.
         on_saved: the function to call when a checkpoint is durable.
     """
 
@@ -114,6 +115,7 @@ class Checkpointer:
         plan: PluginPlan,
         place: Place,
         group: Group,
+        check: Callable[[], None],
         on_saved: OnSaved,
     ) -> None:
         self._settings = settings
@@ -124,6 +126,7 @@ class Checkpointer:
         self._plan = plan
         self._place = place
         self._group = group
+        self._check = check
         self._on_saved = on_saved
         self._writes = place.rank == 0  # one process writes for all
         self._retention = Retention(model.save_name, settings.kept.last, settings.kept.best)
@@ -173,11 +176,12 @@ class Checkpointer:
         """
         if self._settings.folder is not None:
             started = time.perf_counter()
-            self.flush()  # at most one is written at a time
+            self._check()
+            self._flush_together()  # at most one is written at a time
             with self._generators.held():  # user code returns states and names, and may draw
                 self._save(self._settings.folder)
             if not self._settings.in_background:
-                self._group.agree(True)  # a write may take longer than a collective may wait
+                self._flush_together()
             self._stalls.append(time.perf_counter() - started)
 
     def save_if_changed(self) -> None:
@@ -194,10 +198,17 @@ class Checkpointer:
                 while self._durable:
                     self._on_saved(*self._durable.pop(0))
 
+    def _flush_together(self) -> None:
+        """Flush in all ranks, when the one that writes has written."""
+        if self._writer is not None:
+            self._writer.wait()
+        self._group.agree(True)  # a write may take longer than a collective may wait
+        self.flush()
+
     def finish(self) -> None:
         """Flush at the end of training, and log how long training waited for saves."""
         started = time.perf_counter()
-        self.flush()
+        self._flush_together()
         if self._stalls:
             _logger.info(
                 "%d checkpoints saved: training waited %.1f ms for each on average, and %.1f ms at"
@@ -221,15 +232,15 @@ class Checkpointer:
 
     def _save(self, root: pathlib.Path) -> None:
         state = self._state
-        name = self._name()
+        name = self._group.broadcast(self._name())
         payload = {**(self._kept or self._payload()), "name": name}
         self._saved_at = self._position()
         if not self._writes:
+            self._durable.append((root / (name + SUFFIX), dataclasses.replace(state)))
             return
         write = functools.partial(self._write, root / (name + SUFFIX))
         if self._writer is None:
             write(payload, state)
-            self.flush()
         else:
             plain.check(payload)
             copies = self._snapshots.take(payload), dataclasses.replace(state)

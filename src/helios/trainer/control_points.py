@@ -17,10 +17,15 @@ class ControlPoints:
 
     Args:
         control: the object that decides whether the run continues.
+
+    Attributes:
+        is_in_set: ``True`` while one of several sets is evaluated. Ranks then exchange other
+            messages at the end of each set.
     """
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self.is_in_set = False
 
     def begin(self) -> None:
         """Begin to count steps, at the start of training."""
@@ -127,14 +132,14 @@ class SharedControlPoints(ControlPoints):
 
     def must_leave(self, batch: int | None = None) -> bool:
         """Return whether all ranks interrupt a validation; they meet before it, too."""
-        if batch is None or (self._control.interruptible and _is_point(batch)):
+        if batch is None or (self._control.interruptible and self._is_point(batch)):
             self._control.is_stop_requested()  # the time limit may be over
             self._meet(has_ended=False)
         return self._control.must_leave()
 
     def must_stop(self, batch: int) -> bool:
         """Return whether all ranks interrupt a test."""
-        if _is_point(batch):
+        if self._is_point(batch):
             self._control.is_stop_requested()
             self._meet(has_ended=False)
         return bool(self._control.requests)
@@ -147,15 +152,14 @@ class SharedControlPoints(ControlPoints):
         """Wait for ranks with more batches."""
         return self._wait(lambda: bool(self._control.requests))
 
+    def _is_point(self, batch: int) -> bool:
+        return batch % _BATCHES == _BATCHES - 1 and not self.is_in_set
+
     def _wait(self, must_end: Callable[[], bool]) -> bool:
         while not self._meet(has_ended=True):
             if must_end():
                 return False
         return not must_end()
-
-
-def _is_point(batch: int) -> bool:
-    return batch % _BATCHES == _BATCHES - 1
 
 
 def create_points(

@@ -101,4 +101,6 @@ class Evaluation(Run):
             plugins=self.plugin_states,
             validations=self.validations,
             folder=self.job.folder,
+            group=self.job.group,
+            place=self.job.place,
         )

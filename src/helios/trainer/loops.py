@@ -146,6 +146,18 @@ def next_due(run: "Run") -> int | float:
     return min(run.control.total_steps, *next_steps, math.inf)
 
 
+def is_decisive(run: "Run") -> bool:
+    """Return whether something follows this step that needs the requests of all ranks."""
+    trainer, state = run.trainer, run.state
+    if run.control.is_asked or state.dataset_iter == run.batches.per_epoch:
+        return True
+    return trainer.train_unit is TrainingUnit.ITERATION and (
+        is_due(trainer.valid_frequency, state.current_iteration)
+        or is_due(trainer.chkpt_frequency, state.current_iteration)
+        or state.current_iteration >= run.control.total_steps
+    )
+
+
 def complete_step(run: "Run") -> bool:
     """Validate and save after an optimizer step, if it is due or requested.
 

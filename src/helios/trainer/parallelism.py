@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from helios.core import rng
 from helios.errors import ConfigurationError, PluginConflictError
 from helios.model.optimizer_search import optimizers_in
+from helios.model.rank_sums import RankSums
+from helios.model.session import Session
 from helios.plugins.discovery.metadata import canonical
 from helios.trainer.job import Job
 
@@ -73,6 +75,15 @@ def begin_parallel(job: Job, parallel: "Parallel | None") -> None:
     """Give all ranks the same weights and different random numbers; called after set-up."""
     if parallel is not None:
         found = optimizers_in(job.model)
-        parallel.begin(len({id(optimizer) for _, optimizer in found}))
+        parallel.begin({id(optimizer): optimizer for _, optimizer in found}.values())
     if job.place.rank > 0 and job.trainer.virtual_ranks is None:
         rng.seed_rngs(rng.derive_seed(job.trainer.random_seed, job.place.rank))
+
+
+def share_logs(job: Job, session: Session) -> None:
+    """Let what the model logs be summed over all ranks when it is read."""
+    if job.place.is_distributed and job.trainer.virtual_ranks is None:
+        objects = session.metric_objects
+        sums = RankSums(job.group, objects.find, objects.at)
+        for log in (session.training_log, session.epoch_log, session.evaluation_log):
+            log.ranks = sums

@@ -34,6 +34,8 @@ class Part(NamedTuple):
         load: the function that restores what ``save`` returned.
         per_rank: ``True`` if each rank has its own state; a checkpoint then holds a list.
         is_early: ``True`` if it is restored before plug-ins may change the model.
+        is_private: ``True`` if a rank without a saved state begins with its own; otherwise, it
+            gets the state of rank 0.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Part(NamedTuple):
     load: Callable[[Any], None]
     per_rank: bool = False
     is_early: bool = False
+    is_private: bool = False
 
 
 def parts_of_training(
@@ -58,6 +61,8 @@ def parts_of_training(
     validations: Validations,
     folder: RunFolder,
     hyper_parameters: HyperParameters,
+    group: Group,
+    place: Place,
 ) -> list[Part]:
     """Return the parts of a checkpoint of training.
 
@@ -88,7 +93,7 @@ def parts_of_training(
     ``hyper_parameters``  the arguments of model and data module
     ==================  =====================================================================
     """
-    changes, metrics = session.changes, _Metrics(model, session)
+    changes, metrics = session.changes, _Metrics(model, session, group, place)
     precision, virtual = session.precision, VirtualState(session)
     return [
         Part("virtual_ranks", virtual.save, virtual.load, is_early=True),
@@ -98,14 +103,14 @@ def parts_of_training(
         Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
-        Part("model", model.state_dict, model.load_state_dict),
+        Part("model", lambda: session.whole(model.state_dict()), model.load_state_dict),
         Part("validation_due", lambda: control.validation_due, control.load_validation_due),
         Part("stop_reasons", control.reasons, control.load_reasons),
         Part("stops", control.decisions, control.load_decisions),
         Part("scalers", precision.state_dict, precision.load_state_dict),
         Part("metrics", metrics.save, metrics.load),
         Part("virtual_logs", virtual.save_logs, virtual.load_logs),
-        Part("rng", generators.save, generators.load, per_rank=True),
+        Part("rng", generators.save, generators.load, per_rank=True, is_private=True),
         Part("plugin_versions", plugins.save_versions, plugins.load_versions, is_early=True),
         Part("plugins", plugins.save, plugins.load, per_rank=True, is_early=True),
         Part("datamodule", datamodule.state_dict, datamodule.load_state_dict),
@@ -128,9 +133,11 @@ def parts_of_test(
     plugins: "PluginStates",
     validations: Validations,
     folder: RunFolder,
+    group: Group,
+    place: Place,
 ) -> list[Part]:
     """Return the parts that a test restores from a checkpoint of training."""
-    changes, metrics = session.changes, _Metrics(model, session)
+    changes, metrics = session.changes, _Metrics(model, session, group, place)
     return [
         Part("training_state", state.dict, state.load_dict, is_early=True),
         Part("changes", changes.state_dict, changes.load_for_test, per_rank=True),
@@ -161,12 +168,17 @@ def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
 
 def restore(parts: Sequence[Part], states: dict[str, Any], place: Place) -> None:
     """Restore what :func:`save` returned, in the order of the table."""
+    is_virtual = bool(states.get("virtual_ranks"))
     for part in parts:
         state = states[part.name]
         if part.per_rank:
             if not state:
                 raise _unusable(part.name, "it holds no state")
-            state = state[place.rank if len(state) == place.world_size else 0]
+            # Virtual ranks draw the same in all processes.
+            own = place.rank if place.rank < len(state) and not is_virtual else 0
+            if own < place.rank and part.is_private and not is_virtual:
+                continue
+            state = state[place.rank if len(state) == place.world_size else own]
         try:
             part.load(state)
         except Exception as error:
@@ -253,24 +265,36 @@ class PluginStates:
 class _Metrics:
     """The values that a model has logged, and its newest results."""
 
-    def __init__(self, model: Model, session: Session) -> None:
+    def __init__(self, model: Model, session: Session, group: Group, place: Place) -> None:
         self._model = model
         self._session = session
+        self._group = group
+        self._place = place
 
     def save(self) -> dict[str, Any]:
         log, objects = self._session.training_log, self._session.metric_objects
-        return {
+        own = {
             "in_flight": {
                 **log.state_dict(),
                 "metrics": {name: objects.path_of(name, m) for name, m in log.metrics.items()},
             },
             "objects": objects.state_dict(),
             "running_losses": dict(self._session.running_losses),
-            "newest": dict(self._model.metrics),
         }
+        others = self._group.gather(own)[1:]
+        newest = {"newest": dict(self._model.metrics)}
+        return {**own, **newest, **({"other_ranks": others} if others else {})}
 
     def load(self, state: dict[str, Any]) -> None:
         self.load_newest(state)
+        each, rank = [state, *state.get("other_ranks", [])], self._place.rank
+        if rank < len(each):
+            self._load(each[rank])
+        if rank == 0:  # this run may have fewer ranks
+            for other in each[self._place.world_size :]:
+                self._session.training_log.add_sums(other["in_flight"])
+
+    def _load(self, state: dict[str, Any]) -> None:
         log, objects = self._session.training_log, self._session.metric_objects
         log.load_state_dict(state["in_flight"])
         objects.load_state_dict(state.get("objects", {}))  # release 0.2 saved none

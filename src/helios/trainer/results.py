@@ -1,6 +1,6 @@
 """The values that a model logs: handed out to loggers, and entered into its metrics."""
 
-from helios.core import TrainingState
+from helios.core import Group, TrainingState
 from helios.model import Model
 from helios.model.metrics import MetricBuffer
 from helios.model.session import Session
@@ -15,6 +15,7 @@ class Results:
         model: the model.
         hooks: the bound hooks of the run.
         state: the progress of the run.
+        group: the processes of the run; all of them call each method at the same points.
         print_frequency: see :class:`~helios.trainer.Trainer`.
     """
 
@@ -24,6 +25,7 @@ class Results:
         model: Model,
         hooks: HookCallers,
         state: TrainingState,
+        group: Group,
         print_frequency: int | None,
     ) -> None:
         self._session = session
@@ -31,6 +33,8 @@ class Results:
         self._hooks = hooks
         self._state = state
         self._in_epochs = print_frequency is None
+        # Of all ranks, because one of them may switch a plug-in off.
+        self._has_loggers = group.agree(hooks.on_log is not None)
         self._entered: dict[str, float] = {}
 
     @property
@@ -63,7 +67,7 @@ class Results:
         self._entered = means
 
     def _hand_out(self, log: MetricBuffer, phase: str) -> None:
-        if self._hooks.on_log is None:
+        if not self._has_loggers:
             log.clear()
-        elif metrics := log.read():
+        elif (metrics := log.read()) and self._hooks.on_log is not None:
             self._hooks.on_log(metrics=metrics, phase=phase, state=self._state)

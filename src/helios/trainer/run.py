@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from helios.core import AverageTimer, TrainingUnit, rng, update_all_registries
+from helios.core import AverageTimer, rng, update_all_registries
 from helios.model.changes import Changes
 from helios.model.metric_objects import MetricObjects
 from helios.model.model import overrides
@@ -27,7 +27,7 @@ from helios.trainer.fractions_of_epoch import FractionsOfEpoch
 from helios.trainer.initial_weights import load_initial_weights
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Trained
-from helios.trainer.parallelism import begin_parallel, create_parallel
+from helios.trainer.parallelism import begin_parallel, create_parallel, share_logs
 from helios.trainer.process import determinism, log_file
 from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
@@ -86,18 +86,21 @@ class Run:
             parallel=self.parallel,
         )
         self.session.batches_per_evaluation = lambda: self.batches.per_evaluation
-        self.batches.begin_set = self.session.evaluation_log.begin_set
+        share_logs(job, self.session)
+        self.batches.begin_set = self._begin_set
         job.progress = lambda: self.session.batch
         is_strict = not overrides(self.model, "load_state_dict")
         self.overrides = Overrides(self.model, job.beginning.overrides)
         self.optimizers = OptimizerRecord(self.model, self.overrides, is_strict=is_strict)
         self.results = Results(
-            self.session, self.model, self.hooks, self.state, trainer.print_frequency
+            self.session, self.model, self.hooks, self.state, self.group, trainer.print_frequency
         )
         self._first_steps: unused.FirstSteps | None = None
         self.is_first_window = True
         self.generators = parts.Generators()
-        self.validations = Validations(trainer.best, self.model, self.state, trainer.train_unit)
+        self.validations = Validations(
+            trainer.best, self.model, self.state, trainer.train_unit, self.group
+        )
         self.plugin_states = parts.PluginStates(self.manager)
         self.hyper_parameters = hyper_parameters.HyperParameters(trainer, job.model, job.datamodule)
         self.checkpoints = Checkpointer(
@@ -109,6 +112,7 @@ class Run:
             job.plan,
             self.place,
             self.group,
+            self.require_same_weights,
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
@@ -156,6 +160,8 @@ class Run:
             validations=self.validations,
             folder=self.job.folder,
             hyper_parameters=self.hyper_parameters,
+            group=self.group,
+            place=self.place,
         )
 
     @contextlib.contextmanager
@@ -227,6 +233,7 @@ class Run:
         try:
             loops.train(self)
             self.points.meet()  # a signal may have come since
+            self.require_same_weights()
         finally:
             interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
@@ -244,7 +251,8 @@ class Run:
             self.results.log_training()
         if self.trainer.chkpt_root is not None:
             return None
-        return Trained(model.state_dict(), self.session.changes.copy(), self.manager.state_dict())
+        state = self.session.whole(model.state_dict())
+        return Trained(state, self.session.changes.copy(), self.manager.state_dict())
 
     def _is_over(self) -> bool:
         """Return whether a restored run has reached its end, and completed that moment."""
@@ -320,6 +328,10 @@ class Run:
             folder.write_facts(hyper_parameters.FILE, self.hyper_parameters.to_dict())
         folder.enter(self.group.broadcast(folder.place))
 
+    def _begin_set(self, name: str | None) -> None:
+        self.points.is_in_set = name is not None
+        self.session.evaluation_log.begin_set(name)
+
     # Methods for the loops.
 
     def is_validation_first(self) -> bool:
@@ -335,6 +347,8 @@ class Run:
             outputs: the value that the model's ``train_step`` has returned.
             is_over: ``True`` if an epoch or training is over.
         """
+        if not is_over:
+            self.require_same_weights()
         if self._first_steps is None or (is_over and self.is_first_window):
             return  # nothing was trained yet
         self.is_first_window = False
@@ -343,6 +357,11 @@ class Run:
         if problem or is_over:
             self._first_steps = None
         self.job.reporter.warn([problem] if problem else [])
+
+    def require_same_weights(self) -> None:
+        """Raise an error if the ranks no longer train one model."""
+        if self.parallel is not None:
+            self.parallel.require_same_weights()
 
     def must_keep_best(self) -> bool:
         """Return whether to save the weights of this moment, because they are the best so far."""
@@ -364,19 +383,8 @@ class Run:
         if self._fractions is not None and self._fractions.take():
             self.control.ask("a validation")
         self.control.is_stop_requested()
-        if self.window.is_complete and (self.points.is_due() or self._is_moment()):
+        if self.window.is_complete and (self.points.is_due() or loops.is_decisive(self)):
             self.points.meet()
-
-    def _is_moment(self) -> bool:
-        """Return whether something follows this step that needs the requests of all ranks."""
-        trainer, state = self.trainer, self.state
-        if self.control.is_asked or state.dataset_iter == self.batches.per_epoch:
-            return True
-        return trainer.train_unit is TrainingUnit.ITERATION and (
-            loops.is_due(trainer.valid_frequency, state.current_iteration)
-            or loops.is_due(trainer.chkpt_frequency, state.current_iteration)
-            or state.current_iteration >= trainer.total_steps
-        )
 
     def step_context(self, phase: str) -> contextlib.AbstractContextManager[Any]:
         """Return the context manager around a step of :attr:`step_model`."""
