@@ -152,6 +152,11 @@ class Session:
         """Return a state of the model with whole tensors, if ranks have divided them."""
         return state if self._parallel is None else self._parallel.whole(state)
 
+    def require_same_weights(self) -> None:
+        """Raise an error if the ranks no longer train one model."""
+        if self._parallel is not None:
+            self._parallel.require_same_weights()
+
     def samples(self) -> int:
         """Return the number of samples that the loader put into the current batch; 1 outside."""
         return 1 if self.batch is None else self._batch_size(self.batch)

@@ -4,8 +4,9 @@ import pickle
 import time
 from collections.abc import Callable
 
-from helios.core import Group, Place, TrainingState
+from helios.model.evaluation_buffer import EvaluationBuffer
 from helios.trainer.control import Control
+from helios.trainer.job import Job
 
 _INTERVAL = 1.0  # seconds between two points, about
 _GROWTH = 4  # times as many steps as before, at most
@@ -17,15 +18,10 @@ class ControlPoints:
 
     Args:
         control: the object that decides whether the run continues.
-
-    Attributes:
-        is_in_set: ``True`` while one of several sets is evaluated. Ranks then exchange other
-            messages at the end of each set.
     """
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self.is_in_set = False
 
     def begin(self) -> None:
         """Begin to count steps, at the start of training."""
@@ -71,30 +67,27 @@ class SharedControlPoints(ControlPoints):
     remain until the next one, because clocks differ.
 
     Args:
-        control: the object that decides whether the run continues.
-        state: the progress of the run.
-        group: the processes of the run.
-        place: the place of this process.
+        job: the job of the run.
+        log: the values that are logged in an evaluation.
         clock: returns the time in seconds.
     """
 
     def __init__(
         self,
-        control: Control,
-        state: TrainingState,
-        group: Group,
-        place: Place,
+        job: Job,
+        log: EvaluationBuffer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(control)
-        self._state = state
-        self._group = group
+        super().__init__(job.control)
+        self._state = job.state
+        self._group = job.group
+        self._log = log
         self._clock = clock
         self._next = self._interval = 1
         self._last: tuple[float, int] | None = None
-        self._cycle = state.validation_cycles
-        control.is_shared = True
-        control.watches_clock = place.rank == 0
+        self._cycle = job.state.validation_cycles
+        job.control.is_shared = True
+        job.control.watches_clock = job.place.rank == 0
 
     def begin(self) -> None:
         """Begin to count steps, at the start of training."""
@@ -153,7 +146,8 @@ class SharedControlPoints(ControlPoints):
         return self._wait(lambda: bool(self._control.requests))
 
     def _is_point(self, batch: int) -> bool:
-        return batch % _BATCHES == _BATCHES - 1 and not self.is_in_set
+        # While one of several sets is evaluated, ranks exchange other messages at its end.
+        return batch % _BATCHES == _BATCHES - 1 and self._log.set_name is None
 
     def _wait(self, must_end: Callable[[], bool]) -> bool:
         while not self._meet(has_ended=True):
@@ -162,13 +156,9 @@ class SharedControlPoints(ControlPoints):
         return not must_end()
 
 
-def create_points(
-    control: Control, state: TrainingState, group: Group, place: Place
-) -> ControlPoints:
+def create_points(job: Job, log: EvaluationBuffer) -> ControlPoints:
     """Return the control points of a run."""
-    if place.is_distributed:
-        return SharedControlPoints(control, state, group, place)
-    return ControlPoints(control)
+    return SharedControlPoints(job, log) if job.place.is_distributed else ControlPoints(job.control)
 
 
 def _sent(error: BaseException | None) -> BaseException | None:

@@ -4,10 +4,11 @@ Add a line to the table to add a state to checkpoints.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from helios.core import Group, Place, TrainingState, rng
+from helios.core import Alone, Group, Place, TrainingState, rng
 from helios.data import DataModule
 from helios.errors import CheckpointError, HeliosError
 from helios.model import Model
@@ -93,8 +94,10 @@ def parts_of_training(
     ``hyper_parameters``  the arguments of model and data module
     ==================  =====================================================================
     """
-    changes, metrics = session.changes, _Metrics(model, session, group, place)
     precision, virtual = session.precision, VirtualState(session)
+    if virtual.is_active:  # all processes have the same logs
+        group, place = Alone(), dataclasses.replace(place, rank=0, world_size=1)
+    changes, metrics = session.changes, _Metrics(model, session, group, place)
     return [
         Part("virtual_ranks", virtual.save, virtual.load, is_early=True),
         Part("training_state", state.dict, state.load_dict, is_early=True),

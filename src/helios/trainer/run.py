@@ -87,7 +87,7 @@ class Run:
         )
         self.session.batches_per_evaluation = lambda: self.batches.per_evaluation
         share_logs(job, self.session)
-        self.batches.begin_set = self._begin_set
+        self.batches.begin_set = self.session.evaluation_log.begin_set
         job.progress = lambda: self.session.batch
         is_strict = not overrides(self.model, "load_state_dict")
         self.overrides = Overrides(self.model, job.beginning.overrides)
@@ -112,11 +112,11 @@ class Run:
             job.plan,
             self.place,
             self.group,
-            self.require_same_weights,
+            self.session.require_same_weights,
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
-        self.points = create_points(self.control, self.state, self.group, self.place)
+        self.points = create_points(job, self.session.evaluation_log)
         frequency = trainer.valid_frequency
         self._fractions = (
             FractionsOfEpoch(frequency, self.state, lambda: self.batches.per_epoch)
@@ -233,7 +233,7 @@ class Run:
         try:
             loops.train(self)
             self.points.meet()  # a signal may have come since
-            self.require_same_weights()
+            self.session.require_same_weights()
         finally:
             interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
@@ -328,10 +328,6 @@ class Run:
             folder.write_facts(hyper_parameters.FILE, self.hyper_parameters.to_dict())
         folder.enter(self.group.broadcast(folder.place))
 
-    def _begin_set(self, name: str | None) -> None:
-        self.points.is_in_set = name is not None
-        self.session.evaluation_log.begin_set(name)
-
     # Methods for the loops.
 
     def is_validation_first(self) -> bool:
@@ -348,7 +344,7 @@ class Run:
             is_over: ``True`` if an epoch or training is over.
         """
         if not is_over:
-            self.require_same_weights()
+            self.session.require_same_weights()
         if self._first_steps is None or (is_over and self.is_first_window):
             return  # nothing was trained yet
         self.is_first_window = False
@@ -357,11 +353,6 @@ class Run:
         if problem or is_over:
             self._first_steps = None
         self.job.reporter.warn([problem] if problem else [])
-
-    def require_same_weights(self) -> None:
-        """Raise an error if the ranks no longer train one model."""
-        if self.parallel is not None:
-            self.parallel.require_same_weights()
 
     def must_keep_best(self) -> bool:
         """Return whether to save the weights of this moment, because they are the best so far."""

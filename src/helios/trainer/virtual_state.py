@@ -19,6 +19,11 @@ class VirtualState:
     def __init__(self, session: Session) -> None:
         self._session = session if isinstance(session, VirtualSession) else None
 
+    @property
+    def is_active(self) -> bool:
+        """``True`` if the run has virtual ranks."""
+        return self._session is not None
+
     def save(self) -> dict[str, Any]:
         """Return the state; nothing without virtual ranks."""
         session = self._session
