@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from helios.errors import ConfigurationError, describe, notes_of
@@ -188,6 +189,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, DistributedDataParallel):
             return _same, (value.module,)
+        if isinstance(value, torch.Tensor) and hasattr(value, "device_mesh"):  # DTensor
+            raise TypeError("it is sharded among the processes")
         return NotImplemented
 
 
