@@ -98,15 +98,13 @@ def train(
     model = Faulty(way, moment, rank, is_busy)
     trainer = Trainer(
         use_cpu=True,
-        total_steps=2,
+        **{"total_steps": 2, "stall_timeout": STALL, **arguments},
         valid_frequency=1,
         chkpt_frequency=1,
         run_root=folder,
-        stall_timeout=STALL,
         plugins=[AtTheEnd(model), "preemption"],
         print_banner=False,
         autoload=False,
-        **arguments,
     )
     trainer.fit(model, TinyDataModule())
 
@@ -119,6 +117,14 @@ def spawn(way: str, moment: str, rank: int, folder: str) -> Any:
         notes = "\n".join(getattr(error, "__notes__", []))
         return type(error).__name__, f"{error}\n{notes}", getattr(error, "code", None)
     return None
+
+
+def train_for_long(folder: str, **arguments: Any) -> None:
+    train("none", "none", 1, folder, total_steps=10**6, stall_timeout=None, **arguments)
+
+
+def spawn_for_long(folder: str) -> None:
+    train_for_long(folder, devices=2)
 
 
 def pids(folder: pathlib.Path) -> list[int]:

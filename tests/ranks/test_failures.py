@@ -66,6 +66,24 @@ def test_no_plugin_takes_the_end_of_a_failed_run_for_a_preemption(
     assert re.search(r"rank 1 on \S+ failed: BoomError: boom 7\nTraceback", told), told
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["torchrun", "spawn"])
+def test_no_rank_outlives_its_launcher(
+    ranks: StartRanks, tmp_path: pathlib.Path, launcher: str
+) -> None:
+    folder = tmp_path / "run"
+    if launcher == "spawn":
+        started = ranks.start_alone(faulty.spawn_for_long, str(folder))
+    else:
+        started = ranks.torchrun(2, faulty.train_for_long, str(folder))
+    wait_for(folder / "pid-0", folder / "pid-1", folder / "plan.json")
+    started.kill()
+    end = time.monotonic() + 60
+    while any(map(is_running, faulty.pids(folder))):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def wait_for(*paths: pathlib.Path) -> None:
     end = time.monotonic() + 100
     while not all(path.exists() for path in paths):

@@ -14,7 +14,7 @@ from faulty import BoomError
 from helpers import files
 from started_ranks import StartRanks
 
-from helios import Plugin, Trainer, TrainingState
+from helios import Plugin, Trainer, TrainingState, hookimpl
 from helios.testing import TinyDataModule, TinyModel
 
 
@@ -25,8 +25,27 @@ class Expected(TinyModel):
         return super().train_step(batch, state)
 
 
+class Wraps(Plugin):
+    """Wraps the launch, and leaves it to the trainer."""
+
+    def __init__(self) -> None:
+        super().__init__("wraps")
+        self.seen: list[int] = []
+
+    def setup(self) -> None: ...
+
+    @hookimpl(wrapper=True)
+    def launch(self, trainer: Any, target: Any) -> Any:
+        outcome = yield
+        self.seen.append(outcome.state.global_iteration)
+        return outcome
+
+
 def spawn() -> dict[str, Any]:
-    trainer = Trainer(use_cpu=True, total_steps=2, valid_frequency=1, autoload=False, devices=2)
+    wraps = Wraps()
+    trainer = Trainer(
+        use_cpu=True, total_steps=2, valid_frequency=1, autoload=False, devices=2, plugins=[wraps]
+    )
     trainer.train_exceptions.append(BoomError)
     with pytest.raises(BoomError) as error:
         trainer.fit(Expected(), TinyDataModule())
@@ -43,6 +62,7 @@ def spawn() -> dict[str, Any]:
         "own": model.optimizer.param_groups[0]["params"][0] is next(model.net.parameters()),
         "trainer": model.trainer is trainer,
         "metrics": sorted(model.metrics),
+        "seen": wraps.seen,
         "environment": os.environ.get("WORLD_SIZE"),
     }
 
@@ -64,6 +84,7 @@ def test_spawned_run_comes_back(ranks: StartRanks) -> None:
     assert found["own"]
     assert found["trainer"]
     assert found["environment"] is None
+    assert found["seen"] == [6]
 
 
 class Announces(Plugin):

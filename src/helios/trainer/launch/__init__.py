@@ -1,5 +1,6 @@
 """The launch of the processes of a run: here, in those of ``torchrun``, or in spawned ones."""
 
+import functools
 from collections.abc import Callable
 
 from helios.core.rules import shown
@@ -22,16 +23,23 @@ def launch(job: Job, target: Callable[[], Outcome]) -> Outcome:
         InvalidPluginError: a ``launch`` hook did not return what ``target`` returned.
     """
     trainer = job.trainer
+    launcher = trainer.plugin_manager.claimant("launch")
+    if not launcher:
+        target = functools.partial(_start, job, target)
     if trainer.hooks.launch is None:
-        count = trainer.devices or len(trainer.gpus or (0,))
-        is_alone = count == 1 or job.place.is_distributed
-        return target() if is_alone else spawn(job, target, count)
+        return target()
     outcome = trainer.hooks.launch(trainer=trainer, target=target)
     if not isinstance(outcome, Outcome) or outcome.job_id != job.id:
-        launcher = trainer.plugin_manager.claimant("launch")
         returned = "the outcome of another run" if isinstance(outcome, Outcome) else shown(outcome)
         raise InvalidPluginError(
             f"plug-in {trainer.plugin_manager.describe(launcher)} returned {returned} from launch:"
             " call target(), and return what target() returned in the process with global rank 0."
         )
     return outcome
+
+
+def _start(job: Job, target: Callable[[], Outcome]) -> Outcome:
+    """Do the work in as many processes as the trainer asks for, unless others have joined."""
+    count = job.trainer.devices or len(job.trainer.gpus or (0,))
+    is_alone = count == 1 or job.place.is_distributed
+    return target() if is_alone else spawn(job, target, count)
