@@ -49,7 +49,7 @@ soak: .venv/installed
 	$(BIN)/python tests/fuzz_arguments.py --examples 100000
 
 comma := ,
-BENCH ?= loop,data,hooks,save,start
+BENCH ?= loop,data,hooks,ranks,save,start
 bench: .venv/installed
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/run.py $(subst $(comma), ,$(BENCH))

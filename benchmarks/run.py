@@ -3,7 +3,7 @@
 The rows of benchmarks that do not run stay as they are. Peers run if they are installed:
 
     python benchmarks/peers/install.py
-    python benchmarks/run.py loop data hooks save start
+    python benchmarks/run.py loop data hooks ranks save start
 """
 
 import argparse
@@ -29,6 +29,7 @@ COMMANDS = {
     "loop": [["loop.py"]],
     "data": [["data.py"], ["seeding.py"]],
     "hooks": [["loop.py", "--hooks"], ["optuna_plugin.py"]],
+    "ranks": [["ranks.py"]],
     "save": [["checkpoint.py"]],
     "start": [["imports.py"], ["start.py"]],
     "cuda": [["gpu.py"]],
@@ -39,6 +40,7 @@ SUBJECTS = {
     "loop": "A step",
     "data": "Loading and seeding",
     "hooks": "Plug-ins",
+    "ranks": "Several ranks",
     "save": "Checkpoints",
     "start": "Start",
     "cuda": "On a GPU",
@@ -46,9 +48,9 @@ SUBJECTS = {
 INTRODUCTION = """\
 # Results
 
-`make bench` writes this page, and `BENCH=loop,data,hooks,save,start` chooses what runs; `cuda`
-needs a GPU. Each figure is the median of the rounds; the smallest and the largest round stand
-beside it, and the memory that was added at the peak, where it was measured.
+`make bench` writes this page, and `BENCH=loop,data,hooks,ranks,save,start` chooses what runs;
+`cuda` needs a GPU. Each figure is the median of the rounds; the smallest and the largest round
+stand beside it, and the memory that was added at the peak, where it was measured.
 A step is measured in chunks of ten, in turn with the loop that a user writes, in one process
 ([alternate.py](alternate.py)). Compare figures of one section only: the sections may have run at
 different times.
