@@ -229,8 +229,9 @@ class StartRanks:
         folder.mkdir()
         call = (inspect.getfile(function), function.__qualname__, arguments)
         (folder / "call").write_bytes(pickle.dumps(call))
-        here = str(pathlib.Path(__file__).parent)
-        path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        here = pathlib.Path(__file__).parent
+        folders = [str(here), str(here.parent), os.environ.get("PYTHONPATH")]
+        path = os.pathsep.join(filter(None, folders))
         interpreter = folder / "python"  # of processes that a rank spawns
         interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(self._python)} "$@"\n')
         interpreter.chmod(0o755)
