@@ -92,6 +92,22 @@ def test_resume_from_an_older_checkpoint_leaves_the_run(fit: Any, tmp_path: path
     assert equal(again.state_dict(), fit(total_steps=4, chkpt_root=tmp_path / "x").state_dict())
 
 
+def test_resume_from_a_checkpoint_with_nothing_left_to_do(
+    fit: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ending(TinyModel):
+        def on_training_end(self) -> None:
+            self.log("end", 1.0)
+
+    fit()
+    before = contents(tmp_path)
+    fit(
+        Ending(), total_steps=1, resume=tmp_path / "checkpoints" / "tiny" / FIRST, print_banner=True
+    )
+    assert before.items() <= contents(tmp_path).items()
+    assert "nothing to train: the run is over" in capsys.readouterr().out
+
+
 def test_resume_from_the_newest_checkpoint_by_its_path(fit: Any, tmp_path: pathlib.Path) -> None:
     fit(total_steps=1)
     folder = tmp_path / "checkpoints" / "tiny"

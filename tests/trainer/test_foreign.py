@@ -24,6 +24,7 @@ WORDS = {
     "num_sanity_val_steps": "valid_first=True",
     "eval_on_start": "valid_first=True",
     "debug": "fast_dev_run=True",
+    "terminate_on_nan": "nan-guard",
     "gradient_clip_val": "clip_norm=",
     "max_grad_norm": "clip_norm=",
     "accumulate_grad_batches": "accumulation_steps=",

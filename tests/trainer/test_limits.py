@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from helios import TrainingState
+from helios.core import TrainingUnit
 from helios.errors import CheckpointError, ConfigurationError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
@@ -228,6 +229,15 @@ def test_trial_takes_a_few_steps_and_writes_nothing(
     assert names(tmp_path) == []
     said = capsys.readouterr().out
     assert f"fast_dev_run: a trial with {batches} batch" in said
+
+
+def test_trial_finds_a_state_that_cannot_be_saved(make_trainer: Make) -> None:
+    class Unsaveable(Seeing):
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "unit": TrainingUnit.EPOCH}
+
+    with pytest.raises(CheckpointError, match=r"cannot save checkpoint entry .*'unit'"):
+        run(make_trainer, Unsaveable(), fast_dev_run=True)
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])

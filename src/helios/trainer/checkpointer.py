@@ -184,6 +184,15 @@ class Checkpointer:
                 self._flush_together()
             self._stalls.append(time.perf_counter() - started)
 
+    def check(self) -> None:
+        """Check that the current state could be saved, in a run that saves nothing.
+
+        Raises:
+            CheckpointError: a state is not plain.
+        """
+        with self._generators.held():
+            plain.check(self._payload())
+
     def save_if_changed(self) -> None:
         """Write a checkpoint unless the current state is saved already."""
         if self._saved_at != self._position():

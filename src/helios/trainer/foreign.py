@@ -165,6 +165,10 @@ ARGUMENTS = _words(
     ("metrics compute_metrics", "call self.log(name, value) in the steps of the Model"),
     ("inference_mode", "remove it, because validation and tests always run without gradients"),
     ("detect_anomaly", 'pass plugins=["anomaly-detection"]'),
+    (
+        "terminate_on_nan nan_policy check_finite logging_nan_inf_filter skip_nan",
+        'pass plugins=["nan-guard"], or ("nan-guard", {"action": "skip"}) in this list',
+    ),
 )
 """The arguments of other trainers, with what to do instead."""
 

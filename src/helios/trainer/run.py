@@ -237,6 +237,8 @@ class Run:
         finally:
             interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
+        if self.trainer.limits.dev_run:
+            self.checkpoints.check()
         self.checkpoints.finish()
         report.doing = "ending the training of"
         report.show_stops(self.control.requests)
@@ -316,7 +318,7 @@ class Run:
         folder, plan, saves = self.job.folder, self.job.plan, self.job.saves
         if saves is not None and saves.leaves_run:
             folder.load_state_dict(None)
-            checkpoint = None
+            checkpoint, is_over = None, False
         if self.place.rank > 0:
             pass  # the process with rank 0 writes the files
         elif folder.find(checkpoint):
