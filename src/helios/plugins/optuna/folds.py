@@ -1,8 +1,12 @@
 """The fits of a trial: one, or one for each fold of a cross-validation."""
 
 import dataclasses
+import math
+import secrets
 import weakref
 from typing import Any
+
+from helios.plugins.optuna.trials import stored_attributes
 
 
 @dataclasses.dataclass
@@ -16,6 +20,7 @@ class Fit:
         cycles: the number of its validations, once it has ended.
         steps: the ``total_steps`` that it has completed, infinite if it was stopped before;
             ``None`` until it ends without an error.
+        key: the key under which the trial learns the end of a fit in other processes.
     """
 
     base: str
@@ -23,6 +28,12 @@ class Fit:
     first_step: int
     cycles: int = 0
     steps: float | None = None
+    key: str = dataclasses.field(default_factory=lambda: f"helios.fit-{secrets.token_hex(4)}")
+
+    def end(self, cycles: int, steps: float) -> dict[str, Any]:
+        """Note the end, and return it as an attribute of the trial for other processes."""
+        self.cycles, self.steps = cycles, steps
+        return {"cycles": cycles, "steps": None if math.isinf(steps) else steps}
 
     def can_continue(self, total_steps: float) -> bool:
         """Return whether a fit of so many steps continues this one."""
@@ -34,6 +45,12 @@ class Fits:
 
     def __init__(self) -> None:
         self._fits: list[Fit] = []
+
+    def learn(self, trial: Any) -> None:
+        """Note the ends of fits in other processes, which attributes of their trial tell."""
+        for fit in self._fits:
+            if fit.steps is None and (told := stored_attributes(trial).get(fit.key)):
+                fit.end(told["cycles"], math.inf if told["steps"] is None else told["steps"])
 
     def newest(self, base: str) -> Fit | None:
         """Return the newest fit of a model with this name."""

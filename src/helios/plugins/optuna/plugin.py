@@ -74,6 +74,16 @@ class OptunaPlugin(Plugin):
         self._pruned_cycle: int | None = None
         self._verdict: bool | None = None  # of the pruner, about the newest report
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for another process; a weak reference cannot be sent."""
+        models = [(model(), base, fit) for model, base, fit in self._models]
+        return {**vars(self), "_models": [each for each in models if each[0] is not None]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the attributes in another process."""
+        vars(self).update(state)
+        self._models = [(weakref.ref(model), base, fit) for model, base, fit in state["_models"]]
+
     @property
     def trial(self) -> Any:
         """The trial of the next run. If you assign another one, the models get its name."""
@@ -141,6 +151,7 @@ class OptunaPlugin(Plugin):
         name = f"{base}_trial-{trials.number_of(self._trial)}"
         if trainer is not None:
             fits = fits_of(self._trial)
+            fits.learn(self._trial)
             is_test = trainer.state.global_iteration > 0  # a fit begins with new counters
             fit = (fits.newest(base) if is_test else None) or fits.next(base, trainer.total_steps)
             name += f"_fold-{fit.fold}" if fit.fold else ""
@@ -170,14 +181,8 @@ class OptunaPlugin(Plugin):
         Raises:
             ConfigurationError: the run is distributed, but the study is not in a database.
         """
-        import optuna
-
-        storage = getattr(self._trial, "storage", None)
-        if self.is_distributed and isinstance(storage, optuna.storages.InMemoryStorage):
-            raise ConfigurationError(
-                "a distributed run needs a study in a database that all processes can reach:"
-                " optuna.create_study(storage='sqlite:///study.db')."
-            )
+        if self.is_distributed:
+            trials.require_shared(self._trial)
         self._begin()
         self._is_running = True
 
@@ -315,8 +320,10 @@ class OptunaPlugin(Plugin):
         """
         trainer, fit = self.trainer, self._fit
         assert fit is not None
-        fit.cycles = trainer.state.validation_cycles
-        fit.steps = trainer.total_steps if trainer.is_complete else float("inf")
+        steps = trainer.total_steps if trainer.is_complete else float("inf")
+        end = fit.end(trainer.state.validation_cycles, steps)
+        if self.world_size > 1 and self.global_rank == 0:
+            self._trial.set_user_attr(fit.key, end)
         if self._pruned_cycle is not None and not self._has_finished():
             if self.global_rank == 0:
                 self._trial.set_user_attr(_PRUNED, True)

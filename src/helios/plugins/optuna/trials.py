@@ -215,3 +215,26 @@ def number_in(metrics: Mapping[str, Any], name: str) -> float:
             f"the Optuna plug-in should report {name!r}, but model.metrics holds"
             f" {metrics[name]!r}, which is not a number."
         ) from error
+
+
+def stored_attributes(trial: Any) -> Mapping[str, Any]:
+    """Return the user attributes of a trial as its storage has them, also from other processes."""
+    study = study_of(trial)
+    if study is None:
+        return {}
+    return study.get_trials(deepcopy=False)[trial.number].user_attrs  # type: ignore[no-any-return]
+
+
+def require_shared(trial: Any) -> None:
+    """Refuse a trial whose study other processes cannot reach.
+
+    Raises:
+        ConfigurationError: the study is in the memory of a process.
+    """
+    import optuna
+
+    if isinstance(getattr(trial, "storage", None), optuna.storages.InMemoryStorage):
+        raise ConfigurationError(
+            "a distributed run needs a study in a database that all processes can reach:"
+            " optuna.create_study(storage='sqlite:///study.db')."
+        )
