@@ -92,6 +92,8 @@ def test_saved_in_the_folder(make_trainer: Make, tmp_path: pathlib.Path) -> None
     arguments = {"width": 3, "rate": 0.1, "layers": [1, 2]}
     assert facts["model"] == {"class": "Sized", "arguments": arguments}
     assert facts["data"]["arguments"]["batch_size"] == 2
+    given = {"total_steps", "run_root", "use_cpu", "print_banner"}
+    assert facts["trainer"].keys() == given  # not the defaults
     assert facts["trainer"]["total_steps"] == 1
     fit(make_trainer, tmp_path, TinyModel(), TinyDataModule(), chkpt_root=tmp_path / "other")
     second = json.loads((tmp_path / "hyper-parameters-2.json").read_text())

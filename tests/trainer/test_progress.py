@@ -327,3 +327,27 @@ def test_used_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, make_traine
     allowed = {"autoload": ["progress", "metrics-file"]}
     assert list(make_trainer(enable_progress_bar=True, **allowed).plugins) == ["progress"]
     assert list(make_trainer(**allowed).plugins) == []
+
+
+def test_predictions(make_trainer: Make, terminal: Terminal) -> None:
+    class Predicting(TinyModel):
+        def predict_step(self, batch: Any, step: int) -> Any:
+            return self.net(batch[0])
+
+    trainer, model = make_trainer(plugins=[ProgressPlugin()]), Predicting()
+    trainer.fit(model, TinyDataModule())
+    trainer.predict(model, TinyDataModule())
+    shown = [at for at in terminal.positions if at.startswith("predicting")]
+    assert shown == [f"predicting {number}/3" for number in range(4)]
+    assert terminal.shown[-1] == "predicting: 3 batches"
+
+
+def test_speed_comes_last(make_trainer: Make, terminal: Terminal) -> None:
+    class Fast(TinyModel):
+        def train_step(self, batch: Any, state: TrainingState) -> Any:
+            self.log("throughput/steps_per_second", 3.0)
+            return super().train_step(batch, state)
+
+    trainer = make_trainer(total_steps=1, print_frequency=3, plugins=[ProgressPlugin()])
+    trainer.fit(Fast(), TinyDataModule())
+    assert re.search(r"loss=0\.\d+, steps_per_second=3\]", terminal.text)

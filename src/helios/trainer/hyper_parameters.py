@@ -1,10 +1,11 @@
 """The hyper-parameters of a run: the arguments of model, data module and trainer."""
 
+import inspect
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from helios.core.arguments import TakesArguments, arguments_of
+from helios.core.arguments import TakesArguments, arguments_of, plain
 from helios.data import DataModule
 from helios.model import Model
 
@@ -28,11 +29,11 @@ class HyperParameters:
     """
 
     def __init__(self, trainer: "Trainer", model: Model, datamodule: DataModule) -> None:
-        self._of_trainer = arguments_of(trainer)
+        self._of_trainer = _without_defaults(trainer)
         self._now = {"model": _described(model), "data": _described(datamodule)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of them, for the file in the folder of the run."""
+        """Return all for the file in the folder of the run; of the trainer, those given."""
         return {**self._now, "trainer": self._of_trainer}
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,6 +62,14 @@ def model_story(model: Model) -> str:
     described = _described(model)
     shown = ", ".join(f"{name}={value!r}" for name, value in described["arguments"].items())
     return f"model {described['class']}({shown})" if shown else ""
+
+
+def _without_defaults(trainer: TakesArguments) -> dict[str, Any]:
+    constructor: Any = type(trainer).__init__
+    parameters = inspect.signature(constructor).parameters
+    defaults = {name: plain(parameter.default) for name, parameter in parameters.items()}
+    taken = arguments_of(trainer).items()
+    return {name: value for name, value in taken if value != defaults.get(name, _MISSING)}
 
 
 def _described(taker: TakesArguments) -> dict[str, Any]:

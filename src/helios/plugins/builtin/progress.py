@@ -18,7 +18,7 @@ _SECONDS = 0.1  # between drawings of a bar whose counter stands still
 
 
 class ProgressPlugin(Plugin):
-    """Shows the progress of training, validation and testing.
+    """Shows the progress of training, validation, testing and predictions.
 
     On a terminal or in a notebook, one line shows the epoch, the batch or step, the time left, and
     the newest values of training and validation. If the standard error is a file or a pipe, the
@@ -95,7 +95,7 @@ class ProgressPlugin(Plugin):
         if self._of_training:
             self._table.add(metrics, self._described(state, is_short=True))
         if self._bar is not None:
-            self._bar.postfix = _joined(self._values)
+            self._bar.postfix = _joined(dict(sorted(self._values.items(), key=_is_last)))
         line = self._line or f"training: {self._described(state)}"
         self._line = ", ".join([line, _joined(values)])
         self._write_line()
@@ -127,6 +127,19 @@ class ProgressPlugin(Plugin):
         """Remove the bar of the test, and announce its results."""
         self._end_evaluation()
         self._announce(f"testing: {self._batches} batches")
+
+    def on_prediction_start(self) -> None:
+        """Show a bar for the predictions."""
+        self._start_evaluation("predicting")
+
+    def on_prediction_batch_end(self, outputs: Any, step: int) -> None:
+        """Count a batch of the predictions."""
+        self._advance_evaluation()
+
+    def on_prediction_end(self) -> None:
+        """Remove the bar of the predictions, and announce their end."""
+        self._end_evaluation()
+        self._announce(f"predicting: {self._batches} batches")
 
     def on_training_end(self) -> None:
         """Close the bar, which stays visible, and show the table."""
@@ -243,5 +256,11 @@ class ProgressPlugin(Plugin):
             self._bar = None
 
 
+def _is_last(item: tuple[str, str]) -> bool:
+    """Return whether a value comes after the others, because a narrow terminal cuts the line."""
+    return item[0].startswith("throughput/")
+
+
 def _joined(values: dict[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    short = {name.removeprefix("throughput/"): value for name, value in values.items()}
+    return ", ".join(f"{name}={value}" for name, value in short.items())
