@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from faulty import BoomError
-
 from started_ranks import StartRanks
 
 from helios import Plugin, Trainer, TrainingState, hookimpl

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import socket
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +67,8 @@ class Outcome:
         predictions: the predictions, if they were collected.
         folder: the files of the run.
         job_id: the id of its job; empty if no run has begun.
+        model: the attributes of the trained model, or why they cannot be sent; ``None`` from the
+            process that called the trainer.
     """
 
     state: TrainingState = dataclasses.field(default_factory=TrainingState)
@@ -75,6 +79,11 @@ class Outcome:
     predictions: Any = dataclasses.field(default=None, compare=False)
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None), compare=False)
     job_id: str = dataclasses.field(default="", compare=False)
+    model: bytes | str | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
 
 
 @dataclasses.dataclass
@@ -104,6 +113,7 @@ class Job:
         guard: the thread that watches the processes, if there are several.
         progress: returns a value that changes within an evaluation.
         is_spawned: ``True`` in a process that Helios has spawned.
+        home: the id of the process that called the trainer.
     """
 
     purpose: Purpose
@@ -128,6 +138,12 @@ class Job:
     guard: "Guard | None" = None
     progress: Callable[[], Any] | None = None
     is_spawned: bool = False
+    home: tuple[str, int] = dataclasses.field(default_factory=_this_process)
+
+    @property
+    def is_at_home(self) -> bool:
+        """``True`` in the process that called the trainer, whose model is the user's."""
+        return self.home == _this_process()
 
     def start(self) -> None:
         """Refuse to work twice in one process: the second time would begin with these counters."""

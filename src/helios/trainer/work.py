@@ -1,11 +1,13 @@
 """The work of each process of a run: the ``target`` of launchers."""
 
+import dataclasses
 import functools
 
 from helios.trainer.evaluation import Evaluation
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
 from helios.trainer.launch.same_plan import require_same_plan
+from helios.trainer.launch.transport import pack_model
 from helios.trainer.process import only_run
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
@@ -15,7 +17,10 @@ def work(job: Job) -> Outcome:
     """Do all the work of one process, and return its result."""
     job.start()
     with joined(job):
-        return _work(job)
+        outcome = _work(job)
+        if job.place.rank == 0 and not job.is_at_home:
+            outcome = dataclasses.replace(outcome, model=pack_model(job))
+    return outcome
 
 
 def _work(job: Job) -> Outcome:

@@ -8,6 +8,7 @@ from helios.errors import InvalidPluginError
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
 from helios.trainer.launch.spawn import spawn
+from helios.trainer.launch.transport import bring_back
 
 __all__ = ["joined", "launch"]
 
@@ -35,7 +36,7 @@ def launch(job: Job, target: Callable[[], Outcome]) -> Outcome:
             f"plug-in {trainer.plugin_manager.describe(launcher)} returned {returned} from launch:"
             " call target(), and return what target() returned in the process with global rank 0."
         )
-    return outcome
+    return bring_back(outcome, job)
 
 
 def _start(job: Job, target: Callable[[], Outcome]) -> Outcome:

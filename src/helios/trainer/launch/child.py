@@ -15,7 +15,7 @@ import torch
 
 from helios.errors import RankFailedError
 from helios.trainer.job import Job, Outcome
-from helios.trainer.launch.transport import ShippedError, pack_model
+from helios.trainer.launch.transport import ShippedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +27,12 @@ class Result:
         error: the exception that it has raised.
         is_cause: ``False`` if the exception says that another rank has failed.
         is_final: ``True`` if the exception was raised after a normal end.
-        model: the attributes of the trained model, of rank 0, or why they cannot be sent.
     """
 
     outcome: Outcome | None
     error: ShippedError | None = None
     is_cause: bool = False
     is_final: bool = False
-    model: bytes | str | None = None
 
 
 def main(environment: Mapping[str, str], payload: str, result: str) -> None:
@@ -60,10 +58,9 @@ def main(environment: Mapping[str, str], payload: str, result: str) -> None:
         assert job is not None
         job.is_spawned = True
         outcome = target()
-        if environment["RANK"] == "0":
-            done = Result(outcome, model=pack_model(job))
-        else:  # only the weights of rank 0 come back
-            done = Result(dataclasses.replace(outcome, trained=None))
+        if environment["RANK"] != "0":  # only the weights of rank 0 come back
+            outcome = dataclasses.replace(outcome, trained=None)
+        done = Result(outcome)
     except BaseException as error:
         done = _failed(job, error)
     temporary = pathlib.Path(result + ".tmp")

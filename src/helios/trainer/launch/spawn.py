@@ -19,11 +19,11 @@ from typing import Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public
 
-from helios.errors import ConfigurationError, RankFailedError, describe
+from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.child import Result, main
 from helios.trainer.launch.failure import Failure
-from helios.trainer.launch.transport import pack_job, unpack_model
+from helios.trainer.launch.transport import bring_back, pack_job
 
 _logger = logging.getLogger("helios")
 
@@ -180,8 +180,7 @@ def _outcome(
     if all(result is not None and result.error is None for result in results):
         assert first is not None
         assert first.outcome is not None
-        _bring_back(first.model, job)
-        return first.outcome
+        return bring_back(first.outcome, job)
     failure = _failure(store)
     error = _error(results, failure)
     if error is not None:
@@ -193,22 +192,6 @@ def _outcome(
         raise KeyboardInterrupt
     story = _story_of_end(processes, results, failure)
     raise RankFailedError(story, None if failure is None else failure.rank)
-
-
-def _bring_back(model: bytes | str | None, job: Job) -> None:
-    """Give the model of this process the attributes of the trained one, or say why it cannot."""
-    reason = model
-    if isinstance(model, bytes):
-        try:
-            unpack_model(model, job)
-            return
-        except Exception as error:
-            reason = f"it cannot be unpickled here: {describe(error)}"
-    _logger.warning(
-        "the model of this process has not been trained, because %s. Load the weights from a"
-        " checkpoint.",
-        reason,
-    )
 
 
 def _failure(store: TCPStore) -> Failure | None:

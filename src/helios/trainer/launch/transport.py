@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,8 +12,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from helios.errors import ConfigurationError, describe, notes_of
-from helios.trainer.job import Job
+from helios.trainer.job import Job, Outcome
 
+_logger = logging.getLogger("helios")
 _DEEPEST = 12
 
 
@@ -220,8 +222,29 @@ def pack_model(job: Job) -> bytes | str:
     return buffer.getvalue()
 
 
-def unpack_model(data: bytes, job: Job) -> None:
-    """Give the model of the parent the attributes of the trained one."""
+def bring_back(outcome: Outcome, job: Job) -> Outcome:
+    """Give the model of this process the attributes of the trained one, or say why it cannot.
+
+    Returns:
+        The outcome without them.
+    """
+    reason = outcome.model
+    if isinstance(outcome.model, bytes):
+        try:
+            _unpack_model(outcome.model, job)
+            reason = None
+        except Exception as error:
+            reason = f"it cannot be unpickled here: {describe(error)}"
+    if reason is not None:
+        _logger.warning(
+            "the model of this process has not been trained, because %s. Load the weights from a"
+            " checkpoint.",
+            reason,
+        )
+    return dataclasses.replace(outcome, model=None)
+
+
+def _unpack_model(data: bytes, job: Job) -> None:
     attributes = _Unpickler(io.BytesIO(data), _others(job)).load()
     vars(job.model).clear()
     vars(job.model).update(attributes)
