@@ -284,6 +284,7 @@ def program() -> None:
     call = pathlib.Path(os.environ[_CALL])
     multiprocessing.set_executable(os.environ[_SPAWNED])
     file, name, arguments = pickle.loads(call.read_bytes())
+    sys.path.append(str(pathlib.Path(__file__).parents[1]))  # as pytest does; spawned ranks, too
     value: Any = load(file)
     for part in name.split("."):
         value = getattr(value, part)
