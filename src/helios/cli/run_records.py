@@ -58,8 +58,8 @@ class RunRecord:
         tests: the newest results of tests by name.
         epoch: the number of complete epochs at the last logged value.
         iteration: the number of optimizer steps at the last logged value.
-        checkpoints: the paths of the checkpoints in ``checkpoints``, relative to the folder. All
-            runs of a folder share it.
+        checkpoints: the paths of the checkpoints in the folder, the newest last. All runs of a
+            folder share them.
         unreadable: the number of lines of the metrics file that are damaged.
     """
 
@@ -149,13 +149,17 @@ def _read(plan: pathlib.Path) -> Iterator[RunRecord]:
         number=number,
         plan=content,
         hyper_parameters=_read_json(folder / f"hyper-parameters{mark}.json") or {},
-        checkpoints=[
-            path.relative_to(folder).as_posix()
-            for path in sorted((folder / "checkpoints").rglob("*.pth"))
-        ],
+        checkpoints=_checkpoints(folder),
     )
     _read_metrics(run, folder / f"metrics{mark}.jsonl")
     yield run
+
+
+def _checkpoints(folder: pathlib.Path) -> list[str]:
+    """Return the checkpoints, the newest last, without the links to some of them."""
+    files = [path for path in (folder / "checkpoints").rglob("*.pth") if not path.is_symlink()]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return [path.relative_to(folder).as_posix() for path in files]
 
 
 def _read_json(path: pathlib.Path) -> Any:
