@@ -158,6 +158,12 @@ RUNS: dict[str, Callable[[OnStep, int], None]] = {
     "step by hand": lambda on_step, steps: fit(on_step, steps, ByHand),
     "logs a tensor": lambda on_step, steps: fit(on_step, steps, LoggingTensor),
     "logs a number": lambda on_step, steps: fit(on_step, steps, LoggingNumber),
+    "logs a tensor for loggers": lambda on_step, steps: fit(
+        on_step, steps, LoggingTensor, print_frequency=10**6
+    ),
+    "logs a number for loggers": lambda on_step, steps: fit(
+        on_step, steps, LoggingNumber, print_frequency=10**6
+    ),
     "10 plug-ins at each batch's end": lambda on_step, steps: fit(
         on_step, steps, Empty, *[Busy(f"busy-{i}") for i in range(10)]
     ),
