@@ -29,7 +29,7 @@ COMMANDS = {
     "loop": [["loop.py"]],
     "data": [["data.py"], ["seeding.py"]],
     "hooks": [["loop.py", "--hooks"], ["optuna_plugin.py"]],
-    "ranks": [["ranks.py"]],
+    "ranks": [["ranks.py"], ["virtual_ranks.py"]],
     "save": [["checkpoint.py"]],
     "start": [["imports.py"], ["start.py"]],
     "cuda": [["gpu.py"]],
