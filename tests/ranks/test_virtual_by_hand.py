@@ -10,7 +10,7 @@ CASES = [(1, 1, False), (2, 1, True), (4, 1, False), (4, 2, True), (8, 3, False)
 
 @pytest.mark.parametrize(("ranks", "accumulate", "clips"), CASES)
 def test_trains_as_replicas_do(ranks: int, accumulate: int, clips: bool) -> None:
-    options = ("clip",) if clips else ()
+    options = ("clip",) if clips else ("bare",)
     trained = train(options, virtual_ranks=ranks, accumulation_steps=accumulate)
     assert bits(trained["model"]["net"]) == bits(by_hand(ranks, accumulate, clips=clips))
 

@@ -77,7 +77,8 @@ class Varied(Model):
     """A model for many cases.
 
     Args:
-        options: ``clip``, ``weighted``, ``average``, ``sgd``: what its steps do.
+        options: ``clip``, ``weighted``, ``average``, ``sgd``: what its steps do; ``bare``: no
+            plug-ins.
     """
 
     def __init__(self, *options: str) -> None:
@@ -145,7 +146,7 @@ def train(
         random_seed=SEED,
         run_root=root,
         virtual_ranks=virtual_ranks,
-        plugins=[StopAfter(stop_after), logged],
+        plugins=[] if "bare" in options else [StopAfter(stop_after), logged],
         print_banner=False,
         resume_plugins="ignore",
         **{"total_steps": 2, "print_frequency": 2, **arguments},

@@ -61,7 +61,7 @@ class VirtualSession(Session):
         self._rank: VirtualRank | None = None
         self._is_between_windows = True
         self._has_begun = self._has_given = self._is_stepping = False
-        self._has_extras = True  # so that each step goes through _take()
+        self._has_extras, self._is_bare = True, False  # so that each step goes through _take()
         self._watch = register_optimizer_step_pre_hook(self._refuse_step_by_hand)
 
     def close(self) -> None:
