@@ -23,6 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import helios
 
+MEASURED: list[Alternation] = []
+"""The newest measurement of this process."""
+
 
 class Parallel(helios.Model):
     """The network of the raw loop, which runs in turn with this model."""
@@ -33,7 +36,8 @@ class Parallel(helios.Model):
     def setup(self, fast_init: bool = False) -> None:
         """Create network and optimizer, and those of the raw loop."""
         alternation = Alternation(DistributedDataParallel(network()))
-        self._tick, self._measured = alternation.tick, alternation
+        self._tick = alternation.tick  # not the object: Helios would find the raw network in it
+        MEASURED[:] = [alternation]
         self.net = self.prepare(network())
         self.optimizer = optimizer_of(self.net)
 
@@ -42,10 +46,6 @@ class Parallel(helios.Model):
         self._tick()
         self.optimize(loss_of(self.net, batch), self.optimizer)
 
-    def ratio(self) -> float:
-        """Return the median of the ratios of a step to one of the raw loop."""
-        return self._measured.ratio()
-
 
 def measure(steps: int, rounds: int) -> list[float]:
     """Return the ratio of each round, after one that warms up; called on each rank."""
@@ -53,7 +53,6 @@ def measure(steps: int, rounds: int) -> list[float]:
     dist.init_process_group("gloo")
     ratios = []
     for number in range(rounds + 1):
-        model = Parallel()
         trainer = helios.Trainer(
             train_unit="iteration",
             total_steps=steps if number else 100,
@@ -61,9 +60,9 @@ def measure(steps: int, rounds: int) -> list[float]:
             print_banner=False,
             autoload=False,
         )
-        trainer.fit(model, Data(steps * dist.get_world_size()))
+        trainer.fit(Parallel(), Data(steps * dist.get_world_size()))
         if number:
-            ratios.append(model.ratio())
+            ratios.append(MEASURED[0].ratio())
     dist.destroy_process_group()
     return ratios
 

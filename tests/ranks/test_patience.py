@@ -24,26 +24,32 @@ from helios.trainer.launch.failure import Failure
 class Exchanging(TinyModel):
     """Calls a collective of the default group in each step, as DistributedDataParallel does."""
 
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def on_training_start(self) -> None:
+        fsync = os.fsync
+
+        def slow(file: int) -> None:
+            os.fsync = fsync  # once is enough
+            time.sleep(self.seconds)
+            pathlib.Path(self.folder, "durable").touch()
+            fsync(file)
+
+        self.folder = str(self.trainer.run_root)
+        os.fsync = slow
+
     def train_step(self, batch: Any, state: TrainingState) -> Any:
         dist.all_reduce(torch.ones(1))
         if state.global_epoch == 1:
-            folder = self.trainer.run_root
-            assert folder is not None
-            assert (folder / "durable").exists(), "rank 0 is writing the checkpoint"
+            durable = pathlib.Path(self.folder, "durable")
+            assert durable.exists(), "rank 0 is writing the checkpoint"
         return super().train_step(batch, state)
 
 
 def train_slowly(folder: str, seconds: float, timeout: float) -> int:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout))
-    fsync = os.fsync
-
-    def slow(file: int) -> None:
-        os.fsync = fsync  # once is enough
-        time.sleep(seconds)
-        pathlib.Path(folder, "durable").touch()
-        fsync(file)
-
-    os.fsync = slow
     trainer = Trainer(
         use_cpu=True,
         total_steps=2,
@@ -52,7 +58,7 @@ def train_slowly(folder: str, seconds: float, timeout: float) -> int:
         autoload=False,
         stall_timeout=timeout,
     )
-    state = trainer.fit(Exchanging(), TinyDataModule())
+    state = trainer.fit(Exchanging(seconds), TinyDataModule())
     dist.destroy_process_group()
     return state.global_iteration
 
