@@ -207,18 +207,24 @@ class Parallel:
 
     def begin_evaluation(self) -> None:
         """Let ranks evaluate different numbers of batches, with the buffers of rank 0."""
+        self._share_buffers()
         for replica in self._replicas:
-            gradients.broadcast(replica.module.buffers())
             replica.require_forward_param_sync = False
 
+    def _share_buffers(self) -> None:
+        """Give all ranks the buffers of rank 0, as DDP does before a training step."""
+        for replica in self._replicas:
+            gradients.broadcast(replica.module.buffers())
+
     def require_same_weights(self) -> None:
-        """Raise an error if ranks have different weights, which they must never have.
+        """Raise an error if ranks have different weights, and share the buffers of rank 0.
 
         Raises:
             RanksDifferError: they have; the message names the first parameter.
         """
         if self._kind is None:
             return
+        self._share_buffers()
         own = gradients.fingerprints(self._parameters())
         first, *others = self._group.gather(own)
         for rank, other in enumerate(others, start=1):
