@@ -138,6 +138,13 @@ class Plugin(Placed, PluginSpec, abc.ABC):
     plug-in. An error in a hook whose result the run needs always ends the run.
     """
 
+    rank_zero_only: ClassVar[bool] = False
+    """True to call the hooks in the process with global rank 0 alone, if a run has several.
+
+    Set it for an observer that writes files or sends messages. It must not exchange values with
+    other processes, or change the training.
+    """
+
     summary: ClassVar[str] = ""
     """One line for the header of a run; by default, the first paragraph of the docstring."""
 

@@ -60,6 +60,15 @@ def _check_virtual(trainer: "Trainer", wrapper: str | None) -> None:
         )
 
 
+def leave_to_rank_zero(job: Job) -> None:
+    """Switch plug-ins off that only the process with rank 0 calls, in all others."""
+    manager = job.trainer.plugin_manager
+    for row in manager.rows.values() if job.place.rank > 0 else ():
+        if getattr(row.plugin, "rank_zero_only", False) is True:
+            manager.switch_off(row)
+            manager.states.skipped.add(row.id)
+
+
 def create_parallel(job: Job) -> "Parallel | None":
     """Return the engine of a run; ``None`` in one process, and with virtual ranks."""
     if not job.place.is_distributed or job.trainer.virtual_ranks is not None:

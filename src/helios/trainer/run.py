@@ -82,7 +82,7 @@ class Run:
             self.batches.count_in_epoch,
             is_training=job.purpose == "fit",
             keeps_training_values=trainer.print_frequency is not None
-            or self.hooks.on_log is not None,
+            or self.group.agree(self.hooks.on_log is not None),
             parallel=self.parallel,
         )
         self.session.batches_per_evaluation = lambda: self.batches.per_evaluation

@@ -8,6 +8,7 @@ from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
 from helios.trainer.launch.same_plan import require_same_plan
 from helios.trainer.launch.transport import pack_model
+from helios.trainer.parallelism import leave_to_rank_zero
 from helios.trainer.process import only_run
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
@@ -25,6 +26,7 @@ def work(job: Job) -> Outcome:
 
 def _work(job: Job) -> Outcome:
     require_same_plan(job)
+    leave_to_rank_zero(job)
     run = Run(job) if job.purpose == "fit" else Evaluation(job)
     # Twice: plug-ins must learn of an error before their teardown, which may fail, too.
     errors = functools.partial(job.reporter.errors, job.expected)

@@ -28,7 +28,7 @@ from helios.plugins.hooks import HOOKS
 from helios.plugins.plugin import Plugin, UniquePluginOverrides
 from helios.plugins.run_properties import find_overwritten
 
-_SWITCHES = ("autoload", "critical", "changes_results")
+_SWITCHES = ("autoload", "critical", "rank_zero_only", "changes_results")
 _NAMES = ("exclusives", "before", "after", "requires", "former_ids")
 _DECLARED = (*_SWITCHES, *_NAMES, "summary", "hookspecs", "state_version")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
@@ -63,11 +63,24 @@ def find(plugin: object, marked: Collection[str]) -> Iterator[str]:
         yield from _wrong_values(plugin)
         yield from _wrong_overrides(plugin)
         yield from find_overwritten(plugin)
+        yield from _unlike_an_observer(plugin, marked)
     else:
         yield from _unmarked(plugin, marked)
     yield from _wrong_protocol(plugin)
     if getattr(plugin, "critical", True) is not False and (problem := half_of_state(plugin)):
         yield problem
+
+
+def _unlike_an_observer(plugin: Plugin, marked: Collection[str]) -> Iterator[str]:
+    """Find hooks by which rank 0 would train in another way than the other ranks."""
+    for name, hook in HOOKS.items():
+        changes = hook.has_result or name == "step_context"
+        if plugin.rank_zero_only is True and changes and name in marked:
+            yield (
+                f"{name} with rank_zero_only=True: the hook changes the training of the process"
+                " that calls it, so rank 0 would train in another way than the others. Remove"
+                " rank_zero_only, or move the hook to another plug-in."
+            )
 
 
 def half_of_state(plugin: object) -> str | None:

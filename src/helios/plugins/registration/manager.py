@@ -294,14 +294,14 @@ class PluginManager(pluggy.PluginManager):
 
     def _quarantine(self, row: Registration, hook: str, error: Exception) -> None:
         """Switch off an observer that has failed, except its ``teardown``."""
-        _logger.error(
-            "plug-in %s failed in %s, so Helios switches it off for the rest of the run",
-            self.describe(row.id),
-            hook,
-            exc_info=error,
-        )
+        message = "plug-in %s failed in %s, so Helios switches it off for the rest of the run"
+        _logger.error(message, self.describe(row.id), hook, exc_info=error)
         self.quarantined.setdefault(row.id, Quarantine(row.id, hook, error))
-        for name in self._hooks.all.keys() - {"teardown"}:
+        self.switch_off(row, "teardown")
+
+    def switch_off(self, row: Registration, *kept: str) -> None:
+        """Call a plug-in no more, except in some hooks, until the table is frozen again."""
+        for name in self._hooks.all.keys() - kept:
             implementations = self._called(name)
             implementations[:] = [i for i in implementations if i.plugin is not row.plugin]
             complete(implementations, name, self.built_in)

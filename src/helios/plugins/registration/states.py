@@ -18,6 +18,10 @@ class PluginStates:
     Args:
         quarantine: the function that switches an observer off.
         describe: the function that describes a plug-in in messages, given its id.
+
+    Attributes:
+        skipped: the ids of plug-ins that this process does not call; their states are those of
+            other processes.
     """
 
     def __init__(self, quarantine: Quarantine, describe: Callable[[str], str]) -> None:
@@ -25,14 +29,15 @@ class PluginStates:
         self._describe = describe
         self._restored: dict[str, Any] = {}
         self._stale: dict[str, int] = {}
+        self.skipped: set[str] = set()
 
     def begin(self) -> None:
         """Forget what an earlier run has restored."""
-        self._restored, self._stale = {}, {}
+        self._restored, self._stale, self.skipped = {}, {}, set()
 
     def save(self, rows: Iterable[Registration]) -> dict[str, Any]:
         """Return the state of each plug-in that has one, by id; an empty one counts, too."""
-        states = {row.id: self._state_of(row) for row in rows}
+        states = {row.id: self._state_of(row) for row in rows if row.id not in self.skipped}
         return {plug_id: state for plug_id, state in states.items() if state is not None}
 
     def versions(self, rows: Iterable[Registration]) -> dict[str, int]:
@@ -72,7 +77,7 @@ class PluginStates:
         """
         absent = dict(states)
         self._restored = dict(states)
-        rows = list(rows)
+        rows = [row for row in rows if row.id not in self.skipped]
         taken = {row.id for row in rows}
         for row in rows:
             known = next((name for name in _names(row, taken) if name in absent), None)
