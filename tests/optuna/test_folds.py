@@ -1,6 +1,7 @@
 """Several fits in one trial: folds, longer fits, and tests."""
 
 import pathlib
+import pickle
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from searches import Killed, Killer, Pruner, Scoring, again, stored
 
 from helios.errors import ConfigurationError
 from helios.plugins.optuna import OptunaPlugin
+from helios.plugins.optuna.folds import fits_of
 from helios.testing import TinyDataModule
 
 
@@ -165,3 +167,27 @@ def test_new_model_in_a_new_trainer_is_not_tested_without_weights(
     assert "Test the model that was trained" in str(caught.value)
     (path,) = files(tmp_path, "tiny_trial-0/*.pth")
     trainer().test(Scoring(), TinyDataModule(), checkpoint=path)
+
+
+def test_a_fold_that_has_ended_in_another_process(trial: Any) -> None:
+    fits = fits_of(trial)
+    first = fits.next("tiny", 2)
+    fits.learn(trial)
+    assert fits.next("tiny", 2) is first
+    trial.set_user_attr(first.key, pickle.loads(pickle.dumps(first)).end(3, 2))
+    fits.learn(trial)
+    second = fits.next("tiny", 2)
+    assert (second.fold, second.first_step) == (1, 3)
+    trial.set_user_attr(second.key, pickle.loads(pickle.dumps(second)).end(1, float("inf")))
+    fits.learn(trial)
+    assert fits.next("tiny", 9).fold == 2
+
+
+def test_the_plugin_and_its_model_can_be_sent(make_trainer: Make, trial: Any) -> None:
+    plugin, model = OptunaPlugin(trial, "score"), Scoring()
+    make_trainer(plugins=[plugin], valid_frequency=1).fit(model, TinyDataModule())
+    sent = pickle.loads(pickle.dumps((model, plugin)))
+    sent_model, sent_plugin = sent
+    ((known, _, fit),) = sent_plugin._models
+    assert known() is sent_model
+    assert (fit.cycles, fit.steps) == (2, 2)

@@ -1,5 +1,6 @@
 """A trial whose fits are each trained in two ranks."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
 import optuna
+import torch
 from started_ranks import StartRanks
 
 from helios import Trainer
+from helios.errors import ConfigurationError
 from helios.plugins.optuna import OptunaPlugin
 from helios.testing import TinyDataModule, TinyModel
 
@@ -72,6 +75,53 @@ def search(folder: str) -> dict[str, Any]:
     }
 
 
+def train(folder: str) -> dict[str, Any]:
+    """Train in a trial that rank 0 asks for, sends to rank 1, and prunes."""
+    root, rank = pathlib.Path(folder), int(os.environ["RANK"])
+    sent: list[Any] = [None]
+    torch.distributed.init_process_group("gloo")
+    if rank == 0:
+        study = optuna.create_study(storage=f"sqlite:///{root / 'study.db'}", pruner=Pruner())
+        study.enqueue_trial({"value": 3})
+        sent = [study.ask({"value": optuna.distributions.IntDistribution(1, 9)})]
+    torch.distributed.broadcast_object_list(sent)
+    plugin = OptunaPlugin(sent[0], "score")
+    trainer = Trainer(
+        total_steps=9,
+        valid_frequency=1,
+        chkpt_root=root / "checkpoints",
+        use_cpu=True,
+        autoload=False,
+        print_banner=False,
+        plugins=[plugin],
+    )
+    other = OptunaPlugin(optuna.trial.FixedTrial({"value": 3 + rank}), "score")
+    different = Scoring(other.suggest("int", "value", low=1, high=9))
+    with pytest.raises(ConfigurationError, match=r"different parameters.*Let rank 0 alone call"):
+        Trainer(total_steps=1, use_cpu=True, plugins=[other]).fit(different, TinyDataModule())
+    model = Scoring(plugin.suggest("int", "value", low=1, high=9))
+    with pytest.raises(optuna.TrialPruned) as pruned:
+        trainer.fit(model, TinyDataModule())
+    known = study.trials[0] if rank == 0 else None
+    torch.distributed.destroy_process_group()
+    return {
+        "error": str(pruned.value),
+        "name": model.save_name,
+        "cycles": trainer.state.validation_cycles,
+        "reports": known and sorted(known.intermediate_values),
+    }
+
+
+def test_a_trial_of_rank_0_in_ranks_of_a_launcher(
+    ranks: StartRanks, tmp_path: pathlib.Path
+) -> None:
+    first, second = ranks(2, train, str(tmp_path))
+    expected = {"error": "pruned after validation cycle 4", "name": "tiny_trial-0", "cycles": 5}
+    assert first.result == {**expected, "reports": [0, 1, 2, 3, 4]}, first.errors
+    assert second.result == {**expected, "reports": None}, second.errors
+
+
+@pytest.mark.long
 def test_each_fit_of_a_trial_on_two_ranks(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     rank = ranks.alone(search, str(tmp_path))
     assert rank.result is not None, rank.errors

@@ -7,6 +7,7 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from helios.checkpoints.naming import SUFFIX
@@ -38,6 +39,20 @@ class Identity:
         if not isinstance(mark, dict) or mark.get("key") != self.key:
             return False
         return not differing(mark.get("parameters", {}), self.parameters)
+
+
+def agreed(trainer: Any, name: str, identify: Callable[[], Identity]) -> str:
+    """Return the name of the folder of a trial, which rank 0 finds or claims.
+
+    Args:
+        trainer: the trainer of the trial.
+        name: see :func:`find`.
+        identify: a function that returns the trial.
+    """
+    if trainer.chkpt_root is not None and trainer.global_rank == 0:
+        name = find(trainer.chkpt_root, name, identify())
+    found: str = trainer.group.broadcast(name)
+    return found
 
 
 def find(root: pathlib.Path, name: str, identity: Identity) -> str:

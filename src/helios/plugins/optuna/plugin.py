@@ -155,8 +155,8 @@ class OptunaPlugin(Plugin):
             is_test = trainer.state.global_iteration > 0  # a fit begins with new counters
             fit = (fits.newest(base) if is_test else None) or fits.next(base, trainer.total_steps)
             name += f"_fold-{fit.fold}" if fit.fold else ""
-            if trainer.chkpt_root is not None:
-                name = places.find(trainer.chkpt_root, name, self._identity())
+            trials.require_same(trainer.group, self._trial)
+            name = places.agreed(trainer, name, self._identity)
         model.rename(name)
         self._models.append((weakref.ref(model), base, fit))
 

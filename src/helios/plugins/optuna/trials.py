@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from helios.core import TrainingUnit
+from helios.core import Group, TrainingUnit
 from helios.errors import ConfigurationError, UnknownNameError, nearest
 
 # The functions import Optuna themselves: a user with a trial has imported it already, and a trainer
@@ -237,4 +237,15 @@ def require_shared(trial: Any) -> None:
         raise ConfigurationError(
             "a distributed run needs a study in a database that all processes can reach:"
             " optuna.create_study(storage='sqlite:///study.db')."
+        )
+
+
+def require_same(group: Group, trial: Any) -> None:
+    """Refuse trials with other parameters than that of rank 0, as each process would ask for."""
+    here = plain_parameters(trial)
+    if group.agree(bool(differing(group.broadcast(here), here))):
+        raise ConfigurationError(
+            f"the processes of the run have trials with different parameters; here, {here}. Let"
+            " rank 0 alone call study.ask(), and send the trial to the others:"
+            " torch.distributed.broadcast_object_list([trial])."
         )
