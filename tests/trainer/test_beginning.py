@@ -108,6 +108,14 @@ def test_resume_from_a_checkpoint_with_nothing_left_to_do(
     assert "nothing to train: the run is over" in capsys.readouterr().out
 
 
+def test_trial_begins_anew(fit: Any, tmp_path: pathlib.Path) -> None:
+    fit()
+    before = contents(tmp_path)
+    model = fit(resume=tmp_path / "checkpoints" / "tiny" / SECOND, fast_dev_run=True)
+    assert model.trainer.state.global_iteration == 1
+    assert contents(tmp_path) == before
+
+
 def test_resume_from_the_newest_checkpoint_by_its_path(fit: Any, tmp_path: pathlib.Path) -> None:
     fit(total_steps=1)
     folder = tmp_path / "checkpoints" / "tiny"

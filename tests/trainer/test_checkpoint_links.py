@@ -100,6 +100,7 @@ def test_frequent_checkpoints_are_kept_by_default(
     ("arguments", "kept"),
     [
         ({"keep_last": "all"}, [*range(1, 12)]),
+        ({"keep_last": "all", "keep_best": 1, **JUDGED}, [*range(1, 12)]),
         ({"total_steps": 10}, [*range(1, 11)]),
         ({"keep_last": 5}, [7, 8, 9, 10, 11]),
         ({"keep_best": 1, **JUDGED}, [1, 11]),

@@ -1,5 +1,6 @@
 """Fewer batches of each set, trials, repeated batches, and when validations take place."""
 
+import gc
 import itertools
 import logging
 import pathlib
@@ -16,6 +17,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from helios import TrainingState
 from helios.core import TrainingUnit
 from helios.errors import CheckpointError, ConfigurationError
+from helios.plugins.builtin.metrics_file import MetricsFilePlugin
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
 
 BATCHES = 6  # an epoch of TinyDataModule
@@ -202,7 +204,7 @@ def test_smaller_limit_inside_an_epoch(make_trainer: Make, tmp_path: pathlib.Pat
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 @pytest.mark.parametrize(("value", "batches"), [(True, 1), (2, 2)])
-def test_trial_takes_a_few_steps_and_writes_nothing(
+def test_trial_takes_a_few_steps_and_leaves_nothing(
     make_trainer: Make,
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
@@ -217,6 +219,7 @@ def test_trial_takes_a_few_steps_and_writes_nothing(
         chkpt_frequency=1,
         keep_last=2,
         run_root=tmp_path,
+        plugins=[MetricsFilePlugin()],
         fast_dev_run=value,
         print_banner=True,
     )
@@ -224,11 +227,26 @@ def test_trial_takes_a_few_steps_and_writes_nothing(
     trainer.fit(model, TinyDataModule())
     assert len(model.trained) == batches
     assert model.evaluated == [*range(batches)]
+    trained = {name: each.clone() for name, each in model.net.state_dict().items()}
     trainer.test(model, TinyDataModule())
     assert model.evaluated == [*range(batches)] * 2
+    assert equal(dict(model.net.state_dict()), trained)
     assert names(tmp_path) == []
+    assert "last.pth" in [path.name for path in trainer.run_root.rglob("*")]
     said = capsys.readouterr().out
     assert f"fast_dev_run: a trial with {batches} batch" in said
+
+
+def test_files_of_a_trial_are_deleted(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    def trial() -> Any:
+        trainer = make_trainer(fast_dev_run=True, run_root=tmp_path)
+        trainer.fit(Seeing(), TinyDataModule())
+        assert any(trainer.run_root.rglob("*.pth"))
+        return trainer.run_root
+
+    folder = trial()
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_trial_finds_a_state_that_cannot_be_saved(make_trainer: Make) -> None:

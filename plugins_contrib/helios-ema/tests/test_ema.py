@@ -48,6 +48,9 @@ class Watched(TinyModel):
         self._seen.append(snapshot(self.net))
         return super().valid_step(batch, step)
 
+    def predict_step(self, batch: Any, step: int) -> torch.Tensor:
+        return self.valid_step(batch, step)
+
 
 def test_warm_up_forgets_the_first_weights() -> None:
     model = Watched()
@@ -199,22 +202,25 @@ def test_failing_evaluation_puts_the_trained_weights_back(phase: str) -> None:
     assert equal(snapshot(model.net), model._steps[-1])
 
 
-def test_testing_sees_the_averages_of_the_model_just_trained() -> None:
+@pytest.mark.parametrize("run", ["test", "validate", "predict"])
+def test_evaluations_see_the_averages_of_the_model_just_trained(run: str) -> None:
     model, trainer = Watched(), make_trainer(EMAPlugin(0.8))
     trainer.fit(model, TinyDataModule())
     for _ in range(2):
         model._seen.clear()
-        trainer.test(model, TinyDataModule())
+        getattr(trainer, run)(model, TinyDataModule())
         assert len(model._seen) == 3
         for seen in model._seen:
             assert equal(seen, reference(model._steps, 0.8))
         assert equal(snapshot(model.net), model._steps[-1])
 
 
-def test_testing_sees_the_averages_of_a_checkpoint(tmp_path: Any) -> None:
+@pytest.mark.parametrize("run", ["test", "validate", "predict"])
+def test_evaluations_see_the_averages_of_a_checkpoint(tmp_path: Any, run: str) -> None:
     trained, tested = Watched(), Watched()
     make_trainer(EMAPlugin(0.8), chkpt_root=tmp_path).fit(trained, TinyDataModule())
-    make_trainer(EMAPlugin(0.8), chkpt_root=tmp_path).test(tested, TinyDataModule())
+    trainer = make_trainer(EMAPlugin(0.8), chkpt_root=tmp_path)
+    getattr(trainer, run)(tested, TinyDataModule())
     assert len(tested._seen) == 3
     for seen in tested._seen:
         assert equal(seen, reference(trained._steps, 0.8))

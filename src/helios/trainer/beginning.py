@@ -28,8 +28,8 @@ class Beginning:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, resume: Any, init_from: Any, overrides: Any) -> "Beginning":
-        """Return the beginning for these arguments of ``fit``.
+    def of(cls, resume: Any, init_from: Any, overrides: Any, *, is_trial: bool) -> "Beginning":
+        """Return the beginning for these arguments of ``fit``; a trial begins anew.
 
         Raises:
             ConfigurationError: an argument is invalid, or two of them contradict each other.
@@ -42,6 +42,8 @@ class Beginning:
                 f"resume={shown(resume)} contradicts init_from={shown(init_from)}: a checkpoint"
                 " that a run resumes from has its own weights. Remove one of them."
             )
+        if is_trial:
+            return cls(is_new=True, init_from=weights, overrides=_names(overrides))
         return cls(checkpoint, resume is False, weights, _names(overrides))
 
     def folders(self, root: pathlib.Path | None) -> tuple[pathlib.Path | None, bool]:

@@ -39,7 +39,7 @@ ARGUMENTS = _words(
         "pass valid_first=True for a validation before the first step, or fast_dev_run=True for a"
         " trial of everything",
     ),
-    ("dry_run debug smoke_test", "pass fast_dev_run=True for a trial that writes no files"),
+    ("dry_run debug smoke_test", "pass fast_dev_run=True for a trial whose files are deleted"),
     ("overfit overfit_pct", "pass overfit_batches=..., a number or fraction of batches"),
     (
         "val_check_interval check_val_every_n_epoch eval_steps eval_strategy eval_interval"

@@ -37,8 +37,10 @@ class Kept:
         default has saved them, and all are kept.
         """
         given = trainer.keep_last
-        if given is not None or trainer.keep_best is not None or root is None:
-            return cls(None if given == "all" else given, trainer.keep_best)
+        if given == "all" or root is None:
+            return cls(None, None)
+        if given is not None or trainer.keep_best is not None:
+            return cls(given, trainer.keep_best)
         frequency = trainer.chkpt_frequency
         number = 0.0 if frequency is None else trainer.total_steps / frequency
         # One more, because a process may be killed before it deletes; another one is the best.

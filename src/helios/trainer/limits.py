@@ -2,6 +2,10 @@
 
 import dataclasses
 import itertools
+import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +28,7 @@ class Limits:
     Attributes:
         by_phase: the limit of each phase that has one.
         repeats: ``True`` if each epoch trains on the batches of the first one.
-        dev_run: the number of batches and steps of a trial that saves nothing; 0 for other runs.
+        dev_run: the number of batches and steps of a trial; 0 for other runs.
     """
 
     by_phase: Mapping[str, Limit] = dataclasses.field(default_factory=dict)
@@ -94,20 +98,24 @@ class Limits:
         return max(1, int(batches * limit))
 
     def shorten(self, trainer: "Trainer") -> None:
-        """Let a trainer do a trial: a few steps and one validation, and no file."""
+        """Let a trainer do a trial: a few steps and one validation, with files that do not stay."""
         if not self.dev_run:
             return
         in_epochs = trainer.train_unit is TrainingUnit.EPOCH
         trainer.total_steps = steps = 1 if in_epochs else self.dev_run
         trainer.valid_frequency = None if trainer.valid_frequency is None else steps
-        trainer.run_root = trainer.chkpt_root = trainer.chkpt_frequency = None
-        trainer.keep_last = trainer.keep_best = None
+        trainer.chkpt_frequency = None if trainer.chkpt_frequency is None else steps
+        if trainer.chkpt_root is not None:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="helios-trial-"))
+            weakref.finalize(trainer, shutil.rmtree, folder, ignore_errors=True)
+            trainer.run_root = None if trainer.run_root is None else folder
+            trainer.chkpt_root = folder / "checkpoints"
 
     def story(self) -> str:
         """Return a line about the limits for the start of a run; ``""`` without limits."""
         if self.dev_run:
             batches = f"{self.dev_run} batch{'es' * (self.dev_run > 1)}"
-            return f"fast_dev_run: a trial with {batches} of each set, which writes no files"
+            return f"fast_dev_run: a trial with {batches} of each set, whose files are deleted"
         if not self.by_phase:
             return ""
         parts = [f"{phase} {_shown(limit)}" for phase, limit in self.by_phase.items()]

@@ -237,7 +237,7 @@ class Run:
         finally:
             interrupts.loses_nothing = False
         self.check_first_steps(is_over=True)
-        if self.trainer.limits.dev_run:
+        if self.trainer.limits.dev_run and self.trainer.chkpt_root is None:
             self.checkpoints.check()
         self.checkpoints.finish()
         report.doing = "ending the training of"

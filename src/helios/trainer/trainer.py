@@ -82,7 +82,8 @@ class Trainer(Evaluations):
             ``"HH:MM:SS"`` or ``"D-HH:MM:SS"``. Training then saves a checkpoint and stops.
         valid_first: ``True`` to validate before the first step, too.
         fast_dev_run: ``True`` for a trial with one batch of each set, or the number of batches. It
-            takes as many steps, validates once if validations are asked for, and writes no files.
+            takes as many steps, validates once if validations are asked for, and writes its files
+            into a temporary folder.
         limit_batches: the number of batches to read of each set, or the fraction of its batches,
             such as ``0.1``; or a dictionary with one of them for ``"training"``, ``"validation"``,
             ``"testing"`` or ``"prediction"``.
@@ -271,7 +272,8 @@ class Trainer(Evaluations):
         check_step(model)
         check_judge(self.best, self.valid_frequency, model)
         check_arguments(self)
-        beginning = Beginning.of(resume, init_from, resume_overrides)
+        is_trial = self.limits.dev_run > 0
+        beginning = Beginning.of(resume, init_from, resume_overrides, is_trial=is_trial)
         job = Job.create("fit", self, model, datamodule, TrainingState(), beginning=beginning)
         with self._running(job):
             self._trained = None
