@@ -128,8 +128,22 @@ class OfRankZero(Plugin):
         self.calls.append("teardown")
 
 
+class Predicts(Sees):
+    def predict_step(self, batch: Any, step: int) -> Any:
+        return {"x": batch[0], "names": [f"{int(each)}" for each in batch[0]]}
+
+
+class Seven(DataModule):
+    def setup(self) -> None:
+        data = TensorDataset(torch.arange(7.0).reshape(-1, 1))
+        self._test_dataset = self._create_dataset(data, {"batch_size": 2})
+
+
 def read() -> dict[str, Any]:
     found: dict[str, Any] = {}
+    trainer = Trainer(total_steps=1, use_cpu=True, print_banner=False)
+    predicted = trainer.predict(Predicts(), Seven())
+    found["predicted"] = predicted["x"].reshape(-1).tolist(), predicted["names"]
     cases = {
         "own": Data(DataLoaderParams(batch_size=2, sampler=Backwards(range(15)))),
         "batches": Data(DataLoaderParams(batch_sampler=Triples(4))),
@@ -160,6 +174,8 @@ def test_ranks_share_samplers_and_end_together(ranks: StartRanks) -> None:
     assert sorted(first["batches"][0] + second["batches"][0]) == [*range(12)]
     assert first["dropped"][1] == second["dropped"][1] == 2
     assert first["stream"][1] == second["stream"][1] == 20
+    assert first["predicted"] == second["predicted"]
+    assert first["predicted"] == ([*map(float, range(7))], [*map(str, range(7))])
     assert first["own"][2] == ["setup", "teardown"]
     assert second["own"][2] == []
 

@@ -246,7 +246,6 @@ class DataModule(TakesArguments, Ranked, abc.ABC):
             sampler=None,
             batch_sampler=None,
             in_order=True,
-            is_distributed=False,
         )
         return self._create_dataloader(dataclasses.replace(data, params=params))
 

@@ -41,6 +41,7 @@ class RankShare:
         is_shared: ``False`` if the source chooses for this process alone.
         is_settled: ``True`` if the ranks have compared what their sources choose.
         is_even: ``True`` if each process must read equally many; for training.
+        is_block: ``True`` if each process reads a part without gaps, so that results can be joined.
         drops_last: ``True`` to skip what does not divide evenly among the processes.
     """
 
@@ -51,6 +52,7 @@ class RankShare:
         self.is_shared = True
         self.is_settled = False
         self.is_even = True
+        self.is_block = False
         self.drops_last = drop_last
         self._rank = rank
 
@@ -81,6 +83,8 @@ class RankShare:
         total = self.total
         if not self.is_shared:
             return range(total)
+        if self.is_block:
+            return range(total * self._rank // self.ranks, total * (self._rank + 1) // self.ranks)
         left = max(total - self.first, 0)
         if self.is_even and self.drops_last:
             total = self.first + left // self.ranks * self.ranks

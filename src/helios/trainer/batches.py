@@ -51,6 +51,7 @@ class Batches:
     Attributes:
         per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
             end.
+        is_divided: ``True`` if each rank reads a part of the set that was evaluated last.
         per_evaluation: the number of batches in the newest validation or test; ``None`` if only
             its end shows it.
         begin_set: called with the name of each validation or test set that has one, before its
@@ -84,6 +85,7 @@ class Batches:
         self._testing_loaders = EvaluationLoaders(datamodule, DatasetSplit.TEST)
         self._prediction_loaders: EvaluationLoaders | None = None
         self.per_epoch: int | float = 0
+        self.is_divided = False
         self.per_evaluation: int | None = None
         self.begin_set: Callable[[str | None], None] = lambda name: None
 
@@ -326,8 +328,10 @@ class Batches:
 
     def _one_set(self, pair: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
         """Return the batches of a set, the first of which has the number ``start``."""
+        self.is_divided = isinstance(pair[1], RankShare | StreamPosition)
         if isinstance(pair[1], RankShare):
             pair[1].is_even = False  # each sample counts once
+            pair[1].is_block = phase == "prediction"
             settle_share(pair[1], self._group)
         batches, size = _counted(*pair)
         self._evaluation_size = functools.partial(_after, start, size) if start else size

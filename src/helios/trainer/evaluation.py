@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any, Literal
 
+from helios.core import Alone
 from helios.errors import ConfigurationError, StoppedError
 from helios.model.releases import call_with_flag
 from helios.trainer import loops, parts, unused
@@ -69,7 +70,8 @@ class Evaluation(Run):
                 f"the prediction was stopped before it was complete: {reasons}. If it has a writer,"
                 " that has received the first batches only."
             )
-        return predictions.result() if predictions.is_complete else None
+        group = self.group if self.batches.is_divided else Alone()
+        return predictions.result(group) if predictions.is_complete else None
 
     def _restore_weights(self) -> pathlib.Path | None:
         """Restore the wanted checkpoint or the trained states, or let the model load weights.

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from helios.core import Group
+
 Writer = Callable[[Any, int], Any]
 """A function that receives the predictions for a batch, in host memory, and its number."""
 
@@ -39,12 +41,18 @@ class Predictions:
         else:
             self._writer(outputs, step)
 
-    def result(self) -> Any:
-        """Return the predictions of the set, or those of each set by its name."""
+    def result(self, group: Group) -> Any:
+        """Return the predictions of the set, or those of each set by its name.
+
+        Args:
+            group: the processes that have predicted a part of each set.
+        """
         if self._writer is not None:
             return None
-        named = {name: join(outputs) for name, outputs in self._by_set.items() if name is not None}
-        return named or join(self._by_set[None])
+        parts = group.gather(self._by_set)
+        whole = {name: [each for part in parts for each in part[name]] for name in self._by_set}
+        named = {name: join(outputs) for name, outputs in whole.items() if name is not None}
+        return named or join(whole[None])
 
 
 def join(outputs: list[Any]) -> Any:
