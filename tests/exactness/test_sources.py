@@ -152,6 +152,11 @@ def test_source_that_has_become_shorter(run: Run) -> None:
         run(lambda model: lambda: iter([torch.ones(1, 1)]), "cut")
 
 
+def test_number_of_batches_is_unknown() -> None:
+    with pytest.raises(RuntimeError, match="function is a source: its number of batches is known"):
+        DataModule.of(train=drawn).get_train_steps_per_epoch()
+
+
 def test_source_cannot_be_read_twice() -> None:
     with pytest.raises(ConfigurationError, match="the generator drawn can be read only once"):
         DataModule.of(train=drawn())

@@ -63,6 +63,10 @@ def test_wrong_arguments_are_an_error_of_the_constructor() -> None:
     ("value", "expected"),
     [
         (np.float64(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (torch.tensor(2), 2),
+        (torch.ones(2), "<Tensor>"),
         (Color.RED, "red"),
         (pathlib.Path("here"), "here"),
         (torch.float16, "torch.float16"),

@@ -70,7 +70,9 @@ def plain(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
         return str(value)
-    if isinstance(value, int | float | str):  # of a class of its own, such as a number of NumPy
+    if isinstance(value, int | float | str):  # of a class of its own
         base = next(kind for kind in (int, float, str) if isinstance(value, kind))
         return base(value)
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        return plain(value.item())  # a number of NumPy, or a tensor of one number
     return f"<{type(value).__name__}>"

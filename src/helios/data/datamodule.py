@@ -18,7 +18,7 @@ from helios.data.named_sets import names_of, original, require_names, select
 from helios.data.parameter_names import check_names
 from helios.data.reader import reading_rank
 from helios.data.samplers import ResumableSamplerType
-from helios.data.sources import require_source
+from helios.data.sources import is_source, require_source
 from helios.data.streams import StreamPosition
 from helios.errors import ConfigurationError, nearest
 
@@ -265,8 +265,9 @@ class DataModule(TakesArguments, Ranked, abc.ABC):
             )
         loader, position = loader_and_sampler
         if isinstance(position, StreamPosition):
+            kind = "a source" if is_source(self.train_dataset) else "an iterable-style dataset"
             raise RuntimeError(
-                f"{type(self.train_dataset).__name__} is an iterable-style dataset: its number"
+                f"{type(self.train_dataset).__name__} is {kind}: its number"
                 " of batches is known only at the end of an epoch. To know it in advance, write"
                 " a map-style dataset, with __getitem__ and __len__."
             )
