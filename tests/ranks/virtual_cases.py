@@ -77,8 +77,8 @@ class Varied(Model):
     """A model for many cases.
 
     Args:
-        options: ``clip``, ``weighted``, ``average``, ``sgd``: what its steps do; ``bare``: no
-            plug-ins.
+        options: ``clip``, ``weighted``, ``average``, ``sgd``, ``turns`` of two optimizers: what
+            its steps do; ``skip`` some of them; ``bare``: no plug-ins.
     """
 
     def __init__(self, *options: str) -> None:
@@ -89,6 +89,10 @@ class Varied(Model):
         self.net = self.prepare(Network())
         kind = torch.optim.SGD if "sgd" in self._options else torch.optim.Adam
         self.optimizer = kind(self.net.parameters(), lr=0.02)
+        if "turns" in self._options:
+            self.optimizer = kind(self.net.first.parameters(), lr=0.02)
+            rest = [*self.net.sometimes.parameters(), *self.net.last.parameters()]
+            self.other = kind(rest, lr=0.02)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3, gamma=0.9)
         if "average" in self._options:
             decay: Any = lambda one, other, count: 0.9 * one + 0.1 * other  # noqa: E731 - short
@@ -100,7 +104,9 @@ class Varied(Model):
         self.log("train", loss)
         weight = batch[0].abs().sum() if "weighted" in self._options else None
         clip = 0.3 if "clip" in self._options else None
-        if self.optimize(loss, self.optimizer, clip_norm=clip, weight=weight):
+        is_first = "turns" not in self._options or state.global_iteration % 2
+        optimizer = self.optimizer if is_first else self.other
+        if self.optimize(loss, optimizer, clip_norm=clip, weight=weight):
             self.scheduler.step()
             if "average" in self._options:
                 self.average.update_parameters(self.net)
@@ -116,14 +122,27 @@ class Varied(Model):
 class Logged(Plugin):
     """Collects what loggers get, and writes into the log in hooks of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, skips: bool = False) -> None:
         super().__init__("logged")
         self.calls: list[Any] = []
+        self.steps = 0
+        self.skipped = 0
+        self._skips = skips
 
     def setup(self) -> None: ...
 
     def on_before_optimizer_step(self) -> None:
         self.trainer.model.log("noise", torch.randn(()))
+
+    def on_after_backward(self, loss: torch.Tensor) -> None:
+        if self._skips and loss > 1:  # of one virtual rank, in one process
+            self.trainer.skip_step("its loss is too large")
+
+    def on_after_optimizer_step(self) -> None:
+        self.steps += 1
+
+    def on_optimizer_step_skipped(self) -> None:
+        self.skipped += 1
 
     def on_log(self, metrics: dict[str, float], phase: str) -> None:
         self.calls.append((phase, metrics))
@@ -139,7 +158,7 @@ def train(
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train, and return what must not depend on the number of processes."""
-    model, logged = Varied(*options), Logged()
+    model, logged = Varied(*options), Logged("skip" in options)
     trainer = Trainer(
         use_cpu=True,
         valid_frequency=1,
@@ -157,6 +176,7 @@ def train(
         "model": model.state_dict(),
         "metrics": dict(model.metrics),
         "logged": logged.calls,
+        "counts": (logged.steps, logged.skipped),
     }
     if stop_after is None and root is not None:
         trainer.test(model, Data())

@@ -1,0 +1,211 @@
+"""What virtual ranks do not cover, and what contradicts them, is refused by name."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import Make
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from helios import TrainingState
+from helios.core import Alone, Place
+from helios.errors import CheckpointError, ConfigurationError
+from helios.model.virtual.ranks import local_ranks
+from helios.testing import StopAfter, TinyDataModule, TinyModel
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Stepping(TinyModel):
+    """A model that does something in its steps, or has another network."""
+
+    def __init__(self, step: Callable[..., Any] | None = None, net: Any = None) -> None:
+        super().__init__()
+        self._step = step
+        self._net = net
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        if self._net is not None:
+            self.extra = self._net()
+
+    def train_step(self, batch: Batch, state: TrainingState) -> Any:
+        if self._step is None:
+            return super().train_step(batch, state)
+        self.calls = getattr(self, "calls", 0) + 1
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        return self._step(self, loss)
+
+
+def twice(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer, retain_graph=True)
+    model.optimize(loss, model.optimizer)
+
+
+def by_hand(model: Any, loss: torch.Tensor) -> None:
+    loss.backward()
+    model.optimizer.step()
+
+
+def schedules_always(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer)
+    for group in model.optimizer.param_groups:
+        group["lr"] *= 0.9
+
+
+def sometimes(model: Any, loss: torch.Tensor) -> None:
+    if model.calls % 2:
+        model.optimize(loss, model.optimizer)
+
+
+def weighs_sometimes(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer, weight=2.0 if model.calls % 2 else None)
+
+
+def logs_metric(model: Any, loss: torch.Tensor) -> None:
+    class Metric(nn.Module):
+        update = compute = reset = lambda self: None
+
+    model.log("metric", Metric())
+
+
+def trains_on(model: Any, loss: torch.Tensor) -> None:
+    norm = model.extra
+    norm(torch.randn(3, 2))
+    model.optimize(loss, model.optimizer)
+    norm(torch.randn(3, 2))
+
+
+def grows(model: Any, loss: torch.Tensor) -> None:
+    model.extra.running_mean = torch.zeros(model.calls + 5)
+    model.optimize(loss, model.optimizer)
+
+
+STEPS: list[tuple[Callable[..., Any], Callable[[], Any] | None, str]] = [
+    (twice, None, "train_step has called optimize() twice"),
+    (by_hand, None, "takes a step of SGD (optimizer) by hand"),
+    (schedules_always, None, "call a scheduler only if optimize() returns True"),
+    (sometimes, None, "optimize(SGD) got a loss from 1 of 2 virtual ranks"),
+    (weighs_sometimes, None, "optimize(SGD) got a weight from 1 of 2 virtual ranks"),
+    (logs_metric, None, "log('metric') got a Metric, which the virtual ranks of a process share"),
+    (trains_on, lambda: nn.BatchNorm1d(2), "call optimize() after the last forward pass"),
+    (grows, lambda: nn.BatchNorm1d(2), "changes the buffer 'extra.running_mean' from"),
+]
+
+
+@pytest.mark.parametrize(("step", "net", "message"), STEPS)
+def test_refused_steps(
+    make_trainer: Make, step: Callable[..., Any], net: Any, message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        make_trainer(virtual_ranks=2).fit(Stepping(step, net), TinyDataModule())
+    assert message in str(error.value)
+
+
+NETWORKS: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: nn.SyncBatchNorm(3), "extra is a SyncBatchNorm"),
+    (lambda: nn.LazyLinear(3), "extra.weight gets its shape and values only in the first forward"),
+]
+
+
+@pytest.mark.parametrize(("net", "message"), NETWORKS)
+def test_refused_networks(make_trainer: Make, net: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        make_trainer(virtual_ranks=2).fit(Stepping(net=net), TinyDataModule())
+    assert "does not cover this model" in str(error.value)
+    assert message in str(error.value)
+
+
+class Sparse(TinyModel):
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(nn.Embedding(4, 2, sparse=True))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3)
+
+    def train_step(self, batch: Batch, state: TrainingState) -> None:
+        self.optimize(self.net(batch[1]).sum(), self.optimizer)
+
+
+def test_sparse_gradients(make_trainer: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r"sparse gradients.*sparse=False"):
+        make_trainer(virtual_ranks=2).fit(Sparse(), TinyDataModule())
+
+
+class Numbers(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.zeros(4), torch.tensor(0))] * 8)
+
+
+class Streaming(TinyDataModule):
+    def setup(self) -> None:
+        super().setup()
+        self._train_dataset = self._create_dataset(Numbers(), {"batch_size": 2})
+
+
+def test_streams(make_trainer: Make) -> None:
+    with pytest.raises(ConfigurationError, match="cannot share the samples of Numbers"):
+        make_trainer(virtual_ranks=2).fit(TinyModel(), Streaming())
+
+
+def test_two_ways_to_reduce(make_trainer: Make) -> None:
+    with pytest.raises(ConfigurationError, match="contradicts parallel='ddp'"):
+        make_trainer(virtual_ranks=2, parallel="ddp").fit(TinyModel(), TinyDataModule())
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, "4", True])
+def test_wrong_numbers(make_trainer: Make, count: Any) -> None:
+    with pytest.raises(ConfigurationError, match="virtual_ranks="):
+        make_trainer(virtual_ranks=count)
+
+
+def test_number_of_processes_divides_it() -> None:
+    place = Place(torch.device("cpu"), rank=1, world_size=4)
+    assert local_ranks(8, place) == range(2, 4)
+    with pytest.raises(ConfigurationError, match="Start 1 or 2 or 3 or 6 processes"):
+        local_ranks(6, place)
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 4), (2, None), (None, 2)])
+def test_other_numbers_on_resume(
+    make_trainer: Make, tmp_path: pathlib.Path, before: int | None, now: int | None
+) -> None:
+    stop = StopAfter(2)
+    make_trainer(run_root=tmp_path, virtual_ranks=before, plugins=[stop]).fit(
+        TinyModel(), TinyDataModule()
+    )
+    with pytest.raises(CheckpointError, match="resume with the number of virtual ranks"):
+        make_trainer(run_root=tmp_path, virtual_ranks=now).fit(TinyModel(), TinyDataModule())
+
+
+def test_other_threads_on_resume(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    arguments: dict[str, Any] = {"run_root": tmp_path, "virtual_ranks": 2}
+    threads = torch.get_num_threads()
+    make_trainer(**arguments, plugins=[StopAfter(2)]).fit(TinyModel(), TinyDataModule())
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(CheckpointError, match=rf"torch.set_num_threads\({threads}\)"):
+            make_trainer(**arguments).fit(TinyModel(), TinyDataModule())
+        trainer = make_trainer(**arguments)
+        trainer.test(TinyModel(), TinyDataModule())  # a test trains nothing
+    finally:
+        torch.set_num_threads(threads)
+    assert isinstance(trainer.group, Alone)
+    make_trainer(**arguments).fit(TinyModel(), TinyDataModule())
+
+
+def test_two_optimizers_of_one_loss(make_trainer: Make) -> None:
+    class Both(TinyModel):
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            self.other = torch.optim.SGD(self.net[2].parameters(), lr=0.1)
+            self.optimizer = torch.optim.SGD(self.net[0].parameters(), lr=0.1)
+
+        def train_step(self, batch: Batch, state: TrainingState) -> None:
+            loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            self.optimize(loss, [self.optimizer, self.other])
+
+    state = make_trainer(virtual_ranks=2).fit(Both(), TinyDataModule())
+    assert state.current_iteration == 6
