@@ -6,7 +6,6 @@ from helios.data.datamodule import (
     TRANSFORM_REGISTRY,
     DataModule,
     DatasetParams,
-    DatasetSplit,
     create_dataset,
     create_transform,
 )
@@ -26,6 +25,7 @@ from helios.data.samplers import (
     ResumableWeightedSampler,
     create_sampler,
 )
+from helios.data.splits import DatasetSplit
 from helios.data.streams import StreamPosition
 
 __all__ = [

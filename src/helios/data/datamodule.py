@@ -3,10 +3,9 @@
 import abc
 import copy
 import dataclasses
-import enum
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,8 +18,9 @@ from helios.data.parameter_names import check_names
 from helios.data.reader import reading_rank
 from helios.data.samplers import ResumableSamplerType
 from helios.data.sources import is_source, require_source
+from helios.data.splits import DatasetSplit
 from helios.data.streams import StreamPosition
-from helios.errors import ConfigurationError, nearest
+from helios.errors import nearest
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer
@@ -49,28 +49,6 @@ def create_dataset(type_name: str, *args: Any, **kwargs: Any) -> Dataset[Any]:
 def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Any:
     """Create a registered transform from its name and arguments."""
     return TRANSFORM_REGISTRY.get(type_name)(*args, **kwargs)
-
-
-class DatasetSplit(enum.Enum):
-    """The purpose of a dataset in a run."""
-
-    TRAIN = "train"
-    VALID = "valid"
-    TEST = "test"
-
-    @classmethod
-    def from_str(cls, label: str) -> Self:
-        """Return the split of this name.
-
-        Raises:
-            ConfigurationError: no split has this name.
-        """
-        try:
-            return cls(label.lower())
-        except ValueError:
-            raise ConfigurationError(
-                f"{label!r} is not a dataset split: write 'train', 'valid' or 'test'."
-            ) from None
 
 
 @dataclasses.dataclass
