@@ -39,6 +39,9 @@ def fit(make_trainer: Make, root: Any, steps: int, *plugins: Any) -> Any:
 
 def test_an_older_state_is_migrated_once(make_trainer: Make, tmp_path: Any) -> None:
     assert fit(make_trainer, tmp_path, 1, Keeping(FIRST)) == ({"keeping": FIRST}, {})
+    tested = Second({})
+    make_trainer(plugins=[tested], run_root=tmp_path).test(TinyModel(), TinyDataModule())
+    assert (tested.state, tested.seen) == (SECOND, (FIRST, 1))
     second = Second({})
     assert fit(make_trainer, tmp_path, 2, second) == ({"keeping": SECOND}, {"keeping": 2})
     assert (second.state, second.seen) == (SECOND, (FIRST, 1))
