@@ -72,6 +72,7 @@ def test_arguments_of_the_tables_exist() -> None:
     known = set(inspect.signature(helios.Trainer).parameters)
     known |= {"batch_size", "train", "valid", "collate_fn", "checkpoint"}
     known |= set(inspect.signature(helios.Model.optimize).parameters)
+    known |= set(inspect.signature(helios.Trainer.fit).parameters)
     for name in SECTIONS:
         written = set(re.findall(r"\b(\w+)=", in_helios(name)))
         assert written - known == set()

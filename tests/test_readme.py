@@ -92,6 +92,8 @@ def test_the_example_of_the_training_page_runs(capsys: pytest.CaptureFixture[str
     exec(compile(blocks("python", page("training"))[0], "docs/training.md", "exec"), namespace)
     assert namespace["state"].global_iteration > 8
     assert namespace["trainer"].model.metrics["best"] < 0.1
+    (prediction,) = [each for each in blocks("python", page("training")) if ".predict(" in each]
+    exec(compile(prediction, "docs/training.md", "exec"), namespace)
 
 
 def test_the_training_page_has_each_argument_of_a_trainer() -> None:
