@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from helios import Plugin
-from helios.errors import ConfigurationError, UnknownNameError
+from helios.errors import ConfigurationError, PluginConflictError, UnknownNameError
+from helios.plugins.builtin.gradient_norm import GradientNormPlugin
 from helios.plugins.builtin.lr_monitor import LearningRateMonitorPlugin
 from helios.plugins.builtin.plateau import PlateauPlugin
 from helios.plugins.builtin.scheduler import SchedulerPlugin
@@ -310,6 +311,43 @@ def test_each_group_has_its_rate(make_trainer: Make) -> None:
     logs = Logs()
     rates(make_trainer, LearningRateMonitorPlugin(), logs, model=Groups(), total_steps=1)
     assert logs.calls[-1][2].items() >= {"lr/optimizer/0": 0.25, "lr/optimizer/1": 0.5}.items()
+
+
+# Steps that plug-ins do not see, and plug-ins that would undo one another.
+
+
+class ByHand(Bare):
+    """Takes its steps without ``optimize``."""
+
+    def step(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def test_steps_by_hand_are_told(make_trainer: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "helios")
+    logs, model = Logs(), ByHand()
+    plugins = [SchedulerPlugin("linear"), GradientNormPlugin(), LearningRateMonitorPlugin(), logs]
+    assert set(rates(make_trainer, *plugins, model=model)) == {RATE}
+    told = [each.message for each in caplog.records if "seen no step" in each.message]
+    assert told == [
+        f"plug-in {name!r} has seen no step of optimizer in this epoch, so it had no effect: let"
+        " the model take its steps through self.optimize(loss, optimizer)."
+        for name in ("scheduler", "gradient-norm")
+    ]
+    assert [metrics["lr/optimizer"] for _, _, metrics in logs.calls] == [RATE, RATE]
+
+
+def test_two_schedules_of_all_optimizers_conflict(make_trainer: Make) -> None:
+    with pytest.raises(PluginConflictError, match="learning-rate-of-all-optimizers"):
+        make_trainer(plugins=[SchedulerPlugin("linear"), PlateauPlugin("loss")])
+    of_one = [
+        SchedulerPlugin("linear", optimizer="other"),
+        PlateauPlugin("loss", optimizer="other"),
+    ]
+    with pytest.raises(PluginConflictError, match="learning-rate-of-other"):
+        make_trainer(plugins=of_one)
 
 
 # All of them.

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from helios.core import TrainingState, rules
+from helios.plugins.builtin.optimizers import warn_of_no_step
 from helios.plugins.plugin import Plugin
 
 _logger = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class GradientNormPlugin(Plugin):
         self.on_non_finite = on_non_finite
         self._names: dict[Optimizer, str] = {}
         self._pending: dict[Optimizer, Tensor] = {}
+        self._is_told = False
 
     def setup(self) -> None:
         """Begin each run without norms."""
-        self._names, self._pending = {}, {}
+        self._names, self._pending, self._is_told = {}, {}, False
 
     @torch.no_grad()
     def on_before_optimizer_step(self, optimizer: Optimizer, state: TrainingState) -> None:
@@ -70,7 +72,15 @@ class GradientNormPlugin(Plugin):
         """Log the norm of a step that was taken."""
         total = self._pending.pop(optimizer, None)
         if total is not None:
-            self.log(_PREFIX + (self._names.get(optimizer) or self._name(optimizer)), total)
+            name = self._names.get(optimizer) or self._name(optimizer)
+            self.log(_PREFIX + name, total)
+
+    def on_training_epoch_end(self, state: TrainingState) -> None:
+        """Tell once if the plug-in sees no steps."""
+        if not self._names and not self._is_told:
+            self._is_told = True
+            for name in self.trainer.model.session.named_optimizers():
+                warn_of_no_step(self.plug_id, name)
 
     def on_log(self, metrics: dict[str, float], phase: str, state: TrainingState) -> None:
         """Check the means, which are numbers now."""

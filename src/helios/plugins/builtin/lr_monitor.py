@@ -13,7 +13,8 @@ from helios.plugins.markers import hookimpl
 class LearningRateMonitorPlugin(CadencePlugin):
     """Logs the learning rate of each optimizer, whenever loggers are called.
 
-    The value is the rate of the newest step. Its name is ``lr/`` and the name of the attribute
+    The value is the rate of the newest step that the model took with ``self.optimize()``, or the
+    present rate if it takes its steps by hand. Its name is ``lr/`` and the name of the attribute
     that holds the optimizer, such as ``lr/optimizer``. If an optimizer has several groups of
     parameters, the number of the group follows: ``lr/optimizer/0``.
 
@@ -58,6 +59,8 @@ class LearningRateMonitorPlugin(CadencePlugin):
         return self._names.setdefault(optimizer, type(optimizer).__name__)
 
     def _report(self, state: TrainingState) -> None:
-        for name, rates in self._rates.items():
+        optimizers = self.trainer.model.session.named_optimizers().items()
+        present = {name: [g["lr"] for g in each.param_groups] for name, each in optimizers}
+        for name, rates in {**present, **self._rates}.items():
             for number, rate in enumerate(rates):
                 self.log(f"lr/{name}/{number}" if len(rates) > 1 else f"lr/{name}", rate)

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from helios.core import rules
 from helios.core.best_metric import Mode
 from helios.errors import ConfigurationError
-from helios.plugins.builtin.optimizers import OPTIMIZER, wanted_optimizers
+from helios.plugins.builtin.optimizers import OPTIMIZER, rates_of, wanted_optimizers
 from helios.plugins.builtin.watched import RULES, numeric
 from helios.plugins.plugin import Plugin
 
@@ -76,6 +76,7 @@ class PlateauPlugin(Plugin):
         }
         given = {**self._options, "metric": metric, "optimizer": optimizer}
         rules.check(given, _RULES, "plateau")
+        self.exclusives = rates_of(optimizer)  # type: ignore[misc]  # depends on the argument
         self._schedulers: dict[str, ReduceLROnPlateau] = {}
         self._saved: dict[str, Any] = {}
 

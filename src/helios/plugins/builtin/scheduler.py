@@ -10,7 +10,12 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from helios.core import TrainingState, TrainingUnit, rules
 from helios.errors import ConfigurationError
-from helios.plugins.builtin.optimizers import OPTIMIZER, wanted_optimizers
+from helios.plugins.builtin.optimizers import (
+    OPTIMIZER,
+    rates_of,
+    wanted_optimizers,
+    warn_of_no_step,
+)
 from helios.plugins.plugin import Plugin
 
 _logger = logging.getLogger(__name__)
@@ -82,10 +87,13 @@ class SchedulerPlugin(Plugin):
         self._by_optimizer: dict[Optimizer, LRScheduler] = {}
         self._names: dict[Optimizer, str] = {}
         self._saved: dict[str, Any] = {}
+        self._is_told = False
+        self.exclusives = rates_of(optimizer)  # type: ignore[misc]  # depends on the argument
 
     def setup(self) -> None:
         """Begin each run without schedulers."""
         self._by_optimizer, self._names, self._saved = {}, {}, {}
+        self._is_told = False
 
     def on_model_ready(self, model: Any) -> None:
         """Create the schedulers, with their states if the run resumes."""
@@ -104,10 +112,13 @@ class SchedulerPlugin(Plugin):
             self._by_optimizer[optimizer].step()
 
     def on_training_epoch_end(self, state: TrainingState) -> None:
-        """Advance all schedulers that count epochs."""
-        if self.unit == "epoch":
-            for scheduler in self._by_optimizer.values():
+        """Advance all schedulers that count epochs; tell of those that saw no step."""
+        for optimizer, scheduler in self._by_optimizer.items():
+            if self.unit == "epoch":
                 scheduler.step()
+            elif scheduler.last_epoch == 0 and not self._is_told:
+                self._is_told = True
+                warn_of_no_step(self.plug_id, self._names[optimizer])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the schedulers by the names of their optimizers."""
