@@ -172,7 +172,7 @@ class AveragedNetwork:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages, and the number of updates."""
-        tensors = {f"module.{n}": a.tensor for n, a in self._averages.items() if a.has_started}
+        tensors = {f"module.{n}": _whole(a.tensor) for n, a in self._averages.items() if a.has_started}
         return {"n_averaged": torch.tensor(self.n_averaged), **tensors}
 
     def take(self, saved: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ class AveragedNetwork:
             tensor = saved.get(f"module.{name}")
             if tensor is None or average.has_started or tensor.shape != average.tensor.shape:
                 continue
-            average.tensor.copy_(saved.pop(f"module.{name}"))
+            average.tensor.copy_(_divided(saved.pop(f"module.{name}"), average.tensor))
             average.has_started = True
             self.n_averaged = n_averaged
 
@@ -274,6 +274,24 @@ def wide(tensor: Tensor) -> torch.dtype:
         return torch.promote_types(tensor.dtype, torch.complex64)
     is_narrow = tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize
     return torch.float32 if is_narrow else tensor.dtype
+
+
+def _whole(average: Any) -> Tensor:
+    """Return an average as a plain tensor, also if several processes hold parts of it."""
+    whole: Tensor = average.full_tensor() if hasattr(average, "full_tensor") else average
+    return whole
+
+
+def _divided(whole: Tensor, average: Any) -> Tensor:
+    """Return a saved average, divided between processes as an average of the present run is."""
+    if not hasattr(average, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    divided: Tensor = distribute_tensor(
+        whole.to(average.device, average.dtype), average.device_mesh, average.placements
+    )
+    return divided
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class SWAPlugin(Plugin):
             name: the attribute of the model that holds the network.
         """
         network = dict(self.trainer.model.networks())[name]
-        means = self._means.get(name, {})
+        means = {key: _whole(mean) for key, mean in self._means.get(name, {}).items()}
         return {key: means.get(key, value) for key, value in network.state_dict().items()}
 
     def on_training_start(self) -> None:
@@ -120,7 +120,7 @@ class SWAPlugin(Plugin):
     def state_dict(self) -> dict[str, Any]:
         """Return the means by network, the numbers of epochs in them, and the newest epoch."""
         networks = {
-            name: {f"module.{key}": tensor for key, tensor in means.items()}
+            name: {f"module.{key}": _whole(tensor) for key, tensor in means.items()}
             for name, means in self._means.items()
         }
         return {"networks": networks, "counts": dict(self._counts), "averaged": self._averaged}
@@ -142,6 +142,7 @@ class SWAPlugin(Plugin):
             if not present:
                 continue  # losses and metrics are also modules
             means = self._means.setdefault(name, {})
+            self._spread(means, present)
             if present.keys() != means.keys():  # the network is new, or has changed its form
                 means.clear()
                 self._counts[name] = 0
@@ -158,6 +159,8 @@ class SWAPlugin(Plugin):
     def _exchange(self) -> None:
         # Networks may share weights, so keep all of them before the first one changes.
         present = {n: dict(_averaged_tensors(net)) for n, net in self.trainer.model.networks()}
+        for name, means in self._means.items():
+            self._spread(means, present.get(name, {}))
         pairs = [
             (present[name][key], mean)
             for name, means in self._means.items()
@@ -167,6 +170,15 @@ class SWAPlugin(Plugin):
         self._trained = [(tensor, tensor.clone()) for tensor, _ in pairs]
         for tensor, mean in pairs:
             tensor.copy_(mean)
+
+    def _spread(self, means: dict[str, Tensor], present: dict[str, Tensor]) -> None:
+        """Divide restored means between the processes, as their network is divided."""
+        for key, mean in means.items():
+            tensor: Any = present.get(key)
+            if hasattr(tensor, "full_tensor") and not hasattr(mean, "full_tensor"):
+                from torch.distributed.tensor import distribute_tensor
+
+                means[key] = distribute_tensor(mean, tensor.device_mesh, tensor.placements)
 
     @torch.no_grad()
     def _restore(self) -> None:
@@ -199,6 +211,12 @@ def _averaged_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 tensor = getattr(layer, attribute)
                 if tensor is not None and not is_lazy(tensor):
                     yield f"{path}.{attribute}".removeprefix("."), tensor.detach()
+
+
+def _whole(mean: Any) -> Tensor:
+    """Return a mean as a plain tensor, also if several processes hold parts of it."""
+    whole: Tensor = mean.full_tensor() if hasattr(mean, "full_tensor") else mean
+    return whole
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
