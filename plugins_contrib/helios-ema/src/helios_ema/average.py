@@ -172,7 +172,9 @@ class AveragedNetwork:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages, and the number of updates."""
-        tensors = {f"module.{n}": _whole(a.tensor) for n, a in self._averages.items() if a.has_started}
+        tensors = {
+            f"module.{n}": _whole(a.tensor) for n, a in self._averages.items() if a.has_started
+        }
         return {"n_averaged": torch.tensor(self.n_averaged), **tensors}
 
     def take(self, saved: dict[str, Any]) -> None:
