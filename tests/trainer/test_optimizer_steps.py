@@ -223,3 +223,30 @@ def test_note_about_a_parameter_that_grows_in_an_epoch(make_trainer: Make) -> No
     with pytest.raises(RuntimeError, match="invalid gradient") as caught:
         make_trainer().fit(Growing("in a step"), TinyDataModule(train_size=16))
     assert any("change it between two epochs" in note for note in caught.value.__notes__)
+
+
+class Odd(nn.Parameter):
+    """A parameter of a class that does not allow a view, as those of some libraries."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.view_as:
+            raise NotImplementedError
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class OfOddClass(Linear):
+    """Has a parameter of that class, and a lazy one, when the optimizer is created."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        odd = nn.Linear(2, 1)
+        odd.bias = Odd(torch.zeros(1))
+        self.net = self.prepare(nn.Sequential(nn.LazyLinear(2), odd))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+def test_parameters_of_other_classes_need_no_nodes(make_trainer: Make) -> None:
+    model = OfOddClass()
+    make_trainer(train_unit="epoch", total_steps=2).fit(model, TinyDataModule(train_size=16))
+    assert model.net[0].weight.shape == (2, 4)
+    assert model.net[1].bias.item() != 0

@@ -256,7 +256,8 @@ class Optimizers:
         """
         self._nodes = []
         known = parameters_of(optimizer for optimizer, _ in self._known)
-        trained = [p for p in known if p.requires_grad and not nn.parameter.is_lazy(p)]
+        usual = [p for p in known if type(p) is nn.Parameter]  # lazy and other ones may have none
+        trained = [p for p in usual if p.requires_grad and not p.is_inference()]
         self._nodes = [get_gradient_edge(each).node for each in trained]
 
     def _note_left(self) -> None:
