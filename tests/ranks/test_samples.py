@@ -158,12 +158,47 @@ def read() -> dict[str, Any]:
     return found
 
 
-def fail() -> str:
+class Skips(Plugin):
+    """Skips a step because of the loss of one rank."""
+
+    def __init__(self) -> None:
+        super().__init__("skips")
+        self.taken: list[int] = []
+
+    def setup(self) -> None: ...
+
+    def on_before_backward(self, loss: torch.Tensor, state: TrainingState) -> None:
+        if self.global_rank == 1 and state.current_iteration == 2:
+            self.trainer.skip_step("only here")
+
+    def on_after_optimizer_step(self, state: TrainingState) -> None:
+        self.taken.append(state.current_iteration)
+
+
+class Joint(DataModule):
+    def setup(self) -> None:
+        data = TensorDataset(torch.arange(7.0).reshape(-1, 1))
+        self._train_dataset = self._create_dataset(data, {"batch_size": 3})
+        self._valid_dataset = self._create_dataset(data, {"batch_size": 3})
+
+
+class Validates(Sees):
+    def valid_step(self, batch: Any, step: int) -> None:
+        self.net(batch[0])
+
+
+def fail() -> tuple[str, str, list[int]]:
     data = Data(DataLoaderParams(batch_sampler=Triples(5)))
-    trainer = Trainer(total_steps=1, use_cpu=True, print_banner=False)
-    with pytest.raises(ConfigurationError) as error:
-        trainer.fit(Sees(), data)
-    return str(error.value)
+    options: dict[str, Any] = {"total_steps": 1, "use_cpu": True, "print_banner": False}
+    with pytest.raises(ConfigurationError) as uneven:
+        Trainer(**options).fit(Sees(), data)
+    skips = Skips()
+    trainer = Trainer(plugins=[skips], **options)
+    trainer.fit(Sees(), Data(DataLoaderParams(batch_size=2)))
+    joint = Joint()
+    with pytest.raises(ConfigurationError) as sharded:
+        Trainer(parallel="fsdp", valid_frequency=1, **options).fit(Validates(), joint)
+    return str(uneven.value), str(sharded.value), skips.taken
 
 
 def test_ranks_share_samplers_and_end_together(ranks: StartRanks) -> None:
@@ -182,8 +217,12 @@ def test_ranks_share_samplers_and_end_together(ranks: StartRanks) -> None:
 
 def test_uneven_batches_are_refused_with_their_counts(ranks: StartRanks) -> None:
     for rank in ranks(2, fail):
-        assert "3 on rank 0, 2 on rank 1" in rank.result
-        assert "drop_last=True" in rank.result
+        uneven, sharded, taken = rank.result
+        assert "3 on rank 0, 2 on rank 1" in uneven
+        assert "drop_last=True" in uneven
+        assert "2 on rank 0, 1 on rank 1" in sharded
+        assert 'With parallel="fsdp", ranks compute each batch together' in sharded
+        assert taken == [1, 3, 4]
 
 
 # Conflicts, in one process.

@@ -196,6 +196,14 @@ class Parallel:
         if rest:
             gradients.average_gradients(rest)
 
+    def agree(self, wish: bool) -> bool:
+        """Return whether any rank wishes it."""
+        return self._group.agree(wish)
+
+    def any_of(self, reason: str | None) -> str | None:
+        """Return the reason of the first rank that has one."""
+        return next(filter(None, self._group.gather(reason)), None)
+
     def close(self) -> None:
         """Stop watching the steps of optimizers. Called at the end of the run."""
         for watch in self._watches:

@@ -126,6 +126,11 @@ class Session:
         self._has_extras = not precision.is_full or any(
             getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS
         )
+        # Gradients are alike in all ranks, and so are decisions by them. Those by a loss are not.
+        self._agrees_on_skips = parallel is not None and parallel.agree(
+            any(getattr(hooks, name) is not None for name in _HOOKS_OF_STEPS[:2])
+        )
+        self._has_extras = self._has_extras or self._agrees_on_skips
         self._is_bare = not self._has_extras and parallel is None
         self._current: Step | None = None
         self._skipped: dict[Step, str] = {}
@@ -320,6 +325,8 @@ class Session:
         if has_extras:
             self._call("on_gradients_ready", step)
             reason = self._skipped.pop(step, None)
+            if self._parallel is not None and self._agrees_on_skips:
+                reason = self._parallel.any_of(reason)
             is_taken = self.precision.step(optimizers, is_skipped=reason is not None)
         else:
             for optimizer in optimizers:

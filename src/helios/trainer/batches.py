@@ -25,6 +25,7 @@ from helios.trainer.shared_batches import (
     common_count,
     even_count,
     move_position,
+    require_even,
     settle_share,
 )
 from helios.trainer.wrapped_batches import WrapBatches
@@ -52,6 +53,7 @@ class Batches:
         per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
             end.
         is_divided: ``True`` if each rank reads a part of the set that was evaluated last.
+        is_joint: ``True`` if all ranks must evaluate the same number of batches.
         per_evaluation: the number of batches in the newest validation or test; ``None`` if only
             its end shows it.
         begin_set: called with the name of each validation or test set that has one, before its
@@ -86,6 +88,7 @@ class Batches:
         self._prediction_loaders: EvaluationLoaders | None = None
         self.per_epoch: int | float = 0
         self.is_divided = False
+        self.is_joint = False
         self.per_evaluation: int | None = None
         self.begin_set: Callable[[str | None], None] = lambda name: None
 
@@ -330,12 +333,15 @@ class Batches:
         """Return the batches of a set, the first of which has the number ``start``."""
         self.is_divided = isinstance(pair[1], RankShare | StreamPosition)
         if isinstance(pair[1], RankShare):
-            pair[1].is_even = False  # each sample counts once
+            # Each sample counts once, unless each batch needs all ranks.
+            pair[1].is_even = self.is_joint and pair[1].drops_last
             pair[1].is_block = phase == "prediction"
             settle_share(pair[1], self._group)
         batches, size = _counted(*pair)
         self._evaluation_size = functools.partial(_after, start, size) if start else size
         limit = self._limits.number(phase, number_of_batches(pair[0]))
+        if self.is_joint:
+            require_even(self._number(pair[0], phase), self._group)
         return self._wrapped(first(batches, limit), phase, self._number(pair[0], phase))
 
     def _number(self, loader: Any, phase: str) -> int | None:

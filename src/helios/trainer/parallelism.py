@@ -8,6 +8,7 @@ from helios.model.optimizer_search import optimizers_in
 from helios.model.rank_sums import RankSums
 from helios.model.session import Session
 from helios.plugins.discovery.metadata import canonical
+from helios.trainer.batches import Batches
 from helios.trainer.job import Job
 
 if TYPE_CHECKING:
@@ -89,8 +90,13 @@ def begin_parallel(job: Job, parallel: "Parallel | None") -> None:
         rng.seed_rngs(rng.derive_seed(job.trainer.random_seed, job.place.rank))
 
 
-def share_logs(job: Job, session: Session) -> None:
-    """Let what the model logs be summed over all ranks when it is read."""
+def share_logs(job: Job, session: Session, batches: object) -> None:
+    """Let what the model logs be summed over all ranks when it is read.
+
+    With FSDP2, all ranks must evaluate equally many batches.
+    """
+    if isinstance(batches, Batches):
+        batches.is_joint = job.place.is_distributed and job.trainer.parallel == "fsdp"
     if job.place.is_distributed and job.trainer.virtual_ranks is None:
         objects = session.metric_objects
         sums = RankSums(job.group, objects.find, objects.at)

@@ -86,7 +86,7 @@ class Run:
             parallel=self.parallel,
         )
         self.session.batches_per_evaluation = lambda: self.batches.per_evaluation
-        share_logs(job, self.session)
+        share_logs(job, self.session, self.batches)
         self.batches.begin_set = self.session.evaluation_log.begin_set
         job.progress = lambda: self.session.batch
         is_strict = not overrides(self.model, "load_state_dict")

@@ -48,6 +48,22 @@ def even_count(count: int | float, position: object, group: Group) -> int | floa
     )
 
 
+def require_even(count: int | None, group: Group) -> None:
+    """Refuse an evaluation in which ranks read different numbers of batches, for FSDP2.
+
+    Raises:
+        ConfigurationError: the numbers differ.
+    """
+    counts = group.gather(count)
+    if len(set(counts)) > 1:
+        stories = ", ".join(f"{each} on rank {rank}" for rank, each in enumerate(counts))
+        raise ConfigurationError(
+            f"the ranks have different numbers of batches in an evaluation: {stories}. With"
+            ' parallel="fsdp", ranks compute each batch together: pass another batch_size, or'
+            " drop_last=True to skip the samples that do not divide evenly."
+        )
+
+
 def common_count(count: int, group: Group) -> int:
     """Return the number of batches that all ranks have, and say if some of a stream are dropped.
 
