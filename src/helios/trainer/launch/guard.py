@@ -33,6 +33,7 @@ _GRACE = 5.0
 """The seconds that a rank has to end by itself after another one has failed."""
 _UNWIND = 20.0
 """The seconds that a rank has to tear down after another one has failed."""
+_RECONNECT = datetime.timedelta(seconds=5)
 _LOST = 15.0
 """The seconds after which a store that cannot be reached is gone."""
 _FAILURE = "failure"
@@ -78,7 +79,8 @@ class Guard:
     """Ends a run on all ranks, with one message, if one of them fails, vanishes or stops.
 
     Args:
-        open_store: opens a connection to the store of the run, for this guard alone.
+        open_store: opens a connection to the store of the run, for this guard alone; takes a
+            time-out.
         prefix: the beginning of its keys.
         place: the place of this process.
         peers: all ranks.
@@ -91,7 +93,7 @@ class Guard:
 
     def __init__(
         self,
-        open_store: Callable[[], TCPStore],
+        open_store: Callable[..., TCPStore],
         prefix: str,
         place: Place,
         peers: Sequence[Peer],
@@ -235,8 +237,8 @@ class Guard:
             if self._failure is not None and not self._stop.is_set():
                 self._on_failure(self._failure)
 
-    def _connect(self) -> Store:
-        store: Store = PrefixStore(self._prefix, self._open_store())
+    def _connect(self, *timeout: datetime.timedelta) -> Store:
+        store: Store = PrefixStore(self._prefix, self._open_store(*timeout))
         store.set_timeout(_OPERATION)
         return store
 
@@ -311,7 +313,7 @@ class Guard:
             return
         self._lost_at = self._lost_at or time.monotonic()
         try:
-            self._store = self._connect()
+            self._store = self._connect(_RECONNECT)
         except Exception:
             if time.monotonic() - self._lost_at > _LOST:
                 story = f"the store of the run no longer answers, so its process has ended: {error}"
