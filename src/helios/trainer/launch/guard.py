@@ -179,15 +179,13 @@ class Guard:
     def end(self) -> None:
         """Tell the other ranks that this one has done its work, and may end."""
         self._is_ending = True
-        with contextlib.suppress(Exception):
-            self._store.set(f"done/{self._rank}", "1")
+        self._say("done")
 
     def close(self) -> None:
         """Stop the thread."""
         self._is_ending = True
         if self._is_failing:
-            with contextlib.suppress(Exception):
-                self._store.set(f"done/{self._rank}", "1")
+            self._say("told")
         self._stop.set()
         self._thread.join(timeout=2)
 
@@ -286,7 +284,15 @@ class Guard:
             self._claim(failure)
 
     def _is_done(self, rank: int) -> bool:
-        return bool(self._store.check([f"done/{rank}"]))
+        """Return whether a rank has done its work, or has failed and told of it."""
+        return any(self._has_said(word, rank) for word in ("done", "told"))
+
+    def _say(self, word: str) -> None:
+        with contextlib.suppress(Exception):
+            self._store.set(f"{word}/{self._rank}", "1")
+
+    def _has_said(self, word: str, rank: int) -> bool:
+        return bool(self._store.check([f"{word}/{rank}"]))
 
     def _beats(self, ranks: Sequence[int] | range | None = None) -> dict[int, Beat]:
         ranks = range(len(self._peers)) if ranks is None else ranks
@@ -333,6 +339,7 @@ class Guard:
             self._tell(str(failure))
         elif failure.rank != self._rank:
             self._tell(f"this process ends, because {failure.story}")
+        self._say("told")
         for child in multiprocessing.active_children():  # workers that load data
             child.kill()
         os._exit(1)
@@ -347,7 +354,8 @@ class Guard:
         claimer = self._peers[failure.claimer]
         try:
             is_near = claimer.machine == self._peers[self._rank].machine
-            is_over = (is_near and claimer.is_gone()) or self._is_done(failure.claimer)
+            is_gone = is_near and claimer.is_gone()
+            is_over = is_gone or self._has_said("told", failure.claimer)
         except Exception:
             is_over = True
         if not is_over:
@@ -370,7 +378,7 @@ class Guard:
             return first == self._rank
         try:
             is_gone = claimer.machine == here.machine and claimer.is_gone()
-            return is_gone and not self._is_done(failure.claimer)
+            return is_gone and not self._has_said("told", failure.claimer)
         except Exception:
             return True
 
