@@ -82,8 +82,12 @@ def ask(folder: str, what: str, steps: list[int], total: int) -> list[Any]:
     return stories
 
 
-def test_stop_of_one_rank_ends_all_at_one_step(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
-    steps = [1, 2, 6, 11]
+@pytest.mark.parametrize(
+    "steps", [[1, 6, 11], pytest.param([*range(1, 41, 2)], marks=pytest.mark.long)]
+)
+def test_stop_of_one_rank_ends_all_at_one_step(
+    ranks: StartRanks, tmp_path: pathlib.Path, steps: list[int]
+) -> None:
     first, second = ranks(2, ask, str(tmp_path), "stop", steps, 400)
     assert first.result == second.result
     for step, (stopped, saved, _, requests, code) in zip(steps, first.result, strict=True):

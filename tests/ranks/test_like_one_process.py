@@ -185,10 +185,11 @@ def train(**arguments: Any) -> dict[str, Any]:
     return found
 
 
-def test_two_ranks_are_like_one_process(ranks: StartRanks) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_ranks_are_like_one_process(ranks: StartRanks, count: int) -> None:
     (alone,) = ranks(1, train)
-    first, second = ranks(2, train)
-    assert first.result == second.result
+    first, *others = ranks(count, train)
+    assert all(other.result == first.result for other in others)
     for name, weights in alone.result.items():
         assert first.result[name] == pytest.approx(weights, abs=TOLERANCE), name
 

@@ -5,6 +5,7 @@ import pathlib
 import signal
 from typing import Any
 
+import pytest
 import torch
 from started_ranks import StartRanks
 from torch import nn
@@ -95,13 +96,24 @@ def train(
     return state, dies.logged, model._seen, model._drawn, dies.count
 
 
-def test_killed_rank_is_resumed_bit_for_bit(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        ((1, 5),),
+        pytest.param(
+            [(victim, batch) for victim in (0, 1) for batch in range(1, 15)], marks=pytest.mark.long
+        ),
+    ],
+)
+def test_killed_rank_is_resumed_bit_for_bit(
+    ranks: StartRanks, tmp_path: pathlib.Path, deaths: list[tuple[int, int]]
+) -> None:
     whole = [rank.result for rank in ranks(2, train, str(tmp_path / "whole"))]
     assert whole[0][0] == whole[1][0]
     assert whole[0][3] != whole[1][3]  # each rank draws its own numbers
     assert whole[0][1] == whole[1][1]
-    for victim, batch in ((1, 5),):
-        folder = str(tmp_path / f"cut-{victim}")
+    for victim, batch in deaths:
+        folder = str(tmp_path / f"cut-{victim}-{batch}")
         died = ranks(2, train, folder, victim, batch, must_succeed=False)
         assert died[victim].status == -signal.SIGKILL
         assert all(rank.status != 0 for rank in died)
