@@ -33,7 +33,10 @@ class Judged(TinyModel):
 
     def valid_step(self, batch: Any, step: int) -> torch.Tensor:
         self._sets.append((self.session.set_name, step, len(batch[0])))
+        self.log("mean", batch[0].mean())
         return super().valid_step(batch, step)
+
+    test_step = valid_step
 
 
 def accuracy_of(model: TinyModel, dataset: TensorDataset) -> float:
@@ -54,14 +57,15 @@ def test_each_set_has_its_metrics(make_trainer: Make, plugins: list[Any]) -> Non
     trainer = make_trainer(total_steps=2, valid_frequency=2, plugins=plugins)
     trainer.fit(model, data)
     expected = {f"accuracy/{name}": accuracy_of(model, dataset) for name, dataset in both.items()}
-    assert model.metrics == expected
+    expected |= {f"mean/{name}": each.tensors[0].mean().item() for name, each in both.items()}
+    assert model.metrics == pytest.approx(expected, abs=1e-6)
     assert model.sets == [
         *(("one", 0, 3), ("one", 1, 3), ("one", 2, 2)),
         *(("two", 3, 3), ("two", 4, 2)),
     ]
     model.metrics.clear()
     trainer.test(model, data)
-    assert model.metrics == expected
+    assert model.metrics == pytest.approx(expected, abs=1e-6)
 
 
 def test_metrics_of_torchmetrics(make_trainer: Make) -> None:
