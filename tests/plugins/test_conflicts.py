@@ -26,6 +26,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "training_batch": ("process_training_batch", returning_batch),
     "validation_batch": ("process_validation_batch", returning_batch),
     "testing_batch": ("process_testing_batch", returning_batch),
+    "prediction_batch": ("process_prediction_batch", returning_batch),
     "should_training_stop": ("should_training_stop", lambda self: False),
     "batches": ("wrap_batches", lambda self, batches: batches),
     "launch": ("launch", lambda self, target: target()),
@@ -80,7 +81,7 @@ CONFLICTS = [
     (claim, one, other)
     for claims, ways in [
         (OVERRIDES, ("declaring", "implementing", "naming")),
-        (("batches", "launch"), ("implementing", "naming")),
+        (("batches", "launch", "prediction_batch"), ("implementing", "naming")),
         (("anything at all", "module"), ("naming",)),
     ]
     for claim in claims
