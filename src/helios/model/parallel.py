@@ -38,6 +38,7 @@ class Replica(nn.parallel.DistributedDataParallel):
         managed: the parameters whose gradients it averages.
         has_synchronized: ``True`` if the newest forward pass was one whose backward pass computes
             the mean of the gradients.
+        is_closed: ``True`` after the run: the network then computes without the other ranks.
     """
 
     def __init__(self, module: nn.Module, device_ids: list[torch.device] | None) -> None:
@@ -51,10 +52,12 @@ class Replica(nn.parallel.DistributedDataParallel):
         finally:
             del module.helios_unused
         self.managed = managed
-        self.has_synchronized = False
+        self.has_synchronized = self.is_closed = False
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Compute the network, as PyTorch's wrapper does."""
+        if self.is_closed:
+            return self.module(*inputs, **kwargs)
         self.has_synchronized = self.require_backward_grad_sync and torch.is_grad_enabled()
         return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]  # torch leaves it
 
@@ -205,9 +208,14 @@ class Parallel:
         return next(filter(None, self._group.gather(reason)), None)
 
     def close(self) -> None:
-        """Stop watching the steps of optimizers. Called at the end of the run."""
+        """Stop watching the steps of optimizers, and release the networks from the group.
+
+        Called at the end of the run.
+        """
         for watch in self._watches:
             watch.remove()
+        for replica in self._replicas:
+            replica.is_closed = True
 
     def mean_weight(self, weight: float | torch.Tensor) -> torch.Tensor:
         """Return the mean of a weight over all ranks."""
