@@ -1,8 +1,12 @@
 """Virtual ranks in one process, beside a plain PyTorch loop: the same weights, bit for bit."""
 
 import pathlib
+import tempfile
 
 import pytest
+from helpers import ReadAhead
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from virtual_cases import bits, by_hand, train
 
 CASES = [(1, 1, False), (2, 1, True), (4, 1, False), (4, 2, True), (8, 3, False)]
@@ -15,8 +19,22 @@ def test_trains_as_replicas_do(ranks: int, accumulate: int, clips: bool) -> None
     assert bits(trained["model"]["net"]) == bits(by_hand(ranks, accumulate, clips=clips))
 
 
-@pytest.mark.parametrize("cut", [1, 4, 5, 9])
-def test_resumes_at_any_batch(cut: int, tmp_path: pathlib.Path) -> None:
-    train(("clip",), root=tmp_path, stop_after=cut, accumulation_steps=2)
-    resumed = train(("clip",), root=tmp_path, accumulation_steps=2)
-    assert bits(resumed["model"]["net"]) == bits(by_hand(4, 2, clips=True))
+@settings(max_examples=6, deadline=None)
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 4), st.integers(1, 11), st.booleans())
+def test_resumes_at_any_batch(ranks: int, accumulate: int, cut: int, clips: bool) -> None:
+    options = ("clip",) if clips else ()
+    with tempfile.TemporaryDirectory() as folder:
+        for stop_after in (cut, None):
+            trained = train(
+                options,
+                virtual_ranks=ranks,
+                root=pathlib.Path(folder),
+                stop_after=stop_after,
+                accumulation_steps=accumulate,
+            )
+    assert bits(trained["model"]["net"]) == bits(by_hand(ranks, accumulate, clips=clips))
+
+
+def test_batches_read_ahead() -> None:
+    trained = train(("clip",), more_plugins=[ReadAhead()])
+    assert bits(trained["model"]["net"]) == bits(by_hand(4, 1, clips=True))

@@ -3,6 +3,7 @@
 import copy
 import pathlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,7 @@ def train(
     root: pathlib.Path | str | None = None,
     stop_after: int | None = None,
     workers: int = 0,
+    more_plugins: Sequence[Any] = (),
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train, and return what must not depend on the number of processes."""
@@ -165,7 +167,7 @@ def train(
         random_seed=SEED,
         run_root=root,
         virtual_ranks=virtual_ranks,
-        plugins=[] if "bare" in options else [StopAfter(stop_after), logged],
+        plugins=[] if "bare" in options else [StopAfter(stop_after), logged, *more_plugins],
         print_banner=False,
         resume_plugins="ignore",
         **{"total_steps": 2, "print_frequency": 2, **arguments},
