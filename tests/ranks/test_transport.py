@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from helios import TrainingState
 from helios.errors import ConfigurationError, UnknownNameError
 from helios.testing import TinyDataModule, TinyModel
-from helios.trainer.job import Job
-from helios.trainer.launch.transport import ShippedError, pack_job, pack_model, unpack_model
+from helios.trainer.job import Job, Outcome
+from helios.trainer.launch.transport import ShippedError, bring_back, pack_job, pack_model
 
 Make = Callable[..., Any]
 
@@ -132,7 +132,7 @@ def test_model_comes_back(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -
     data = pack_model(there)
     assert isinstance(data, bytes)
     here = make_job(make_trainer)
-    unpack_model(data, here)
+    assert bring_back(Outcome(model=data), here).model is None
     assert isinstance(here.model, TinyModel)
     assert here.model.wrapped is here.model.net
     assert here.model.others == [here.trainer, here.datamodule, here.model]
