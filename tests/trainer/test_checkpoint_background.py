@@ -81,10 +81,11 @@ def fit(make_trainer: Make, tmp_path: pathlib.Path) -> Callable[..., Any]:
 
 
 def content(folder: pathlib.Path) -> dict[str, Any]:
-    """Return what all checkpoints hold, without the time that a batch took."""
+    """Return what all checkpoints hold, without the time of a batch and the model's class."""
     found = {path.name: storage.load(path) for path in sorted(files(folder))}
     for payload in found.values():
         del payload["training_state"]["average_iter_time"]
+        del payload["hyper_parameters"]["model"]["class"]
     return found
 
 
