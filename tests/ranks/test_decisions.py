@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from helios import DataModule, Model, Plugin, Trainer, TrainingState
+from helios.errors import RanksDifferError
 from helios.testing import TinyDataModule, TinyModel
 
 ARGUMENTS = {"train_unit": "iteration", "use_cpu": True, "print_banner": False}
@@ -120,6 +121,61 @@ def several(folder: str) -> list[Any]:
             ("validation", 3, 40),
         ]
     ]
+
+
+# Ranks that differ.
+
+
+class Drifting(TinyModel):
+    """Changes a weight in one rank only."""
+
+    def train_step(self, batch: Any, state: TrainingState) -> torch.Tensor:
+        loss = super().train_step(batch, state)
+        if self.global_rank == 1 and state.current_iteration == 3:
+            with torch.no_grad():
+                self.net[2].bias.add_(1)
+        return loss
+
+
+class Judging(TinyModel):
+    """Finds its metrics better in one rank only."""
+
+    def have_metrics_improved(self) -> bool:
+        return self.global_rank == 1
+
+
+def differ(folder: str) -> list[Any]:
+    try:
+        Trainer(total_steps=4, run_root=f"{folder}/drifting", **ARGUMENTS).fit(  # type: ignore[arg-type]
+            Drifting(), TinyDataModule()
+        )
+        message = ""
+    except RanksDifferError as error:
+        message = str(error)
+    judged = Trainer(
+        total_steps=100,
+        valid_frequency=2,
+        early_stop_cycles=3,
+        **ARGUMENTS,  # type: ignore[arg-type]  # a dictionary of several types
+    )
+    judged.fit(Judging(), TinyDataModule())
+    timed = Trainer(
+        total_steps=10**9,
+        max_time=0.3,
+        **ARGUMENTS,  # type: ignore[arg-type]  # a dictionary of several types
+    )
+    timed.fit(TinyModel(), TinyDataModule())
+    return [message, judged.state.current_iteration, timed.state.current_iteration]
+
+
+def test_ranks_that_differ(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+    first, second = ranks(2, differ, str(tmp_path))
+    assert first.result == second.result
+    message, judged, _ = first.result
+    assert "Drifting.net.2.bias has other values in rank 1 than in rank 0" in message
+    assert "self.optimize(loss, optimizer)" in message
+    assert not list(tmp_path.rglob("*.pth"))
+    assert judged == 6  # rank 0 judges: three validations without improvement
 
 
 # Samples and metrics.
