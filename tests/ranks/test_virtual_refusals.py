@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import Make
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import IterableDataset
 
 from helios import TrainingState
@@ -116,6 +118,29 @@ def test_refused_networks(make_trainer: Make, net: Callable[[], nn.Module], mess
     with pytest.raises(ConfigurationError) as error:
         make_trainer(virtual_ranks=2).fit(Stepping(net=net), TinyDataModule())
     assert "does not cover this model" in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """A process group that consists of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+WRAPPERS: list[tuple[Callable[[nn.Module], Any], str]] = [
+    (nn.parallel.DistributedDataParallel, "extra is wrapped in DistributedDataParallel: leave"),
+    (fully_shard, "as fully_shard does: leave fully_shard out"),
+]
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(("wrap", "message"), WRAPPERS, ids=["ddp", "fsdp"])
+def test_refused_wrappers(make_trainer: Make, wrap: Callable[..., Any], message: str) -> None:
+    model = Stepping(net=lambda: wrap(nn.Linear(2, 2)))
+    with pytest.raises(ConfigurationError) as error:
+        make_trainer(virtual_ranks=2).fit(model, TinyDataModule())
     assert message in str(error.value)
 
 
