@@ -41,16 +41,29 @@ def train(folder: str, is_killed: bool, **arguments: Any) -> Any:
     return [each.tolist() for each in model.net.parameters()], state.current_iteration
 
 
+def train_virtually(**arguments: Any) -> Any:
+    model = TinyModel()
+    Trainer(use_cpu=True, total_steps=2, virtual_ranks=4, autoload=False, **arguments).fit(
+        model, TinyDataModule()
+    )
+    return [each.tolist() for each in model.net.parameters()]
+
+
+def both(folder: str, is_killed: bool, **arguments: Any) -> Any:
+    return train(folder, is_killed, **arguments), train_virtually(**arguments)
+
+
 def spawn(folder: str) -> Any:
-    return train(folder, False, devices=2)
+    return both(folder, False, devices=2)
 
 
 def test_launchers_are_equal(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
-    expected = ranks(2, train, str(tmp_path / "alone"), False)[0].result
+    expected = ranks(2, both, str(tmp_path / "alone"), False)[0].result
+    assert expected[1] == train_virtually()  # in one process, and on any number of them
     spawned = ranks.alone(spawn, str(tmp_path / "spawn")).result
     assert equal(spawned, expected)
     options = ("--standalone", "--max-restarts=1")
-    [torchrun] = ranks.torchrun(2, train, str(tmp_path / "run"), True, options=options).wait()
+    [torchrun] = ranks.torchrun(2, both, str(tmp_path / "run"), True, options=options).wait()
     assert torchrun.status == 0, torchrun.errors
     assert torchrun.output.count("restored ") == 1
     assert equal(ranks.results(2)[0], expected)
