@@ -19,7 +19,7 @@ def test_a_plug_in_is_shown_with_what_it_does(ask: Ask) -> None:
     shown = ask("show", "Metrics_File", "--json")["plugin"]
     assert shown["id"] == shown["name"] == "metrics-file"
     assert shown["distribution"] == "helios-trainer"
-    assert shown["hooks"] == ["setup", "on_log", "on_testing_start", "teardown"]
+    assert shown["hooks"] == ["setup", "on_training_start", "on_log", "teardown"]
     assert shown["source"].rpartition(":")[0].endswith("metrics_file.py")
     assert shown["summary"]
     assert shown["changes_results"] is False

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 _LONGEST = 100  # a longer container holds data rather than hyper-parameters
+_DEEPEST = 20  # levels of containers
+_MOST = 10_000  # containers and objects of one argument
 
 
 class TakesArguments:
@@ -52,27 +54,47 @@ def _bind(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 
 def plain(value: Any) -> Any:
     """Return a value as numbers, texts, lists and dictionaries."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, Mapping) and len(value) <= _LONGEST:
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset) and len(value) <= _LONGEST:
-        items = value if isinstance(value, list | tuple) else sorted(value, key=repr)
-        return [plain(item) for item in items]
-    if isinstance(value, type) or inspect.isroutine(value):
-        return f"{value.__module__}.{value.__qualname__}"
-    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
-        return str(value)
-    if isinstance(value, int | float | str):  # of a class of its own
-        base = next(kind for kind in (int, float, str) if isinstance(value, kind))
-        return base(value)
-    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
-        return plain(value.item())  # a number of NumPy, or a tensor of one number
-    return f"<{type(value).__name__}>"
+    return _Plain().of(value, _DEEPEST)
+
+
+class _Plain:
+    """Makes values plain, and ends also if they contain themselves."""
+
+    def __init__(self) -> None:
+        self._left = _MOST
+
+    def of(self, value: Any, depth: int) -> Any:
+        """Return a value as plain data; one that is too deep, or that fails, as its type."""
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        self._left -= 1
+        if depth > 0 and self._left > 0:
+            try:
+                return self._of(value, depth - 1)
+            except Exception:  # the class of a user may fail in any way
+                pass
+        return f"<{type(value).__name__}>"
+
+    def _of(self, value: Any, depth: int) -> Any:
+        if isinstance(value, enum.Enum):
+            return self.of(value.value, depth)
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = dataclasses.fields(value)
+            return {field.name: self.of(getattr(value, field.name), depth) for field in fields}
+        if isinstance(value, Mapping) and len(value) <= _LONGEST:
+            return {str(key): self.of(item, depth) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset) and len(value) <= _LONGEST:
+            items = value if isinstance(value, list | tuple) else sorted(value, key=repr)
+            return [self.of(item, depth) for item in items]
+        if isinstance(value, type) or inspect.isroutine(value):
+            return f"{value.__module__}.{value.__qualname__}"
+        if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+            return str(value)
+        if isinstance(value, int | float | str):  # of a class of its own
+            base = next(kind for kind in (int, float, str) if isinstance(value, kind))
+            return base(value)
+        if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+            return self.of(value.item(), depth)  # a number of NumPy, or a tensor of one number
+        return f"<{type(value).__name__}>"
