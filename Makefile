@@ -2,6 +2,7 @@
 #   make demo   trains on handwritten digits with the plug-ins of plugins_contrib
 #   make test   everything that must pass before a change lands
 #   make test-optuna4  the tests of the Optuna plug-in, with Optuna 4; make test runs them, too
+#   make test-contrib  the tests of the packages in plugins_contrib; make test runs them, too
 #   make test-long  the tests that take minutes each, such as all failures on several ranks
 #   make soak   kills random runs and searches, for SECONDS (600) each, and tries odd arguments
 #   make bench  what Helios costs beside PyTorch and other trainers; BENCH=loop,save chooses
@@ -11,7 +12,7 @@ BIN := .venv/bin
 CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
 PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 
-.PHONY: demo test test-optuna4 test-long lint soak bench clean
+.PHONY: demo test test-optuna4 test-contrib test-long lint soak bench clean
 
 demo: .venv/installed
 	$(BIN)/helios demo
@@ -20,14 +21,18 @@ demo: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
-	$(MAKE) test-optuna4
-	printf '%s\n' $(CONTRIB) | xargs -n 1 -P 2 $(BIN)/python -m pytest
+	$(MAKE) --jobs 2 --output-sync=target test-optuna4 test-contrib
 
 # Optuna 4 comes first on the path, so the large packages are not installed twice.
 test-optuna4: export OMP_NUM_THREADS = 1
 test-optuna4: .venv/optuna4
 	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest -n 2 --dist loadfile tests/optuna tests/plugins/test_optuna.py \
 		--deselect tests/optuna/test_search.py::test_killed_search_equals_one_that_was_not
+
+# Most of the time of helios-ray is that of Ray, which starts processes one after the other.
+test-contrib: export OMP_NUM_THREADS = 1
+test-contrib: .venv/installed
+	printf '%s\n' $(CONTRIB) | xargs -n 1 -P 2 $(BIN)/python -m pytest
 
 .venv/optuna4: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ optuna==4.9.0
