@@ -33,7 +33,7 @@ _PROGRAM = "import started_ranks; started_ranks.program()"
 
 @dataclasses.dataclass
 class Rank:
-    """What a rank did.
+    """The outcome of a rank.
 
     Attributes:
         status: its exit code; negative for a signal.

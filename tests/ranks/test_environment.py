@@ -1,4 +1,4 @@
-"""What the environment says about the place of a process; what is wrong is refused by name."""
+"""The environment tells the place of a process; wrong variables are refused by name."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What may take long is no failure: saves, compilation, downloads, and waiting for them."""
+"""Slow work is no failure: saves, compilation, downloads, and waiting for them."""
 
 import datetime
 import os

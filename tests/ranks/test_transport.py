@@ -1,4 +1,4 @@
-"""What goes from one process of a run to another: exceptions, jobs, and trained models."""
+"""The way from one process of a run to another: exceptions, jobs, and trained models."""
 
 import functools
 import pickle

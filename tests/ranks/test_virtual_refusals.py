@@ -1,4 +1,4 @@
-"""What virtual ranks do not cover, and what contradicts them, is refused by name."""
+"""Virtual ranks refuse by name what they do not cover, and what contradicts them."""
 
 import pathlib
 from collections.abc import Callable, Iterator

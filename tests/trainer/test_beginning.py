@@ -1,4 +1,4 @@
-"""How training begins: resumed, anew beside the old, from a given file, with given weights."""
+"""The beginning of training: resumed, anew beside the old, from a file, with given weights."""
 
 import json
 import pathlib

@@ -11,7 +11,7 @@ from helios.checkpoints import migrations, storage
 from helios.errors import CheckpointError, ConfigurationError, nearest
 
 EXTRA = "helios-trainer[safetensors]"
-"""What to install for :func:`export_weights`."""
+"""The package to install for :func:`export_weights`."""
 
 
 def export_weights(

@@ -96,7 +96,7 @@ class Parallel:
         self._rest: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a network that is on the device, unless somebody has done so."""
+        """Wrap a network that is on the device; return one that is wrapped already as it is."""
         is_wrapped = isinstance(module, nn.parallel.DistributedDataParallel | FSDPModule)
         if self._kind is None or is_wrapped:
             return module

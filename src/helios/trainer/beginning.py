@@ -1,4 +1,4 @@
-"""How a run begins: from a checkpoint, from given weights, or anew."""
+"""The beginning of a run: from a checkpoint, from given weights, or anew."""
 
 import dataclasses
 import os

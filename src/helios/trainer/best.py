@@ -5,8 +5,8 @@ import logging
 from typing import Any
 
 from helios.core import Group, TrainingState, TrainingUnit
-from helios.core.best_metric import BestMetric
-from helios.errors import ConfigurationError, UnknownNameError, nearest
+from helios.core.best_metric import BestMetric, number_of
+from helios.errors import ConfigurationError
 from helios.model import Model
 from helios.trainer.verdicts import verdict
 
@@ -145,20 +145,7 @@ class Validations:
             before.value = None
 
     def _read(self, name: str) -> float:
-        metrics = self._model.metrics
-        if name not in metrics:
-            raise UnknownNameError(
-                f"Trainer(best=...) names {name!r}, but model.metrics has no such entry after"
-                f" validation.{nearest(name, metrics)} Log it with self.log({name!r}, ...) in"
-                " valid_step, or set it in on_validation_end."
-            )
-        try:
-            return float(metrics[name])
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"Trainer(best=...) names {name!r}, but model.metrics[{name!r}] is a"
-                f" {type(metrics[name]).__name__}, not a number."
-            ) from error
+        return number_of(self._model.metrics, name, f"Trainer(best=...) names {name!r}")
 
     def _is_now(self, moment: _Moment | None) -> bool:
         return moment is not None and moment.batches == self._state.global_iteration

@@ -13,7 +13,7 @@ from helios.model.virtual.ranks import VirtualRank, local_ranks
 from helios.trainer.batches import Batches
 
 END = object()
-"""What :meth:`Round.read` returns if a virtual rank has no more batches in an evaluation."""
+"""The result of :meth:`Round.read` if a virtual rank has no more batches in an evaluation."""
 
 
 class CreateBatches(Protocol):

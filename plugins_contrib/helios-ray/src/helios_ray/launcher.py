@@ -31,7 +31,7 @@ class RayLauncher(helios.Plugin):
             checkpoints, training begins again.
 
     Raises:
-        ConfigurationError: an argument is wrong, or a run needs checkpoints and has no folder.
+        ConfigurationError: an argument is wrong.
     """
 
     autoload = False

@@ -1,4 +1,4 @@
-"""What virtual ranks do not cover, and what all processes must have in common."""
+"""Checks that virtual ranks cover a model, and that all processes have the same conditions."""
 
 import hashlib
 from collections.abc import Iterator

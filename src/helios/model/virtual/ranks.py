@@ -16,7 +16,7 @@ from helios.model.virtual.reduction import Reduction, Total
 
 
 class VirtualRank:
-    """What belongs to one virtual rank.
+    """The state of one virtual rank.
 
     Attributes:
         number: its number among all virtual ranks.

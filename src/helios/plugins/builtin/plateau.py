@@ -15,7 +15,7 @@ from helios.plugins.plugin import Plugin
 _logger = logging.getLogger(__name__)
 
 _PROGRESS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
-"""What a state of PyTorch's scheduler says about the run; the rest are its arguments."""
+"""The keys of PyTorch's scheduler that hold its progress; the others are its arguments."""
 
 
 class PlateauPlugin(Plugin):

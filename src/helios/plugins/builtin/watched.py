@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helios.core import rules
-from helios.errors import ConfigurationError, UnknownNameError, nearest
+from helios.core.best_metric import number_of
 
 
 def _name(value: Any) -> str | None:
@@ -28,16 +28,4 @@ def numeric(metrics: Mapping[str, Any], name: str, plug_id: str) -> float:
         UnknownNameError: no result has this name; the message suggests the nearest names.
         ConfigurationError: the result is not a number.
     """
-    if name not in metrics:
-        raise UnknownNameError(
-            f"plug-in {plug_id!r} has metric={name!r}, but model.metrics has no such entry after"
-            f" validation.{nearest(name, metrics)} Log it with self.log({name!r}, ...) in"
-            " valid_step, or set it in on_validation_end."
-        )
-    try:
-        return float(metrics[name])
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"plug-in {plug_id!r} has metric={name!r}, but model.metrics[{name!r}] is a"
-            f" {type(metrics[name]).__name__}, not a number."
-        ) from error
+    return number_of(metrics, name, f"plug-in {plug_id!r} has metric={name!r}")

@@ -14,7 +14,7 @@ QUIET = 20.0
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-    """What a rank says about itself, once a second.
+    """The news of a rank about itself, once a second.
 
     Attributes:
         number: the number of the beat.

@@ -20,7 +20,7 @@ from helios.trainer.launch.transport import ShippedError
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a process brings back.
+    """The result that a process brings back.
 
     Attributes:
         outcome: the outcome of its run, also of one that has failed; ``None`` if it did not begin.
