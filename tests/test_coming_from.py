@@ -13,7 +13,7 @@ from pages import blocks, page
 
 import helios
 from helios.testing import equal
-from helios.trainer import foreign
+from helios.trainer.arguments import foreign
 
 PAGE = page("coming-from")
 SECTIONS = {text.partition("\n")[0]: text for text in re.split(r"^## ", PAGE, flags=re.M)[1:]}

@@ -12,7 +12,7 @@ from helios import DataLoaderParams, DataModule, Trainer
 from helios.data import ResumableSequentialSampler, create_dataloader
 from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
-from helios.trainer.foreign import ARGUMENTS, FIT, TEST
+from helios.trainer.arguments.foreign import ARGUMENTS, FIT, TEST
 
 WORDS = {
     "max_epochs": "total_steps=",

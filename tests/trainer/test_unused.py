@@ -12,7 +12,7 @@ from torch import nn
 
 from helios import DataModule, Model, TrainingState
 from helios.testing import TinyDataModule, TinyModel
-from helios.trainer.methods import find_unused
+from helios.trainer.arguments.methods import find_unused
 
 Said = Callable[..., list[str]]
 

@@ -2,7 +2,7 @@
 
 from helios.checkpoints.folder import find_last_checkpoint
 from helios.core import TrainingState, TrainingUnit
-from helios.trainer.command_line import from_command_line
+from helios.trainer.arguments.command_line import from_command_line
 from helios.trainer.control import StopRequest
 from helios.trainer.trainer import Trainer
 

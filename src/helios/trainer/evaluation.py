@@ -6,8 +6,9 @@ from typing import Any, Literal
 from helios.core import Alone
 from helios.errors import ConfigurationError, StoppedError
 from helios.model.releases import call_with_flag
-from helios.trainer import loops, parts, unused
-from helios.trainer.batches import Batches
+from helios.trainer import loops, parts
+from helios.trainer.arguments import unused
+from helios.trainer.inputs.batches import Batches
 from helios.trainer.predictions import Predictions
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from helios.data import DataModule
 from helios.errors import ConfigurationError
 from helios.model import Model
-from helios.trainer import settings
-from helios.trainer.checks import check_kinds
+from helios.trainer.arguments import settings
+from helios.trainer.arguments.checks import check_kinds
 from helios.trainer.current_run import CurrentRun
 from helios.trainer.job import Job, Outcome, Prediction, Purpose, Trained
 from helios.trainer.launch import launch

@@ -8,7 +8,7 @@ from helios.model.optimizer_search import optimizers_in
 from helios.model.rank_sums import RankSums
 from helios.model.session import Session
 from helios.plugins.discovery.metadata import canonical
-from helios.trainer.batches import Batches
+from helios.trainer.inputs.batches import Batches
 from helios.trainer.job import Job
 
 if TYPE_CHECKING:

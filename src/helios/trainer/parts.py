@@ -17,13 +17,13 @@ from helios.model.releases import call_with_flag
 from helios.model.session import Session
 from helios.model.window import Window
 from helios.plugins import PluginManager
-from helios.trainer.batches import Batches
 from helios.trainer.best import Validations
 from helios.trainer.control import Control
 from helios.trainer.hyper_parameters import HyperParameters
+from helios.trainer.inputs.batches import Batches
 from helios.trainer.run_folder import RunFolder
-from helios.trainer.virtual_batches import VirtualBatches
-from helios.trainer.virtual_state import VirtualState
+from helios.trainer.virtual.batches import VirtualBatches
+from helios.trainer.virtual.state import VirtualState
 
 
 class Part(NamedTuple):

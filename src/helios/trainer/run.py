@@ -18,13 +18,15 @@ from helios.model.precision import Precision
 from helios.model.releases import call_with_flag
 from helios.plugins import Plugin
 from helios.plugins.run_properties import set_properties
-from helios.trainer import hyper_parameters, loops, parts, unused
-from helios.trainer.batches import Batches
+from helios.trainer import hyper_parameters, loops, parts
+from helios.trainer.arguments import unused
 from helios.trainer.best import Validations
 from helios.trainer.checkpointer import Checkpointer
 from helios.trainer.control_points import create_points
-from helios.trainer.fractions_of_epoch import FractionsOfEpoch
 from helios.trainer.initial_weights import load_initial_weights
+from helios.trainer.inputs.batches import Batches
+from helios.trainer.inputs.fractions_of_epoch import FractionsOfEpoch
+from helios.trainer.inputs.wrapped_batches import counted_hook
 from helios.trainer.interrupts import Interrupts
 from helios.trainer.job import Job, Trained
 from helios.trainer.parallelism import begin_parallel, create_parallel, share_logs
@@ -33,8 +35,7 @@ from helios.trainer.results import Results
 from helios.trainer.step_contexts import StepContexts
 from helios.trainer.teardown import Teardown
 from helios.trainer.verdicts import verdict
-from helios.trainer.virtual_run import batches_of, session_class, steps_of
-from helios.trainer.wrapped_batches import counted_hook
+from helios.trainer.virtual.run import batches_of, session_class, steps_of
 
 
 class Run:

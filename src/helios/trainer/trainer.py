@@ -15,15 +15,15 @@ from helios.plugins.activation.activate import activate
 from helios.plugins.activation.selection import PluginRequest, Selection
 from helios.plugins.discovery.configuration import read_configuration
 from helios.plugins.registration.table import PluginTable
-from helios.trainer import foreign, settings
+from helios.trainer.arguments import foreign, settings
+from helios.trainer.arguments.checks import check_arguments, check_kinds, check_step
+from helios.trainer.arguments.devices import check_devices
 from helios.trainer.beginning import Beginning
 from helios.trainer.best import check_judge
-from helios.trainer.checks import check_arguments, check_kinds, check_step
-from helios.trainer.devices import check_devices
 from helios.trainer.evaluations import Evaluations
 from helios.trainer.expected import ExpectedExceptions
+from helios.trainer.inputs.limits import Limit, Limits
 from helios.trainer.job import Job
-from helios.trainer.limits import Limit, Limits
 
 
 @foreign.refuses_foreign_arguments

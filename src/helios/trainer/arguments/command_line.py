@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from helios.data import DataModule
 from helios.errors import ConfigurationError, HeliosError, nearest
 from helios.model import Model
-from helios.trainer import foreign
+from helios.trainer.arguments import foreign
 from helios.trainer.trainer import Trainer
 
 _UNKNOWN = "unrecognized arguments: "

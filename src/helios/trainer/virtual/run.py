@@ -6,10 +6,10 @@ from typing import Any
 
 from helios.model.session import Session
 from helios.model.virtual.session import VirtualSession
-from helios.trainer.batches import Batches
+from helios.trainer.inputs.batches import Batches
 from helios.trainer.job import Job
-from helios.trainer.virtual_batches import CreateBatches, VirtualBatches
-from helios.trainer.virtual_steps import (
+from helios.trainer.virtual.batches import CreateBatches, VirtualBatches
+from helios.trainer.virtual.steps import (
     HooksOfRounds,
     RequireBatch,
     StepContext,

@@ -10,8 +10,8 @@ from helios.data import DataModule
 from helios.model import Model
 from helios.model.model import overrides
 from helios.plugins.calls.callers import HookCallers
+from helios.trainer.arguments.methods import find_unused
 from helios.trainer.best import has_own_judge
-from helios.trainer.methods import find_unused
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer

@@ -19,16 +19,16 @@ from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.data.whole_epoch import WholeEpoch, number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
-from helios.trainer.evaluation_loader import EvaluationLoaders
-from helios.trainer.limits import Limits, first
-from helios.trainer.shared_batches import (
+from helios.trainer.inputs.evaluation_loader import EvaluationLoaders
+from helios.trainer.inputs.limits import Limits, first
+from helios.trainer.inputs.shared_batches import (
     common_count,
     even_count,
     move_position,
     require_even,
     settle_share,
 )
-from helios.trainer.wrapped_batches import WrapBatches
+from helios.trainer.inputs.wrapped_batches import WrapBatches
 
 _logger = logging.getLogger(__name__)
 

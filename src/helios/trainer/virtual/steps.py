@@ -10,7 +10,7 @@ from helios.model.virtual.session import VirtualSession
 from helios.model.window import Window
 from helios.plugins.calls.callers import HookCallers
 from helios.trainer.loops import is_due
-from helios.trainer.virtual_batches import END, Round
+from helios.trainer.virtual.batches import END, Round
 
 StepContext = Callable[[str], contextlib.AbstractContextManager[Any]]
 RequireBatch = Callable[[Any, Any, str], None]

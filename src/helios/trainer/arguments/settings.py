@@ -17,8 +17,8 @@ from helios.core.rules import shown
 from helios.data import DatasetSplit
 from helios.errors import ConfigurationError, nearest
 from helios.model.precision import PRECISIONS
-from helios.trainer import foreign
-from helios.trainer.argument_rules import RULES as RULES
+from helios.trainer.arguments import foreign
+from helios.trainer.arguments.rules import RULES as RULES
 from helios.trainer.checkpointer import Wanted
 from helios.trainer.predictions import Writer
 

@@ -10,7 +10,7 @@ from helios.data.rank_shares import RankShare
 from helios.data.reader import reading_as
 from helios.errors import ConfigurationError
 from helios.model.virtual.ranks import VirtualRank, local_ranks
-from helios.trainer.batches import Batches
+from helios.trainer.inputs.batches import Batches
 
 END = object()
 """The result of :meth:`Round.read` if a virtual rank has no more batches in an evaluation."""

@@ -8,8 +8,8 @@ from helios.model import Model
 from helios.model.releases import accepts_flag
 from helios.plugins.declarations.bodies import problem_of
 from helios.plugins.run_properties import find_overwritten
-from helios.trainer import settings
-from helios.trainer.methods import find_uncallable, overridden
+from helios.trainer.arguments import settings
+from helios.trainer.arguments.methods import find_uncallable, overridden
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer

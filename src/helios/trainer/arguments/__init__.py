@@ -1,0 +1,1 @@
+"""The arguments of a trainer: which kinds they have, and their checks before anything runs."""

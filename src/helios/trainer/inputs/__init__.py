@@ -1,0 +1,1 @@
+"""The batches of a run: their sources, their limits, and the position in an epoch."""

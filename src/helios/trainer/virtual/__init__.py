@@ -1,0 +1,1 @@
+"""Virtual ranks in a run: their batches, steps and checkpoints."""
