@@ -5,6 +5,7 @@ As a script under ``valgrind``, it counts the instructions of the processor; see
 """
 
 import ctypes
+import gc
 import sys
 import tempfile
 from collections.abc import Callable
@@ -196,9 +197,13 @@ def main() -> None:
 
         def on_step(step: int, name: str = name) -> None:
             if step == WARM:
+                # Objects that exist elsewhere decide when a collection falls into the steps.
+                gc.collect()
+                gc.disable()
                 valgrind.start()
             if step == WARM + int(steps):
                 valgrind.stop(name.encode())
+                gc.enable()
 
         run = bare if name == "bare" else RUNS[name]
         run(on_step, WARM + int(steps) + 1)
