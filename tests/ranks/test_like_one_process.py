@@ -133,6 +133,81 @@ class ByHand(Case):
         self.optimizer.zero_grad()
 
 
+class Clips(Case):
+    """Clips the gradients by hand, in every other step."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(nn.Linear(3, 1))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    def loss(self, x: torch.Tensor, state: TrainingState) -> torch.Tensor:
+        output: torch.Tensor = self.net(x)
+        return output.pow(2).mean()
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        loss = self.loss(batch[0], state)
+        if state.current_iteration % 2:
+            self.optimize(loss, self.optimizer, clip_norm=0.05)
+            return
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        nn.utils.clip_grad_norm_(self.net.parameters(), 0.05)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Sparse(Case):
+    """Has an embedding with sparse gradients, of which each batch reaches a few rows."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(nn.ModuleDict({"rows": nn.Embedding(9, 3, sparse=True)}))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    def loss(self, x: torch.Tensor, state: TrainingState) -> torch.Tensor:
+        layers: Any = self.net
+        rows = (x[:, 0].abs() * 4).long().clamp(max=8)
+        output: torch.Tensor = (layers["rows"](rows) - x).pow(2).mean()
+        return output
+
+
+class SparseBesideDense(Sparse):
+    """Has a second optimizer, and tables that few ranks, or none, reach in a step."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        tables = {name: nn.Embedding(9, 3, sparse=True) for name in ("rows", "rare", "never")}
+        self.net = self.prepare(nn.ModuleDict(tables))
+        self.dense = self.prepare(nn.Linear(3, 1))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+        self.other = torch.optim.SGD(self.dense.parameters(), lr=0.1)
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        x, layers, net = batch[0], self.net, self.dense
+        loss = self.loss(x, state)
+        is_rare = x[:, 1] > 1.5
+        if is_rare.any():
+            table: Any = layers
+            rows = (x[is_rare, 0].abs() * 4).long().clamp(max=8)
+            loss = loss + table["rare"](rows).pow(2).sum() / len(x)
+        self.optimize(loss + net(x).pow(2).mean(), [self.optimizer, self.other])
+
+
+class Experts(Case):
+    """Has a part that some samples reach, and so not each rank in each step."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        self.net = self.prepare(
+            nn.ModuleDict({name: nn.Linear(3, 3) for name in ("all", "few", "none")})
+        )
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01
+        )
+
+    def loss(self, x: torch.Tensor, state: TrainingState) -> torch.Tensor:
+        loss, few = self.layer("all", x).pow(2).sum(), x[:, 0] > 1.0
+        if few.any():
+            loss = loss + self.layer("few", x[few]).pow(2).sum()
+        return loss / len(x)
+
+
 class Whole(Case):
     """A network that is called as a whole, as FSDP2 needs it."""
 
@@ -163,7 +238,19 @@ class Data(DataModule):
         self._valid_dataset = self._create_dataset(data, {"batch_size": 5})
 
 
-CASES = (EarlyPart, Clipped, Weighted, TwoOptimizers, Unprepared, ByHand, Whole)
+CASES = (
+    EarlyPart,
+    Clipped,
+    Weighted,
+    TwoOptimizers,
+    Unprepared,
+    ByHand,
+    Clips,
+    Sparse,
+    SparseBesideDense,
+    Experts,
+    Whole,
+)
 
 
 def train(**arguments: Any) -> dict[str, Any]:

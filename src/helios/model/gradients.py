@@ -1,10 +1,11 @@
 """Averages over ranks that PyTorch's wrappers do not compute: gradients, weights, first values."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from helios.errors import ConfigurationError
@@ -12,62 +13,139 @@ from helios.errors import ConfigurationError
 _BUCKET = 2**23  # numbers in one message
 
 
-def average_gradients(parameters: Iterable[torch.Tensor]) -> None:
-    """Replace each gradient by its mean over all ranks.
+class Mean:
+    """Replaces the gradients of parameters by their means over all ranks.
 
     If a rank has no gradient of a parameter, it counts as 0. If no rank has one, none has one
     afterwards, as in one process.
 
+    Gradients of one type travel together. Their places in a message depend on the parameters alone,
+    and so does the order in which the numbers of several ranks are added.
+
     Args:
         parameters: the same parameters in each rank, in the same order.
+        sparse: the ids of those that have sparse gradients.
     """
-    by_kind: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = defaultdict(list)
-    for parameter in parameters:
-        if parameter.requires_grad or parameter.grad is not None:
-            by_kind[parameter.device, parameter.dtype].append(parameter)
-    for each in by_kind.values():
-        for bucket in _buckets(each):
-            _average(bucket)
+
+    def __init__(
+        self, parameters: Sequence[torch.Tensor], sparse: Collection[int] = frozenset()
+    ) -> None:
+        self._parameters = parameters
+        self._sparse_ids = sparse
+        self._shapes: list[torch.Size | None] = []
+        self._messages: list[_Message] = []
+        self._sparse: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def compute(self, done: Collection[int] = frozenset()) -> None:
+        """Compute the means.
+
+        Args:
+            done: the ids of parameters whose gradients are means already.
+        """
+        shapes = [
+            each.shape if each.requires_grad or each.grad is not None else None
+            for each in self._parameters
+        ]
+        if done:
+            for number, each in enumerate(self._parameters):
+                if id(each) in done:
+                    shapes[number] = None
+        if shapes != self._shapes:
+            self._shapes = shapes
+            self._arrange()
+        for message in self._messages:
+            message.average()
+        if self._sparse:
+            _average_sparse(self._sparse)
+
+    def _arrange(self) -> None:
+        """Give each parameter that has a shape its place in a message."""
+        pairs = zip(self._parameters, self._shapes, strict=True)
+        found = [each for each, shape in pairs if shape is not None]
+        self._sparse = [each for each in found if id(each) in self._sparse_ids]
+        dense = [each for each in found if id(each) not in self._sparse_ids]
+        self._messages = []
+        for kind in _by_kind(dense):
+            buckets = list(_buckets(kind))
+            longest = max(sum(each.numel() + 1 for each in bucket) for bucket in buckets)
+            buffer = kind[0].new_empty(longest)  # one after the other uses it
+            self._messages += [_Message(bucket, buffer) for bucket in buckets]
 
 
-def _buckets(parameters: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    size = 0
-    for parameter in parameters:
-        if bucket and size + parameter.numel() > _BUCKET:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(parameter)
-        size += parameter.numel()
-    if bucket:
-        yield bucket
+class _Message:
+    """The gradients of some parameters in one buffer; then, for each, whether a rank has it."""
 
+    def __init__(self, parameters: list[torch.Tensor], buffer: torch.Tensor) -> None:
+        self._parameters = parameters
+        sizes = [each.numel() for each in parameters]
+        self._flat = buffer[: sum(sizes) + len(sizes)]
+        *parts, self._used = torch.split(self._flat, [*sizes, len(sizes)])
+        pairs = zip(parts, parameters, strict=True)
+        self._views = [part.view(parameter.shape) for part, parameter in pairs]
+        self._share = 1.0 / dist.get_world_size()
 
-def _average(parameters: list[torch.Tensor]) -> None:
-    gradients = [parameter.grad for parameter in parameters]
-    for gradient in gradients:
-        if gradient is not None and gradient.layout is not torch.strided:
+    def average(self) -> None:
+        gradients = [parameter.grad for parameter in self._parameters]
+        own = [gradient for gradient in gradients if gradient is not None]
+        if any(gradient.layout is not torch.strided for gradient in own):
             raise ConfigurationError(
-                "a parameter has sparse gradients, and its optimizer steps on the sum of several"
-                " batches or beside another optimizer. Helios averages only dense gradients over"
-                " ranks in this case: create the embedding with sparse=False."
+                "a parameter has sparse gradients, which Helios averages over ranks only on the"
+                " CPU, and only those of nn.Embedding and nn.EmbeddingBag: create the embedding"
+                " with sparse=False."
             )
-    pieces = [
-        (torch.zeros_like(parameter) if gradient is None else gradient).reshape(-1)
-        for parameter, gradient in zip(parameters, gradients, strict=True)
-    ]
-    pieces.append(pieces[0].new_tensor([gradient is not None for gradient in gradients]))
-    flat = torch.cat(pieces).div_(dist.get_world_size())
-    dist.all_reduce(flat)
-    *means, used = torch.split(flat, [piece.numel() for piece in pieces])
-    # Read from the device only if a gradient is missing here.
-    is_missing = any(gradient is None for gradient in gradients)
-    is_used = used.tolist() if is_missing else [True] * len(means)
-    for parameter, mean, use in zip(parameters, means, is_used, strict=True):
-        if parameter.grad is not None:
-            parameter.grad.copy_(mean.view_as(parameter))
-        elif use:
-            parameter.grad = mean.view_as(parameter).clone()
+        is_whole = len(own) == len(gradients)
+        if is_whole:
+            views = self._views
+            self._used.fill_(1.0)
+        else:
+            self._flat.zero_()
+            flags = [gradient is not None for gradient in gradients]
+            views = [view for view, flag in zip(self._views, flags, strict=True) if flag]
+            self._used.copy_(torch.tensor(flags))
+        if own:
+            torch._foreach_copy_(views, own)
+        dist.all_reduce(self._flat.mul_(self._share))
+        if own:
+            torch._foreach_copy_(own, views)
+        if not is_whole:  # only then read from the device
+            self._complete(gradients)
+
+    def _complete(self, gradients: list[torch.Tensor | None]) -> None:
+        """Add the gradients that only other ranks have."""
+        rows = zip(self._parameters, gradients, self._views, self._used.tolist(), strict=True)
+        for parameter, gradient, view, used in rows:
+            if gradient is None and used:
+                parameter.grad = torch.empty_like(parameter).copy_(view)
+
+
+def sparse_parameters(networks: Iterable[nn.Module]) -> set[int]:
+    """Return the ids of the parameters on the CPU that have sparse gradients."""
+    return {
+        id(module.weight)
+        for network in networks
+        for module in network.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        if module.sparse and module.weight.device.type == "cpu"
+    }
+
+
+def _average_sparse(parameters: list[torch.Tensor]) -> None:
+    used = torch.tensor([parameter.grad is not None for parameter in parameters]).int()
+    dist.all_reduce(used)
+    for parameter, count in zip(parameters, used.tolist(), strict=True):
+        if count == 0:
+            continue
+        gradient = parameter.grad
+        if gradient is None:
+            rows, values = torch.empty(1, 0).long(), parameter.new_empty(0, *parameter.shape[1:])
+            mean = torch.sparse_coo_tensor(rows, values, parameter.shape, check_invariants=False)
+        else:  # it is dense if the weight is used elsewhere, too
+            mean = gradient if gradient.is_sparse else gradient.to_sparse(1)
+            mean = mean.coalesce() / dist.get_world_size()
+        dist.all_reduce(mean)
+        is_dense = gradient is not None and not gradient.is_sparse
+        parameter.grad = mean.to_dense() if is_dense else mean
 
 
 def mean_weight(weight: float | torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -79,15 +157,43 @@ def mean_weight(weight: float | torch.Tensor, device: torch.device) -> torch.Ten
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Give all ranks the values of rank 0."""
+    is_sender = dist.get_rank() == 0
+    whole = [each.detach() for each in tensors if _has_numbers(each)]
+    for kind in _by_kind(whole):
+        for bucket in _buckets(kind):
+            is_flat = len(bucket) == 1 and bucket[0].is_contiguous()
+            flat = bucket[0].view(-1) if is_flat else torch.cat([t.reshape(-1) for t in bucket])
+            dist.broadcast(flat.view(torch.uint8), 0)
+            if not is_sender and not is_flat:
+                parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+                for tensor, part in zip(bucket, parts, strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+
+
+def _has_numbers(tensor: torch.Tensor) -> bool:
+    is_whole = not isinstance(tensor, DTensor) and tensor.layout is torch.strided
+    return is_whole and tensor.numel() > 0
+
+
+def _by_kind(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
+    """Return the tensors of each device and type of number, in their order."""
+    found: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = defaultdict(list)
     for tensor in tensors:
-        if not isinstance(tensor, DTensor) and tensor.numel():
-            values = tensor.detach()
-            if values.is_contiguous():
-                dist.broadcast(values, 0)
-            else:
-                copy = values.contiguous()
-                dist.broadcast(copy, 0)
-                values.copy_(copy)
+        found[tensor.device, tensor.dtype].append(tensor)
+    return found.values()
+
+
+def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
 
 
 def fingerprints(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, int]:
@@ -97,7 +203,7 @@ def fingerprints(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, int]:
     """
     sums: dict[torch.device, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in named:
-        if not isinstance(tensor, DTensor) and tensor.numel() and tensor.layout is torch.strided:
+        if _has_numbers(tensor):
             values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             whole = values.numel() // 8 * 8
             words = values[:whole].view(torch.int64).sum()

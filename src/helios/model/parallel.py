@@ -1,14 +1,16 @@
 """The training of one model by several ranks, with PyTorch's DDP or FSDP2.
 
-Ranks hold the same weights, and each step uses the mean of their gradients. In the usual case, a
-model with one prepared network and one optimizer, DDP computes that mean during the backward pass.
-In all other cases, Helios computes it when the step is taken, so that it is right for parameters
-that are outside of a wrapper, that only some losses reach, or that were added later.
+Ranks hold the same weights, and each step uses the mean of their gradients. Helios computes it when
+the step is taken, so that it is right for parameters that are outside of a wrapper, that only some
+losses reach, or that were added later. Two kinds of models leave this to DDP, which computes the
+mean during the backward pass: on GPUs, where both overlap, those with one prepared network and one
+optimizer; and those that call ``backward()`` themselves, which may clip the gradients next.
 """
 
 import inspect
 import types
-from collections.abc import Collection, Iterator
+import weakref
+from collections.abc import Collection, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,8 +21,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from helios.core import Group, Place
-from helios.errors import RanksDifferError
+from helios.errors import ConfigurationError, RanksDifferError
 from helios.model import gradients, shards, stateful
+from helios.model.replica import Replica
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -29,46 +32,6 @@ if TYPE_CHECKING:
     from helios.model.optimizers import Step
 
 Kind = Literal["ddp", "fsdp"]
-
-
-class Replica(nn.parallel.DistributedDataParallel):
-    """PyTorch's wrapper, which also has the methods and attributes of the network.
-
-    Attributes:
-        managed: the parameters whose gradients it averages.
-        has_synchronized: ``True`` if the newest forward pass was one whose backward pass computes
-            the mean of the gradients.
-        is_closed: ``True`` after the run: the network then computes without the other ranks.
-    """
-
-    def __init__(self, module: nn.Module, device_ids: list[torch.device] | None) -> None:
-        managed = [each for each in module.parameters() if each.requires_grad]
-        # The flag lets a network have parts that only some batches reach, as in one process. If no
-        # part is unused, PyTorch advises to switch the flag off; so one parameter is.
-        unused = nn.Parameter(managed[0].new_zeros(1))
-        module.register_parameter("helios_unused", unused)
-        try:
-            super().__init__(module, device_ids, find_unused_parameters=True)
-        finally:
-            del module.helios_unused
-        self.managed = managed
-        self.has_synchronized = self.is_closed = False
-
-    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Compute the network, as PyTorch's wrapper does."""
-        if self.is_closed:
-            return self.module(*inputs, **kwargs)
-        self.has_synchronized = self.require_backward_grad_sync and torch.is_grad_enabled()
-        return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]  # torch leaves it
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.module[key]
 
 
 class Parallel:
@@ -86,14 +49,19 @@ class Parallel:
         self._place = place
         self._group = group
         self._kind = kind
-        self._uses_optimize = calls_optimize(type(model))
+        names = _names_in(type(model))
+        self._is_by_hand = "optimize" not in names or "backward" in names
+        self._is_eager = self._is_by_hand or place.device.type == "cuda"
         self._replicas: list[Replica] = []
         self._sharded: list[FSDPModule] = []
         self._mesh: DeviceMesh | None = None
+        self._equal: list[torch.Tensor] = []  # in all ranks, since prepare()
         self._is_single = False
+        self._begins_window = True
         self._reduced: set[int] = set()
+        self._means: MutableMapping[Step, tuple[list[torch.Tensor], gradients.Mean]]
+        self._means = weakref.WeakKeyDictionary()
         self._watches: list[RemovableHandle] = []
-        self._rest: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Wrap a network that is on the device; return one that is wrapped already as it is."""
@@ -104,8 +72,19 @@ class Parallel:
             return self._shard(module)
         if not any(parameter.requires_grad for parameter in module.parameters()):
             return module  # DDP refuses it; begin() makes it equal in all ranks
-        is_on_gpu = self._place.device.type == "cuda"
-        replica = Replica(module, [self._place.device] if is_on_gpu else None)
+        lazy = [name for name, each in module.named_parameters() if nn.parameter.is_lazy(each)]
+        if lazy:
+            raise ConfigurationError(
+                f"prepare() got a {type(module).__name__} whose {lazy[0]} gets its shape only in"
+                " the first forward pass, so ranks cannot have the same values: call the network"
+                " once before you prepare it."
+            )
+        gpu = self._place.device if self._place.device.type == "cuda" else None
+        tensors = dict([*module.named_parameters(), *module.named_buffers()])
+        if not self._is_eager:  # else, DDP does so
+            self._equalize(f"the {type(module).__name__} that prepare() got", tensors)
+        self._equal += tensors.values()
+        replica = Replica(module, gpu, is_eager=self._is_eager)
         self._replicas.append(replica)
         return replica
 
@@ -138,16 +117,17 @@ class Parallel:
             if self._kind is not None:
                 watch = optimizer.register_step_pre_hook(self._reduce_by_hand)
                 self._watches.append(watch)
-        managed = self._managed()
         if self._kind is not None:
-            gradients.broadcast(each for _, each in self._tensors() if id(each) not in managed)
+            equal = {id(tensor) for tensor in self._equal}
+            rest = {name: each for name, each in self._tensors() if id(each) not in equal}
+            self._equalize(type(self._model).__name__, rest)
         self._is_single = len(self._replicas) + len(self._sharded) == 1 and len(optimizers) == 1
         self.synchronize(is_last=True)
 
     @property
     def needs_batches(self) -> bool:
         """``True`` if :meth:`synchronize` must be called before each batch."""
-        return self._uses_optimize
+        return not self._is_by_hand
 
     def synchronize(self, *, is_last: bool) -> None:
         """Decide, before a batch, whether its backward pass computes the mean of the gradients.
@@ -155,11 +135,14 @@ class Parallel:
         Args:
             is_last: ``True`` if the batch completes an optimizer step.
         """
-        by_hand = not self._uses_optimize  # such steps need the mean after each backward pass
-        for replica in self._replicas:
-            replica.require_backward_grad_sync = by_hand or (self._is_single and is_last)
+        is_now = self._is_by_hand or (self._is_single and is_last)
+        for replica in self._replicas if self._is_eager else ():
+            replica.require_backward_grad_sync = is_now
         for module in self._sharded:
-            module.set_requires_gradient_sync(by_hand or is_last or not self._is_single)
+            module.set_requires_gradient_sync(is_now or not self._is_single)
+        if self._begins_window and not (self._is_eager and self._is_single):  # else, DDP does so
+            self._share_buffers()
+        self._begins_window = is_last
 
     def reduce(self, step: "Step", *, is_only: bool) -> None:
         """Compute the mean of the gradients of a step, as far as no wrapper has computed it.
@@ -172,32 +155,29 @@ class Parallel:
         if self._kind is None:
             return
         self._reduced.update(map(id, step.optimizers))
-        if is_only and self._is_single and all(each.has_synchronized for each in self._replicas):
-            rest = self._rest_of(step)
-        else:
-            rest = _whole(step.parameters)
-        if rest:
-            gradients.average_gradients(rest)
-
-    def _rest_of(self, step: "Step") -> list[torch.Tensor]:
-        """Return the parameters of a step that the only replica does not know."""
-        if self._rest is None or self._rest[0] is not step.parameters:
-            managed = self._managed()
-            rest = [each for each in _whole(step.parameters) if id(each) not in managed]
-            self._rest = step.parameters, rest
-        return self._rest[1]
+        parameters, mean = self._means.get(step, (None, None))
+        if mean is None or parameters is not step.parameters:
+            mean = self._mean_of(step.parameters)
+            self._means[step] = step.parameters, mean
+        mean.compute(self._averaged() if is_only and self._is_single else frozenset())
 
     def _reduce_by_hand(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Do the work of :meth:`reduce` before a step that the model takes by hand."""
         if id(optimizer) in self._reduced:
             self._reduced.discard(id(optimizer))
             return
-        synchronized = [each for each in self._replicas if each.has_synchronized]
-        managed = {id(each) for replica in synchronized for each in replica.managed}
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        rest = [each for each in _whole(parameters) if id(each) not in managed]
-        if rest:
-            gradients.average_gradients(rest)
+        self._mean_of(parameters).compute(self._averaged())
+
+    def _averaged(self) -> frozenset[int]:
+        """Return the ids of the parameters whose gradients DDP has averaged."""
+        return frozenset().union(*(replica.averaged for replica in self._replicas))
+
+    def _mean_of(self, parameters: list[torch.Tensor]) -> gradients.Mean:
+        """Return the mean of gradients, except those of FSDP2, which averages them itself."""
+        whole = [each for each in parameters if not isinstance(each, DTensor)]
+        networks = [network for _, network in self._model.networks()]
+        return gradients.Mean(whole, gradients.sparse_parameters(networks))
 
     def agree(self, wish: bool) -> bool:
         """Return whether any rank wishes it."""
@@ -229,8 +209,12 @@ class Parallel:
 
     def _share_buffers(self) -> None:
         """Give all ranks the buffers of rank 0, as DDP does before a training step."""
-        for replica in self._replicas:
-            gradients.broadcast(replica.module.buffers())
+        gradients.broadcast(
+            buffer
+            for replica in self._replicas
+            if replica.has_buffers
+            for buffer in replica.module.buffers()
+        )
 
     def require_same_weights(self) -> None:
         """Raise an error if ranks have different weights, and share the buffers of rank 0.
@@ -254,12 +238,23 @@ class Parallel:
                     " else in one rank alone."
                 )
 
-    def _managed(self) -> set[int]:
-        """Return the ids of what the replicas keep equal: parameters that were trainable."""
-        found = set()
-        for replica in self._replicas:
-            found |= {id(each) for each in replica.managed}
-        return found
+    def _equalize(self, owner: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Give all ranks the values of rank 0.
+
+        Raises:
+            RanksDifferError: the ranks have different tensors.
+        """
+        own = {name: f"{[*each.shape]}, {each.dtype}" for name, each in tensors.items()}
+        first, *others = self._group.gather(own)
+        for rank, other in enumerate(others, start=1):
+            for name in dict.fromkeys([*first, *other]):
+                if first.get(name) != other.get(name):
+                    raise RanksDifferError(
+                        f"{owner} differs between ranks: {name} is {first.get(name, 'missing')} in"
+                        f" rank 0, and {other.get(name, 'missing')} in rank {rank}. Create the same"
+                        " networks in all ranks."
+                    )
+        gradients.broadcast(tensors.values())
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, part in stateful.stateful_attributes(self._model):
@@ -277,21 +272,18 @@ class Parallel:
                 yield f"{name}.{label}", buffer
 
 
-def _whole(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the parameters that FSDP2 has not divided; it averages the gradients of the others."""
-    return [each for each in parameters if not isinstance(each, DTensor)]
-
-
-def calls_optimize(kind: type) -> bool:
-    """Return whether a method of a model seems to call ``optimize()``, and not only by hand."""
+def _names_in(kind: type) -> set[str]:
+    """Return the names of the functions, methods and attributes that the code of a model uses."""
     own = [each for each in kind.__mro__ if not each.__module__.startswith("helios.model.")]
     functions = [
         inspect.unwrap(value) for each in own for value in vars(each).values() if callable(value)
     ]
     codes = [getattr(function, "__code__", None) for function in functions]
-    return any(_mentions(code, "optimize") for code in codes if code is not None)
+    return {name for code in codes if code is not None for name in _names_of(code)}
 
 
-def _mentions(code: types.CodeType, name: str) -> bool:
-    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
-    return name in code.co_names or any(_mentions(each, name) for each in inner)
+def _names_of(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names_of(each)

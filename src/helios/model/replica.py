@@ -1,0 +1,77 @@
+"""PyTorch's wrapper around a network that several ranks train."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from helios.errors import ConfigurationError
+
+
+class Replica(nn.parallel.DistributedDataParallel):
+    """PyTorch's wrapper, which also has the methods and attributes of the network.
+
+    Args:
+        module: the network.
+        device: the GPU that it is on; ``None`` on the CPU.
+        is_eager: ``True`` if PyTorch computes the mean of the gradients during the backward pass;
+            ``False`` if Helios does so before each step.
+
+    Attributes:
+        averaged: the ids of the parameters whose gradients the backward pass of the newest forward
+            pass replaces by their means.
+        is_closed: ``True`` after the run: the network then computes without the other ranks.
+        has_buffers: ``True`` if the network has buffers.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | None, *, is_eager: bool) -> None:
+        trained = [each for each in module.parameters() if each.requires_grad]
+        unused = nn.Parameter(trained[0].new_zeros(1))
+        if is_eager:
+            # The flag lets a network have parts that only some batches reach, as in one process. If
+            # no part is unused, PyTorch advises to switch the flag off; so one parameter is.
+            module.register_parameter("helios_unused", unused)
+            try:
+                super().__init__(
+                    module, None if device is None else [device], find_unused_parameters=True
+                )
+            finally:
+                del module.helios_unused
+        else:
+            # PyTorch gets another network, so that it neither watches this one's gradients nor
+            # holds memory for them.
+            other = nn.Module()
+            other.register_parameter("helios_unused", unused)
+            super().__init__(other)
+            self.module = module
+        self._managed = frozenset(map(id, trained)) if is_eager else frozenset()
+        self.is_eager = is_eager
+        self.averaged: frozenset[int] = frozenset()
+        self.is_closed = False
+        self.has_buffers = any(True for _ in module.buffers())
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Compute the network, as PyTorch's wrapper does."""
+        if self.is_closed or not self.is_eager:
+            return self.module(*inputs, **kwargs)
+        is_synchronized = self.require_backward_grad_sync and torch.is_grad_enabled()
+        self.averaged = self._managed if is_synchronized else frozenset()
+        return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]  # torch leaves it
+
+    def register_comm_hook(self, state: object, hook: Any) -> None:
+        """Let a function exchange the gradients, if PyTorch computes their means."""
+        if not self.is_eager:
+            raise ConfigurationError(
+                "register_comm_hook() has no effect on the CPU, because Helios exchanges the"
+                " gradients there, and not DDP: call it only if self.device is a GPU."
+            )
+        super().register_comm_hook(state, hook)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.module[key]
