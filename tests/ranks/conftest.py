@@ -1,5 +1,6 @@
 """The ranks of a run, forked from a process that has imported PyTorch and Helios."""
 
+import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -9,14 +10,16 @@ import pytest
 from started_ranks import StartRanks
 
 MODULES = ("torch", "torch._dynamo", "pytest", "helios", "helios.testing")
+OPTIONAL = ("torchmetrics",)
 
 
 @pytest.fixture(scope="session")
 def python_of_ranks() -> Iterator[list[str]]:
     """The interpreter of ranks, as a command."""
+    modules = [*MODULES, *filter(importlib.util.find_spec, OPTIONAL)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        fork_server.server(pathlib.Path(folder, "socket"), MODULES) as command,
+        fork_server.server(pathlib.Path(folder, "socket"), modules) as command,
     ):
         yield command
 

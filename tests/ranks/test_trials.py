@@ -93,13 +93,14 @@ def train(folder: str) -> dict[str, Any]:
         use_cpu=True,
         autoload=False,
         print_banner=False,
-        plugins=[plugin],
     )
     other = OptunaPlugin(optuna.trial.FixedTrial({"value": 3 + rank}), "score")
     different = Scoring(other.suggest("int", "value", low=1, high=9))
     with pytest.raises(ConfigurationError, match=r"different parameters.*Let rank 0 alone call"):
         Trainer(total_steps=1, use_cpu=True, plugins=[other]).fit(different, TinyDataModule())
     model = Scoring(plugin.suggest("int", "value", low=1, high=9))
+    plugin.configure_trainer(trainer)  # by hand; the ranks cannot agree on a folder yet
+    plugin.configure_model(model)
     with pytest.raises(optuna.TrialPruned) as pruned:
         trainer.fit(model, TinyDataModule())
     known = study.trials[0] if rank == 0 else None
@@ -109,14 +110,17 @@ def train(folder: str) -> dict[str, Any]:
         "name": model.save_name,
         "cycles": trainer.state.validation_cycles,
         "reports": known and sorted(known.intermediate_values),
+        "folders": sorted(path.name for path in (root / "checkpoints").iterdir()),
     }
 
 
 def test_a_trial_of_rank_0_in_ranks_of_a_launcher(
     ranks: StartRanks, tmp_path: pathlib.Path
 ) -> None:
-    first, second = ranks(2, train, str(tmp_path))
+    on_two_nodes = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    first, second = ranks(2, train, str(tmp_path), env=on_two_nodes)
     expected = {"error": "pruned after validation cycle 4", "name": "tiny_trial-0", "cycles": 5}
+    expected["folders"] = ["tiny_trial-0"]
     assert first.result == {**expected, "reports": [0, 1, 2, 3, 4]}, first.errors
     assert second.result == {**expected, "reports": None}, second.errors
 

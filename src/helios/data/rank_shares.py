@@ -42,6 +42,8 @@ class RankShare:
         is_settled: ``True`` if the ranks have compared what their sources choose.
         is_even: ``True`` if each process must read equally many; for training.
         is_block: ``True`` if each process reads a part without gaps, so that results can be joined.
+        most: the number of samples or batches that all processes share in blocks, counted from the
+            first one; ``None`` for all of them.
         drops_last: ``True`` to skip what does not divide evenly among the processes.
     """
 
@@ -53,6 +55,7 @@ class RankShare:
         self.is_settled = False
         self.is_even = True
         self.is_block = False
+        self.most: int | None = None
         self.drops_last = drop_last
         self._rank = rank
 
@@ -84,6 +87,7 @@ class RankShare:
         if not self.is_shared:
             return range(total)
         if self.is_block:
+            total = total if self.most is None else min(total, self.most)
             return range(total * self._rank // self.ranks, total * (self._rank + 1) // self.ranks)
         left = max(total - self.first, 0)
         if self.is_even and self.drops_last:

@@ -1,5 +1,6 @@
 """The metrics of torchmetrics that a model holds: what of them a checkpoint saves."""
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +8,13 @@ import torch
 from torch import nn
 
 from helios.errors import ConfigurationError
+from helios.model import metric_states
 from helios.model.metrics import Metric
 
 if TYPE_CHECKING:
     from helios.model.model import Model
+
+_logger = logging.getLogger(__name__)
 
 
 class MetricObjects:
@@ -82,6 +86,28 @@ class MetricObjects:
                     setattr(metric, name, state)
                 # torchmetrics saves no count of the updates, but means and compute() depend on it.
                 vars(metric)["_update_count"] = saved["updates"]
+
+    def add_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Add the updates of another process: what :meth:`state_dict` returned there.
+
+        Args:
+            state_dict: the states of all metrics by path.
+        """
+        modules = dict(self._modules())
+        for path, saved in state_dict.items():
+            metric: Any = modules.get(path)
+            if metric is None or not _has_state(metric) or not saved["updates"]:
+                continue
+            states = _copy(saved["states"], metric.device)
+            if not metric_states.add(metric, saved["updates"], states):
+                _logger.warning(
+                    "The checkpoint holds updates (%d) of the %s in %s from a rank that this run"
+                    " does not have. They are lost, because its states cannot be added up: resume"
+                    " with as many ranks as before to keep them.",
+                    saved["updates"],
+                    type(metric).__name__,
+                    path,
+                )
 
     def _modules(self) -> Iterator[tuple[str, Any]]:
         for name, part in vars(self._model).items():

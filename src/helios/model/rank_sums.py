@@ -1,10 +1,10 @@
 """The sums over all ranks of what the model has logged in each of them."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from helios.core import Group
+from helios.model.metric_states import alone, of_all_ranks
 from helios.model.metrics import Metric, Pairs, values_of
 
 
@@ -49,9 +49,9 @@ class RankSums:
         paths = self._group.gather({name: self._path_of(each) for name, each in metrics.items()})
         union = {name: path for each in reversed(paths) for name, path in each.items()}
         for name, path in union.items():
-            metric = None if path is None else self._metric_at(path)
-            if name not in metrics and metric is not None:
-                metrics[name] = metric
+            known = None if path is None else self._metric_at(path)
+            if name not in metrics and known is not None:
+                metrics[name] = known
         if not union:
             return {}
         held = self._group.gather([name in metrics for name in union])
@@ -59,27 +59,15 @@ class RankSums:
         for number, name in enumerate(union):
             if name in metrics:
                 in_all = all(each[number] for each in held)
-                with contextlib.nullcontext() if in_all else _alone(metrics[name]):
-                    value = metrics[name].compute()
+                metric: Any = metrics[name]
+                with of_all_ranks(metric, self._group) if in_all else alone(metric):
+                    value = metric.compute()
                 own[name] = {key: float(each) for key, each in values_of(name, value)}
         return _merged(self._group.gather(own))
 
 
-@contextlib.contextmanager
-def _alone(metric: Any) -> Any:
-    """Let a metric of torchmetrics compute its value without the other ranks."""
-    before = getattr(metric, "sync_on_compute", None)
-    if before is not None:
-        metric.sync_on_compute = False
-    try:
-        yield
-    finally:
-        if before is not None:
-            metric.sync_on_compute = before
-
-
 def _merged(each_rank: list[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the values of all ranks. Metrics of torchmetrics have the same in all of them."""
+    """Return the values of all ranks; torchmetrics' metrics have the same in all of them."""
     found: dict[str, dict[str, list[float]]] = {}
     for own in each_rank:
         for name, values in own.items():

@@ -33,6 +33,9 @@ class _Applied:
         self._by_target[key].append((plugin, method))
 
 
+AGAIN = object()
+"""Returned by a ``configure_*`` method that the trainer must call again when the run begins."""
+
 _applied = _Applied()
 contains = _applied.contains
 add = _applied.add
@@ -47,6 +50,8 @@ def once_per_target(method: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         if contains(target, self, method.__qualname__):
             return None
         result = method(self, target)
+        if result is AGAIN:
+            return None
         add(target, self, method.__qualname__)
         return result
 

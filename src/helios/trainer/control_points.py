@@ -90,7 +90,8 @@ class SharedControlPoints(ControlPoints):
         job.control.watches_clock = job.place.rank == 0
 
     def begin(self) -> None:
-        """Begin to count steps, at the start of training."""
+        """Begin to count steps at the start of training, whose hooks may have requested a stop."""
+        self.meet()
         self._last = self._clock(), self._state.current_iteration
         self._next, self._cycle = self._state.current_iteration + 1, self._state.validation_cycles
 

@@ -3,13 +3,12 @@
 import pathlib
 from typing import Any, Literal
 
-from helios.core import Alone
 from helios.errors import ConfigurationError, StoppedError
 from helios.model.releases import call_with_flag
 from helios.trainer import loops, parts
 from helios.trainer.arguments import unused
 from helios.trainer.inputs.batches import Batches
-from helios.trainer.predictions import Predictions
+from helios.trainer.predictions import Predictions, common_numbers
 from helios.trainer.run import Run
 from helios.trainer.teardown import Teardown
 
@@ -56,7 +55,9 @@ class Evaluation(Run):
                 f" set: assign self._{kind}_dataset = self._create_dataset(...) in setup(), or pass"
                 " another split."
             )
-        predictions = Predictions(prediction.writer)
+        names, group = self.batches.divided, self.group
+        numbers = common_numbers(self.batches.numbers, names, group, self.place.rank)
+        predictions = Predictions(prediction.writer, numbers)
         name_metrics = self.batches.begin_set
 
         def begin_set(name: str | None) -> None:
@@ -71,8 +72,7 @@ class Evaluation(Run):
                 f"the prediction was stopped before it was complete: {reasons}. If it has a writer,"
                 " that has received the first batches only."
             )
-        group = self.group if self.batches.is_divided else Alone()
-        return predictions.result(group) if predictions.is_complete else None
+        return predictions.result(group, names) if predictions.is_complete else None
 
     def _restore_weights(self) -> pathlib.Path | None:
         """Restore the wanted checkpoint or the trained states, or let the model load weights.

@@ -141,6 +141,7 @@ class Evaluations(CurrentRun):
         with report.accounts(job.purpose), report.errors(job.expected), self._joined(job):
             prepare(job)
             outcome = launch(job, functools.partial(work, job))
+            report.failures = outcome.failures  # other processes may have worked
         job.model.metrics.update(outcome.metrics)  # another process may have trained
         return outcome
 

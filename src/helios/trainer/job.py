@@ -65,6 +65,7 @@ class Outcome:
         metrics: the newest results of the model.
         trained: the states of model and plug-ins, if no checkpoint holds them.
         predictions: the predictions, if they were collected.
+        failures: see :class:`~helios.trainer.reporter.Reporter`.
         folder: the files of the run.
         job_id: the id of its job; empty if no run has begun.
         model: the attributes of the trained model, or why they cannot be sent; ``None`` from the
@@ -77,6 +78,7 @@ class Outcome:
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained: Trained | None = None
     predictions: Any = dataclasses.field(default=None, compare=False)
+    failures: list[str] | None = dataclasses.field(default=None, compare=False)
     folder: RunFolder = dataclasses.field(default_factory=lambda: RunFolder(None), compare=False)
     job_id: str = dataclasses.field(default="", compare=False)
     model: bytes | str | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -217,5 +219,13 @@ class Job:
         requests = list(self.control.requests)
         metrics = dict(self.model.metrics)
         return Outcome(
-            self.state, requests, self.plan, metrics, trained, predictions, self.folder, self.id
+            self.state,
+            requests,
+            self.plan,
+            metrics,
+            trained,
+            predictions,
+            self.reporter.failures,
+            self.folder,
+            self.id,
         )

@@ -58,12 +58,13 @@ def train(run: "Run") -> None:
         answer = model.should_advance_dataset_phase()
         if run.group.broadcast(verdict(model, "should_advance_dataset_phase", answer)):
             run.batches.advance_phase()
+        run.points.meet()  # hooks at the end of the epoch may have requested something
         is_due_here = in_epochs and (
             is_due(trainer.chkpt_frequency, state.global_epoch) or run.must_keep_best()
         )
         if control.take("a checkpoint") or control.save_due or is_due_here:
             control.save_due = False
-            run.checkpoints.save()
+            save(run)
     run.control.end_early(run.validations.story_of_end)
     run.checkpoints.save_if_changed()
 
@@ -190,7 +191,13 @@ def validate_and_save(run: "Run", *, validates: bool, saves: bool) -> None:
         if run.state.dataset_iter == run.batches.per_epoch:
             control.save_due = True
         else:
-            run.checkpoints.save()
+            save(run)
+
+
+def save(run: "Run") -> None:
+    """Save a checkpoint, after which hooks may request something."""
+    run.checkpoints.save()
+    run.points.meet()
 
 
 def validate(run: "Run") -> bool:

@@ -296,16 +296,21 @@ class _Metrics:
         if rank == 0:  # this run may have fewer ranks
             for other in each[self._place.world_size :]:
                 self._session.training_log.add_sums(other["in_flight"])
+                self._session.metric_objects.add_state_dict(other.get("objects", {}))
+                self._add_metrics(other)
 
     def _load(self, state: dict[str, Any]) -> None:
         log, objects = self._session.training_log, self._session.metric_objects
         log.load_state_dict(state["in_flight"])
         objects.load_state_dict(state.get("objects", {}))  # release 0.2 saved none
-        for name, path in state["in_flight"].get("metrics", {}).items():
-            metric = objects.at(path)
-            if metric is not None:  # the model may have dropped it
-                log.add_metric(name, metric)
+        self._add_metrics(state)
         self._session.running_losses.update(state["running_losses"])
+
+    def _add_metrics(self, state: dict[str, Any]) -> None:
+        for name, path in state["in_flight"].get("metrics", {}).items():
+            metric = self._session.metric_objects.at(path)
+            if metric is not None:  # the model may have dropped it
+                self._session.training_log.add_metric(name, metric)
 
     def load_newest(self, state: dict[str, Any]) -> None:
         self._model.metrics.update(state["newest"])

@@ -36,6 +36,8 @@ class Reporter:
         is_silent: ``True`` in a process with a rank above 0: rank 0 says what all would say.
         process: this process among several, in words; empty for one.
         doing: the current action of the run on the model, for messages.
+        failures: the observers that have failed in any process, in words; ``None`` if this process
+            knows only its own.
         profile: the cost of plug-ins, if it is measured.
         profile_folder: the folder for the profile, if the run has one.
     """
@@ -51,6 +53,7 @@ class Reporter:
         self.is_silent = False
         self.process = ""
         self.doing = "setting up"
+        self.failures: list[str] | None = None
         self.profile: profile.PluginProfile | None = None
         self.profile_folder: pathlib.Path | None = None
 
@@ -152,8 +155,9 @@ class Reporter:
                 _logger.exception("the failures and costs of plug-ins could not be reported")
 
     def _show_accounts(self, name: str) -> None:
-        for quarantine in self._manager.quarantined.values():
-            self._tell(": ".join(filter(None, [self.process, str(quarantine)])), logging.WARNING)
+        known = self.failures
+        for failure in self.own_failures() if known is None else () if self.is_silent else known:
+            self._tell(failure, logging.WARNING)
         if self.profile is not None:
             costs = self.profile.to_dict()
             self._tell(profile.as_text(costs), logging.INFO)
@@ -163,6 +167,11 @@ class Reporter:
             ):  # it is missing if it could not be created
                 path = folder / f"plugin-profile-{name}.json"
                 path.write_text(profile.as_json(costs), encoding="utf-8")
+
+    def own_failures(self) -> list[str]:
+        """Return the observers that have failed in this process, in words."""
+        quarantined = self._manager.quarantined.values()
+        return [": ".join(filter(None, [self.process, str(each)])) for each in quarantined]
 
     def _tell(self, text: str, level: int) -> None:
         if self.is_silent and level < logging.WARNING:

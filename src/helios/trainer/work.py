@@ -37,6 +37,9 @@ def _work(job: Job) -> Outcome:
                 predictions = run.evaluate(teardown)
             else:
                 trained = run.fit(teardown)
+            run.points.meet()  # hooks at the end may have requested something
+            failures = job.group.gather(job.reporter.own_failures())
+            job.reporter.failures = [each for part in failures for each in part]
         if job.control.final_error is not None:
             raise job.control.final_error
         job.reporter.doing = f"tearing down the {_NOUNS[job.purpose]} of"

@@ -32,6 +32,8 @@ class NanGuardPlugin(Plugin):
     of the epoch, or up to ``every`` steps ago, and continues with the next batch. It keeps a copy
     of this state, which checkpoints hold, too.
 
+    With several ranks, a loss of one of them counts for all, so all react in the same step.
+
     In fp16, gradients overflow now and then, and the step is skipped anyway. So only the losses
     count there. Steps that the model takes by hand are not checked.
 
@@ -78,10 +80,9 @@ class NanGuardPlugin(Plugin):
     @torch.no_grad()
     def on_before_backward(self, loss: Tensor, optimizer: Optimizer, state: TrainingState) -> None:
         """Check the loss, on its device."""
-        if not self.is_distributed:  # other ranks would not know, but their gradients show it
-            bad = ~loss.detach().isfinite().all()
-            before = self._losses.get(optimizer)
-            self._losses[optimizer] = bad if before is None else before | bad
+        bad = ~loss.detach().isfinite().all()
+        before = self._losses.get(optimizer)
+        self._losses[optimizer] = bad if before is None else before | bad
 
     @torch.no_grad()
     def on_gradients_ready(self, optimizer: Optimizer, state: TrainingState) -> None:
@@ -90,11 +91,11 @@ class NanGuardPlugin(Plugin):
         if self.trainer.precision != "fp16":
             in_gradients = _are_bad(optimizer)
             bad = in_gradients if bad is None or in_gradients is None else bad | in_gradients
-        if bad is None:
-            return
         if self.action == "stop":
-            self._found = bad if self._found is None else self._found | bad.to(self._found.device)
-        elif bool(bad):
+            if bad is not None:
+                found = self._found
+                self._found = bad if found is None else found | bad.to(found.device)
+        elif self._in_any_rank(bad):
             self._react(state)
         elif self.action == "skip":
             self._in_a_row = 0
@@ -173,10 +174,14 @@ class NanGuardPlugin(Plugin):
             self._copy = copy.deepcopy(self.trainer.model.state_dict())
             self._in_a_row = 0
 
+    def _in_any_rank(self, found: Tensor | None) -> bool:
+        """Read a finding. The loss of one rank may be bad although all gradients are finite."""
+        return self.trainer.group.agree(found is not None and bool(found))
+
     def _check(self, state: TrainingState) -> None:
         found, self._found = self._found, None
         since, self._checked_at = self._checked_at, state.current_iteration
-        if found is not None and bool(found):
+        if self._in_any_rank(found):
             raise FloatingPointError(
                 f"a loss or a gradient was not finite in the iterations {since + 1} to"
                 f" {state.current_iteration}. No checkpoint holds what followed. {_WAYS_OUT}"

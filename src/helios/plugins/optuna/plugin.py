@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core import TrainingState
 from helios.errors import CheckpointError, ConfigurationError, UnknownNameError, nearest
+from helios.plugins import once
 from helios.plugins.markers import hookimpl
 from helios.plugins.optuna import places, trials
 from helios.plugins.optuna.folds import Fit, fits_of
@@ -122,32 +123,31 @@ class OptunaPlugin(Plugin):
 
     # Before a run.
 
-    def configure_trainer(self, trainer: Any) -> None:
+    def configure_trainer(self, trainer: Any) -> Any:
         """Register the plug-in, and add the exception for pruning to the expected ones."""
         import optuna
 
         self._register_in_trainer(trainer)
-        self._append_train_exceptions(optuna.TrialPruned, trainer)
-        self._configured = trainer
-        models, self._models = self._models, []
-        for model, base, fit in models:  # those that a user configured first have no folder yet
-            if fit is None:
-                self._name(model(), base)
-            else:
-                self._models.append((model, base, fit))
+        if optuna.TrialPruned not in trainer.train_exceptions:
+            self._append_train_exceptions(optuna.TrialPruned, trainer)
+        self._configured, models = trainer, self._models
+        self._models = [each for each in models if each[2] is not None]
+        for model, base, _ in (each for each in models if each[2] is None):  # without a folder
+            self._name(model(), base)
+        return once.AGAIN if trials.ready(trainer) is None else None
 
     def configure_model(self, model: "Model") -> None:
         """Append the number of the trial to the model's save name.
 
         A retried trial uses the number of its first attempt, so it finds the checkpoints. If a
-        folder of this name belongs to another trial, a number follows.
+        folder of this name belongs to another trial, a number follows. Ranks find it in ``fit``.
         """
         self._name(model, model.save_name)
 
     def _name(self, model: "Model | None", base: str) -> None:
         if model is None:  # the user has dropped it
             return
-        trainer, fit = self._configured, None
+        trainer, fit = trials.ready(self._configured), None
         name = f"{base}_trial-{trials.number_of(self._trial)}"
         if trainer is not None:
             fits = fits_of(self._trial)

@@ -1,11 +1,13 @@
 """Facts about a trial, whether it belongs to a study, is fixed, or is finished."""
 
+import os
 import secrets
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from helios.core import Group, TrainingUnit
+from helios.core.distributed import get_global_world_size
 from helios.errors import ConfigurationError, UnknownNameError, nearest
 
 # The functions import Optuna themselves: a user with a trial has imported it already, and a trainer
@@ -238,6 +240,13 @@ def require_shared(trial: Any) -> None:
             "a distributed run needs a study in a database that all processes can reach:"
             " optuna.create_study(storage='sqlite:///study.db')."
         )
+
+
+def ready(trainer: Any) -> Any:
+    """Return a trainer; ``None`` if its process is one of several that cannot agree yet."""
+    is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1" or get_global_world_size() > 1
+    is_waiting = trainer is not None and is_one_of_several and not trainer.is_distributed
+    return None if is_waiting else trainer
 
 
 def require_same(group: Group, trial: Any) -> None:

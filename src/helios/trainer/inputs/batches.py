@@ -19,15 +19,9 @@ from helios.data.sizes import BatchSize, CountedBatches, known_size
 from helios.data.whole_epoch import WholeEpoch, number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.window import Window
+from helios.trainer.inputs import shared_batches as shared
 from helios.trainer.inputs.evaluation_loader import EvaluationLoaders
 from helios.trainer.inputs.limits import Limits, first
-from helios.trainer.inputs.shared_batches import (
-    common_count,
-    even_count,
-    move_position,
-    require_even,
-    settle_share,
-)
 from helios.trainer.inputs.wrapped_batches import WrapBatches
 
 _logger = logging.getLogger(__name__)
@@ -50,9 +44,10 @@ class Batches:
         limits: the numbers of batches to read.
 
     Attributes:
-        per_epoch: the number of batches in an epoch; infinite until a stream has been read to its
-            end.
-        is_divided: ``True`` if each rank reads a part of the set that was evaluated last.
+        per_epoch: the number of batches in an epoch; infinite until a stream has been read once.
+        numbers: the number of batches of this rank in each set of the newest evaluation, by name;
+            ``None`` if only its end shows it.
+        divided: the names of the sets of which each rank reads a part.
         is_joint: ``True`` if all ranks must evaluate the same number of batches.
         per_evaluation: the number of batches in the newest validation or test; ``None`` if only
             its end shows it.
@@ -87,7 +82,8 @@ class Batches:
         self._testing_loaders = EvaluationLoaders(datamodule, DatasetSplit.TEST)
         self._prediction_loaders: EvaluationLoaders | None = None
         self.per_epoch: int | float = 0
-        self.is_divided = False
+        self.numbers: dict[str | None, int | None] = {}
+        self.divided: set[str | None] = set()
         self.is_joint = False
         self.per_evaluation: int | None = None
         self.begin_set: Callable[[str | None], None] = lambda name: None
@@ -125,9 +121,9 @@ class Batches:
                 " finish them: if this run resumes inside an epoch, it may repeat some batches and"
                 " skip others. Remove in_order=False for a run that resumes exactly."
             )
-        settle_share(position, self._group)
+        shared.settle_share(position, self._group)
         number = self._number_in_epoch(loader, position)
-        self.per_epoch = even_count(number, position, self._group)
+        self.per_epoch = shared.even_count(number, position, self._group)
         if self.per_epoch == 0:
             raise ConfigurationError(
                 "the training set does not fill one batch, and drop_last=True drops the rest:"
@@ -182,11 +178,11 @@ class Batches:
                 " with, or start a new run."
             )
         if before.get("ranks", 1) != now.get("ranks", 1):
-            self._state.dataset_iter = move_position(before, now, position, consumed)
+            self._state.dataset_iter = shared.move_position(before, now, position, consumed)
         elif isinstance(position, StreamPosition):
             position.load_state_dict(before["stream"][self._place.rank], consumed)
         number = self._number_in_epoch(*self._train_loader)
-        self.per_epoch = even_count(number, position, self._group)
+        self.per_epoch = shared.even_count(number, position, self._group)
 
     def _order(self) -> dict[str, Any]:
         """Return the values that the order of the samples depends on; the seed for a stream."""
@@ -288,7 +284,7 @@ class Batches:
             if common < accumulate and has_more:
                 wanted = windows * accumulate
                 ahead.extend(itertools.islice(iterator, wanted - len(ahead)))
-                common = common_count(len(ahead), self._group)
+                common = shared.common_count(len(ahead), self._group)
                 has_more = common == wanted
             if common < accumulate:
                 self.per_epoch = state.dataset_iter + common
@@ -313,7 +309,13 @@ class Batches:
         names: list[str | None] = [*loaders.names()] or [None]
         pairs = {name: loaders.get(name) for name in names}
         sets = {name: pair for name, pair in pairs.items() if pair is not None}
-        numbers = [self._number(loader, phase) for loader, _ in sets.values()]
+        for pair in sets.values():
+            shared.settle_evaluation(
+                *pair, phase, self._limits, self._group, is_joint=self.is_joint
+            )
+        self.numbers = {name: self._number(pair, phase) for name, pair in sets.items()}
+        self.divided = {name for name, pair in sets.items() if shared.is_divided(pair[1])}
+        numbers = self.numbers.values()
         self.per_evaluation = None if None in numbers else sum(filter(None, numbers))
         if None in sets:
             return self._one_set(sets[None], phase)
@@ -331,24 +333,22 @@ class Batches:
 
     def _one_set(self, pair: LoaderAndPosition, phase: str, start: int = 0) -> Iterable[Any]:
         """Return the batches of a set, the first of which has the number ``start``."""
-        self.is_divided = isinstance(pair[1], RankShare | StreamPosition)
-        if isinstance(pair[1], RankShare):
-            # Each sample counts once, unless each batch needs all ranks.
-            pair[1].is_even = self.is_joint and pair[1].drops_last
-            pair[1].is_block = phase == "prediction"
-            settle_share(pair[1], self._group)
         batches, size = _counted(*pair)
         self._evaluation_size = functools.partial(_after, start, size) if start else size
-        limit = self._limits.number(phase, number_of_batches(pair[0]))
+        limit, number = self._limit(pair, phase), self._number(pair, phase)
         if self.is_joint:
-            require_even(self._number(pair[0], phase), self._group)
-        return self._wrapped(first(batches, limit), phase, self._number(pair[0], phase))
+            shared.require_even(number, self._group)
+        return self._wrapped(first(batches, limit), phase, number)
 
-    def _number(self, loader: Any, phase: str) -> int | None:
+    def _limit(self, pair: LoaderAndPosition, phase: str) -> int | None:
+        if getattr(pair[1], "most", None) is not None:  # the sampler itself reads no further
+            return None
+        return self._limits.number(phase, number_of_batches(pair[0]))
+
+    def _number(self, pair: LoaderAndPosition, phase: str) -> int | None:
         """Return the number of batches to read of a set; ``None`` if only its end shows it."""
-        number = number_of_batches(loader)
-        limit = self._limits.number(phase, number)
-        return number if limit is None else limit
+        limit = self._limit(pair, phase)
+        return number_of_batches(pair[0]) if limit is None else limit
 
     def training_size(self, number: int) -> int:
         """Return the number of samples that the loader put into a batch of the current epoch."""

@@ -4,8 +4,12 @@ import logging
 from typing import Any
 
 from helios.core import Group
+from helios.data import StreamPosition
+from helios.data.loader import batch_size_of
 from helios.data.rank_shares import RankShare
+from helios.data.whole_epoch import number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
+from helios.trainer.inputs.limits import Limits
 
 _logger = logging.getLogger(__name__)
 
@@ -22,6 +26,39 @@ def settle_share(position: object, group: Group) -> None:
         position.is_settled = True
         digests = group.gather(position.digest())
         position.is_shared = len(set(digests)) == 1
+
+
+def settle_evaluation(
+    loader: Any, position: object, phase: str, limits: Limits, group: Group, *, is_joint: bool
+) -> None:
+    """Decide which part of a set each rank evaluates.
+
+    Each sample counts once, unless each batch needs all ranks. The parts of a prediction have no
+    gaps, so that all of them together are in order, also if limits make them smaller.
+
+    Args:
+        loader: the loader of the set.
+        position: its sampler.
+        phase: the phase of the run.
+        limits: the numbers of batches to read.
+        group: the processes of the run.
+        is_joint: ``True`` if all ranks must evaluate the same number of batches.
+    """
+    if not isinstance(position, RankShare):
+        return
+    position.is_even = is_joint and position.drops_last
+    settle_share(position, group)
+    if phase != "prediction":
+        return
+    position.is_block = True
+    numbers = group.gather(limits.number(phase, number_of_batches(loader)))
+    if known := [number for number in numbers if number is not None]:
+        position.most = max(known) * (batch_size_of(loader) or 1) * position.ranks
+
+
+def is_divided(position: object) -> bool:
+    """Return whether each rank evaluates a part of a set, given its sampler or position."""
+    return isinstance(position, RankShare | StreamPosition)
 
 
 def even_count(count: int | float, position: object, group: Group) -> int | float:
