@@ -62,6 +62,7 @@ def test_each_moment_is_a_row(whole: bytes, tmp_path: pathlib.Path) -> None:
         *(("training", 8), ("training", 10), ("training", 12), ("validation", 12)),
         *(("training", 14), ("training", 16), ("training", 18), ("validation", 18)),
     ]
+    assert [row["epoch"] for row in rows] == [*"000011112222"]
     assert list(rows[0]) == [
         *("iteration", "batch", "epoch", "phase", "loss", "accuracy", 'a, "b"\nc')
     ]
@@ -77,6 +78,12 @@ def test_each_moment_is_a_row(whole: bytes, tmp_path: pathlib.Path) -> None:
     ]
     assert [bool(row["loss"]) for row in rows][:4] == [True, True, True, False]
     assert not list((tmp_path / "whole").glob(".*"))
+
+
+def test_last_values_belong_to_the_last_epoch(make_trainer: Make, tmp_path: pathlib.Path) -> None:
+    run(make_trainer, tmp_path, print_frequency=4)
+    last = table(tmp_path)[-1]
+    assert (last["phase"], last["iteration"], last["epoch"]) == ("training", "18", "2")
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7, 8, 11, 12, 13])

@@ -76,9 +76,9 @@ def test_list(ask: Ask, runs: pathlib.Path) -> None:
     lines = ask("list").splitlines()
     assert lines[0].split() == ["run", "model", "epoch", "iteration", "accuracy", "loss"]
     assert [line.split()[:4] for line in lines[1:]] == [
-        ["runs/a#1", "Wide", "4", "30"],
-        ["runs/a#2", "Wide", "6", "42"],
-        ["runs/b", "Wide", "6", "42"],
+        ["runs/a#1", "Wide", "5", "30"],
+        ["runs/a#2", "Wide", "7", "42"],
+        ["runs/b", "Wide", "7", "42"],
     ]
     assert ask("list", "runs/b", "--metric", "loss").splitlines()[0].split()[-1] == "loss"
 
@@ -109,7 +109,7 @@ def test_json(ask: Ask, runs: pathlib.Path) -> None:
 
 def test_show(ask: Ask, runs: pathlib.Path) -> None:
     text = ask("show", "runs/b")
-    assert "run runs/b: epoch 6, iteration 42\n" in text
+    assert "run runs/b: epoch 7, iteration 42\n" in text
     assert "checkpoints: 1, the last checkpoints/one/one" in text
     assert any(line.split() == ["model.width", "5"] for line in text.splitlines())
     [row] = [line for line in text.splitlines() if line.split()[:1] == ["loss"]]

@@ -268,10 +268,10 @@ def test_plain_bar_in_a_notebook(make_trainer: Make, monkeypatch: pytest.MonkeyP
         (
             {"total_steps": 2, "valid_frequency": 2, "print_frequency": 4},
             [
-                "training: epoch 0/2, iteration 4, loss",
+                "training: epoch 1/2, iteration 4, loss",
                 "training: epoch 1/2",
-                "training: epoch 1/2, iteration 8, loss",
-                "training: epoch 1/2, iteration 12, loss",
+                "training: epoch 2/2, iteration 8, loss",
+                "training: epoch 2/2, iteration 12, loss",
                 "validation: 3 batches, after epoch 2/2, accuracy",
                 "training: epoch 2/2",
             ],

@@ -22,7 +22,7 @@ class Series:
 
     Attributes:
         iterations: the number of optimizer steps at each value.
-        epochs: the number of complete epochs at each value.
+        epochs: the number of the epoch of each value, from 0.
         values: the values; some may not be finite.
     """
 
@@ -56,7 +56,7 @@ class RunRecord:
         hyper_parameters: the content of ``hyper-parameters.json``; empty for earlier releases.
         metrics: the metrics of training and validation by name.
         tests: the newest results of tests by name.
-        epoch: the number of complete epochs at the last logged value.
+        epoch: the number of the epoch of the last logged value, from 0.
         iteration: the number of optimizer steps at the last logged value.
         checkpoints: the paths of the checkpoints in the folder, the newest last. All runs of a
             folder share them.
@@ -74,6 +74,11 @@ class RunRecord:
     iteration: int = 0
     checkpoints: list[str] = dataclasses.field(default_factory=list)
     unreadable: int = 0
+
+    @property
+    def epoch_number(self) -> int:
+        """The number of the epoch of the last logged value, from 1; 0 if no value was logged."""
+        return self.epoch + bool(self.iteration)
 
     @property
     def model(self) -> str:

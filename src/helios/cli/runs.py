@@ -58,7 +58,7 @@ def list_runs(
     names = metric or list(dict.fromkeys(n for run in found for n in run.metrics))[:_SHOWN]
     rows = [
         (
-            *(run.name, run.model, str(run.epoch), str(run.iteration)),
+            *(run.name, run.model, str(run.epoch_number), str(run.iteration)),
             *(_last(run, name) for name in names),
         )
         for run in found
@@ -175,7 +175,7 @@ def _metric_rows(runs: Sequence[RunRecord], name: str) -> list[tuple[str, ...]]:
 
 
 def _print(run: RunRecord) -> None:
-    say(f"run {run.name}: epoch {run.epoch}, iteration {run.iteration}")
+    say(f"run {run.name}: epoch {run.epoch_number}, iteration {run.iteration}")
     say(f"plug-ins: {', '.join(run.plugins()) or 'none'}")
     newest = f", the last {run.checkpoints[-1]}" if run.checkpoints else ""
     say(f"checkpoints: {len(run.checkpoints)}{newest}")

@@ -54,6 +54,11 @@ class TrainingState:
     average_iter_time: float = 0.0
     running_iter: int = 0
 
+    @property
+    def epoch_number(self) -> int:
+        """The number of the epoch of the newest batch, counted from 1, as people count."""
+        return self.global_epoch + bool(self.dataset_iter)
+
     def dict(self) -> dict[str, Any]:
         """Return the counters by name."""
         return dataclasses.asdict(self)

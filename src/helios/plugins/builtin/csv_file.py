@@ -85,7 +85,7 @@ class CSVPlugin(Plugin):
         row: dict[str, Any] = {
             "iteration": state.current_iteration,
             "batch": state.global_iteration,
-            "epoch": state.global_epoch,
+            "epoch": max(state.epoch_number - 1, 0) if phase == "training" else state.global_epoch,
             "phase": phase,
             **metrics,
         }

@@ -72,7 +72,7 @@ class MetricsFilePlugin(Plugin):
         line: dict[str, Any] = {
             "iteration": state.current_iteration,
             "batch": state.global_iteration,
-            "epoch": state.global_epoch,
+            "epoch": max(state.epoch_number - 1, 0) if phase == "training" else state.global_epoch,
             "metrics": values,
         }
         if not self._is_training:

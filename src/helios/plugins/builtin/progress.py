@@ -210,13 +210,13 @@ class ProgressPlugin(Plugin):
     def _described(
         self, state: TrainingState, *, is_epoch_over: bool = False, is_short: bool = False
     ) -> str:
-        """Return the position in words; the counter of epochs grows only after their hooks."""
+        """Return the position in words."""
         total = "" if self._total is None or is_short else f"/{self._total}"
         if not self._in_epochs:
             return f"{'step' if is_short else 'iteration'} {state.current_iteration}{total}"
         if is_epoch_over or is_short:
-            return f"epoch {state.global_epoch + 1}{total}"
-        return f"epoch {state.global_epoch}{total}, iteration {state.current_iteration}"
+            return f"epoch {state.epoch_number}{total}"
+        return f"epoch {state.epoch_number}{total}, iteration {state.current_iteration}"
 
     # The lines of a log file, and of evaluations without training.
 
