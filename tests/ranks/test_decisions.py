@@ -144,14 +144,22 @@ class Judging(TinyModel):
         return self.global_rank == 1
 
 
-def differ(folder: str) -> list[Any]:
+def drift(folder: str, virtual_ranks: int | None) -> str:
+    trainer = Trainer(
+        total_steps=4,
+        run_root=f"{folder}/drifting",
+        virtual_ranks=virtual_ranks,
+        **ARGUMENTS,  # type: ignore[arg-type]  # a dictionary of several types
+    )
     try:
-        Trainer(total_steps=4, run_root=f"{folder}/drifting", **ARGUMENTS).fit(  # type: ignore[arg-type]
-            Drifting(), TinyDataModule()
-        )
-        message = ""
+        trainer.fit(Drifting(), TinyDataModule())
     except RanksDifferError as error:
-        message = str(error)
+        return str(error)
+    return ""
+
+
+def differ(folder: str) -> list[Any]:
+    message, virtual = drift(folder, None), drift(folder, 2)
     judged = Trainer(
         total_steps=100,
         valid_frequency=2,
@@ -165,13 +173,14 @@ def differ(folder: str) -> list[Any]:
         **ARGUMENTS,  # type: ignore[arg-type]  # a dictionary of several types
     )
     timed.fit(TinyModel(), TinyDataModule())
-    return [message, judged.state.current_iteration, timed.state.current_iteration]
+    return [message, virtual, judged.state.current_iteration, timed.state.current_iteration]
 
 
 def test_ranks_that_differ(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     first, second = ranks(2, differ, str(tmp_path))
     assert first.result == second.result
-    message, judged, _ = first.result
+    message, virtual, judged, _ = first.result
+    assert virtual == message
     assert "Drifting.net.2.bias has other values in rank 1 than in rank 0" in message
     assert "self.optimize(loss, optimizer)" in message
     assert not list(tmp_path.rglob("*.pth"))

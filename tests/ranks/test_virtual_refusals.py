@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import IterableDataset
 
-from helios import TrainingState
+from helios import Plugin, TrainingState
 from helios.core import Alone, Place
 from helios.errors import CheckpointError, ConfigurationError
 from helios.model.virtual.ranks import local_ranks
@@ -58,6 +58,24 @@ def schedules_always(model: Any, loss: torch.Tensor) -> None:
         group["lr"] *= 0.9
 
 
+def limits_weights(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer)
+    with torch.no_grad():
+        model.net[2].weight.clamp_(-1, 1)
+
+
+def limits_unseen(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer)
+    model.net[2].weight.data.clamp_(-0.01, 0.01)
+
+
+def averages_always(model: Any, loss: torch.Tensor) -> None:
+    model.optimize(loss, model.optimizer)
+    with torch.no_grad():
+        for one, other in zip(model.extra.parameters(), model.net[2].parameters(), strict=True):
+            one.lerp_(other, 0.1)
+
+
 def sometimes(model: Any, loss: torch.Tensor) -> None:
     if model.calls % 2:
         model.optimize(loss, model.optimizer)
@@ -90,6 +108,9 @@ STEPS: list[tuple[Callable[..., Any], Callable[[], Any] | None, str]] = [
     (twice, None, "train_step has called optimize() twice"),
     (by_hand, None, "takes a step of SGD (optimizer) by hand"),
     (schedules_always, None, "call a scheduler only if optimize() returns True"),
+    (limits_weights, None, "virtual rank 0 has changed Stepping.net.2.weight, before the step"),
+    (limits_unseen, None, "has changed Stepping.net.2.weight, before the step is taken"),
+    (averages_always, lambda: nn.Linear(8, 2), "averages of weights, only if optimize() returns"),
     (sometimes, None, "optimize(SGD) got a loss from 1 of 2 virtual ranks"),
     (weighs_sometimes, None, "optimize(SGD) got a weight from 1 of 2 virtual ranks"),
     (logs_metric, None, "log('metric') got a Metric, which the virtual ranks of a process share"),
@@ -168,6 +189,34 @@ class Streaming(TinyDataModule):
     def setup(self) -> None:
         super().setup()
         self._train_dataset = self._create_dataset(Numbers(), {"batch_size": 2})
+
+
+class WithoutOptimizer(TinyModel):
+    """Has a layer that no optimizer trains, and clips the gradients of all layers."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.optimizer = torch.optim.SGD(self.net[2].parameters(), lr=0.1)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=3)
+
+
+class Sees(Plugin):
+    def __init__(self) -> None:
+        super().__init__("sees")
+        self.gradients: list[Any] = []
+
+    def setup(self) -> None: ...
+
+    def on_gradients_ready(self) -> None:
+        net = self.trainer.model.net
+        self.gradients.append((net[0].weight.grad, net[2].weight.grad is None))
+
+
+def test_gradients_without_an_optimizer_are_dropped(make_trainer: Make) -> None:
+    sees = Sees()
+    make_trainer(virtual_ranks=2, plugins=[sees]).fit(WithoutOptimizer(), TinyDataModule())
+    assert sees.gradients
+    assert set(sees.gradients) == {(None, False)}
 
 
 def test_streams(make_trainer: Make) -> None:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from helios.core import Group, Place
 from helios.errors import ConfigurationError, RanksDifferError
-from helios.model import gradients, shards, stateful
+from helios.model import alike, gradients, shards, stateful
 from helios.model.replica import Replica
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class Parallel:
         if self._kind is not None:
             equal = {id(tensor) for tensor in self._equal}
             rest = {name: each for name, each in self._tensors() if id(each) not in equal}
-            self._equalize(type(self._model).__name__, rest)
+            label = type(self._model).__name__
+            self._equalize(label, rest)
+            alike.require_same_optimizers(self._group, label, optimizers)
         self._is_single = len(self._replicas) + len(self._sharded) == 1 and len(optimizers) == 1
         self.synchronize(is_last=True)
 
@@ -225,18 +227,7 @@ class Parallel:
         if self._kind is None:
             return
         self._share_buffers()
-        own = gradients.fingerprints(self._parameters())
-        first, *others = self._group.gather(own)
-        for rank, other in enumerate(others, start=1):
-            names = [name for name in first if other.get(name) != first[name]]
-            if names:
-                label = type(self._model).__name__
-                raise RanksDifferError(
-                    f"{label}.{names[0]} has other values in rank {rank} than in rank 0, so the"
-                    " ranks no longer train one model. Take each step in every rank, with"
-                    f" self.optimize(loss, optimizer), and change the weights of {label} nowhere"
-                    " else in one rank alone."
-                )
+        alike.require_same_weights(self._group, type(self._model).__name__, self._parameters())
 
     def _equalize(self, owner: str, tensors: dict[str, torch.Tensor]) -> None:
         """Give all ranks the values of rank 0.

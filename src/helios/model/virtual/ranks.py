@@ -13,6 +13,7 @@ from helios.model.optimizers import Optimizers, Step
 from helios.model.virtual.buffers import Buffers, Values
 from helios.model.virtual.leaf import Leaf
 from helios.model.virtual.reduction import Reduction, Total
+from helios.model.virtual.weights import Weights
 
 
 class VirtualRank:
@@ -63,6 +64,7 @@ class VirtualRanks:
         group: the processes of the run.
         optimizers: the optimizers of the model.
         buffers: the buffers of the model.
+        weights: the weights of the model.
 
     Attributes:
         count: the number of virtual ranks of the run.
@@ -70,7 +72,13 @@ class VirtualRanks:
     """
 
     def __init__(
-        self, count: int, place: Place, group: Group, optimizers: Optimizers, buffers: Buffers
+        self,
+        count: int,
+        place: Place,
+        group: Group,
+        optimizers: Optimizers,
+        buffers: Buffers,
+        weights: Weights,
     ) -> None:
         numbers = local_ranks(count, place)
         self.count = count
@@ -79,6 +87,7 @@ class VirtualRanks:
         self._tree = tree_of(count)
         self._optimizers = optimizers
         self._buffers = buffers
+        self._weights = weights
         self._loaded = self.local[0]
         self._sums = self._new_sums()
         self._is_summed = False
@@ -120,6 +129,9 @@ class VirtualRanks:
                     if parameter.grad is not None:
                         leaf.gradients[parameter] = _require_dense(parameter.grad, optimizer)
                         parameter.grad = None
+        for parameter in self._weights.parameters:
+            if parameter.grad is not None:  # no optimizer steps it, so nobody adds it up
+                parameter.grad = None
         for step in self._optimizers.pending():
             leaf.given[step] = 1
             step.losses = 0

@@ -19,6 +19,7 @@ from helios.model.virtual.coverage import require_alike, require_covered
 from helios.model.virtual.log import VirtualLog
 from helios.model.virtual.ranks import VirtualRank, VirtualRanks
 from helios.model.virtual.streams import Streams
+from helios.model.virtual.weights import Weights
 
 if TYPE_CHECKING:
     from helios.model.model import Model
@@ -49,7 +50,10 @@ class VirtualSession(Session):
         self._model = model
         self._group = group
         self._buffers = Buffers(model)
-        self.ranks = VirtualRanks(count, place, group, self.optimizers, self._buffers)
+        self._weights = Weights(model)
+        self.ranks = VirtualRanks(
+            count, place, group, self.optimizers, self._buffers, self._weights
+        )
         local = self.ranks.local
         self.training_log = VirtualLog([rank.training_log for rank in local], group)
         self.evaluation_log = VirtualLog([rank.evaluation_log for rank in local], group)
@@ -61,6 +65,7 @@ class VirtualSession(Session):
         self._rank: VirtualRank | None = None
         self._is_between_windows = True
         self._has_begun = self._has_given = self._is_stepping = False
+        self._is_first = True
         self._has_extras, self._is_bare = True, False  # so that each step goes through _take()
         self._watch = register_optimizer_step_pre_hook(self._refuse_step_by_hand)
 
@@ -86,7 +91,8 @@ class VirtualSession(Session):
                 require_alike(self._model, self._group)
             if self._state.dataset_iter == 0 or not self._has_begun:
                 self._buffers.search()
-            self._has_begun = True
+                self._weights.search()
+            self._is_first, self._has_begun = not self._has_begun, True
             self.ranks.begin_window()
         self._is_between_windows = self._window.is_complete
         with self._streams.apart(self._outer_streams):
@@ -105,16 +111,23 @@ class VirtualSession(Session):
         self.ranks.switch_to(rank, is_complete=is_complete)
         self._show_losses(rank)
         self._streams.seed(_TRAINING, rank.number, self._state.global_iteration)
-        rates = None if rank.is_last else self._rates()
+        takes_step = rank.is_last and is_complete
+        rates = None if takes_step else self._rates()
+        if not takes_step:
+            self._weights.note(reads=self._is_first)
         self._has_given = False
         with self._owned_by(rank, rank.training_log):
             yield
+        story = (
+            f"Trainer(virtual_ranks={self.ranks.count}): the batch of virtual rank {rank.number}"
+        )
         if rates and rates != self._rates():  # the first batch finds the optimizers
             raise ConfigurationError(
-                f"Trainer(virtual_ranks={self.ranks.count}): train_step has changed a learning rate"
-                f" in the batch of virtual rank {rank.number}, before the step is taken: call a"
-                " scheduler only if optimize() returns True."
+                f"{story} has changed a learning rate, before the step is taken: call a scheduler"
+                " only if optimize() returns True."
             )
+        if not takes_step:
+            self._weights.require_unchanged(story)
 
     @contextlib.contextmanager
     def evaluating_rank(self, rank: VirtualRank, *numbers: int) -> Iterator[None]:
@@ -163,6 +176,11 @@ class VirtualSession(Session):
             " would depend on the number of processes: log numbers, with the number of samples"
             " that they are means of as their weight."
         )
+
+    def require_same_weights(self) -> None:
+        """Raise an error if the processes have different weights."""
+        if self.place.is_distributed:
+            self._weights.require_same(self._group)
 
     # What a checkpoint keeps.
 

@@ -6,6 +6,7 @@ from typing import Any
 from helios.core import Group
 from helios.data import StreamPosition
 from helios.data.loader import batch_size_of
+from helios.data.orders import describe_order
 from helios.data.rank_shares import RankShare
 from helios.data.whole_epoch import number_of_batches
 from helios.errors import CheckpointError, ConfigurationError
@@ -21,11 +22,27 @@ def settle_share(position: object, group: Group) -> None:
         position: the sampler of a loader. If all ranks would read the same samples, they share
             them; otherwise each rank has its own already.
         group: the processes of the run.
+
+    Raises:
+        ConfigurationError: Helios chooses, and the ranks would share different data sets.
     """
-    if isinstance(position, RankShare) and position.is_of_user and not position.is_settled:
-        position.is_settled = True
-        digests = group.gather(position.digest())
-        position.is_shared = len(set(digests)) == 1
+    if not isinstance(position, RankShare) or position.is_settled:
+        return
+    position.is_settled = True
+    orders = group.gather(position.digest() if position.is_of_user else whole_order(position))
+    position.is_shared = len(set(orders)) == 1
+    if not position.is_shared and not position.is_of_user:
+        stories = ", ".join(f"{each} on rank {rank}" for rank, each in enumerate(orders))
+        raise ConfigurationError(
+            f"each rank reads its share of one data set, but the ranks have different ones:"
+            f" {stories}. Give all ranks the same data set and loader parameters. If each rank has"
+            " samples of its own, pass a sampler that chooses all of them."
+        )
+
+
+def whole_order(position: RankShare) -> str:
+    """Return the number of samples that all ranks share, and who chooses their order."""
+    return f"{position.total} samples of {describe_order(position.source, 0)}"
 
 
 def settle_evaluation(

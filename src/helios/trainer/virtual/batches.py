@@ -11,6 +11,7 @@ from helios.data.reader import reading_as
 from helios.errors import ConfigurationError
 from helios.model.virtual.ranks import VirtualRank, local_ranks
 from helios.trainer.inputs.batches import Batches
+from helios.trainer.inputs.shared_batches import whole_order
 
 END = object()
 """The result of :meth:`Round.read` if a virtual rank has no more batches in an evaluation."""
@@ -115,6 +116,8 @@ class VirtualBatches:
         if isinstance(sampler, RankShare) and sampler.is_of_user:
             what = f"the order of the samples that {type(sampler.source).__name__} chooses"
             self._group.require_same(what, sampler.digest())
+        elif isinstance(sampler, RankShare):
+            self._group.require_same("the training set", whole_order(sampler))
 
     def advance_phase(self) -> None:
         """Switch to the next training set, if one exists."""

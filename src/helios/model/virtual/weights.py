@@ -1,0 +1,87 @@
+"""The weights of a model, which only a step of all virtual ranks may change."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from helios.core import Group
+from helios.errors import ConfigurationError
+from helios.model import alike, gradients, stateful
+
+if TYPE_CHECKING:
+    from helios.model.model import Model
+
+
+class Weights:
+    """The parameters of the networks, those outside of networks, and their changes.
+
+    Args:
+        model: the model.
+
+    Attributes:
+        parameters: all of them, each once.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+        self._named: dict[str, torch.Tensor] = {}
+        self._before: list[int] = []
+        self._values: dict[str, int] | None = None
+        self.parameters: list[torch.Tensor] = []
+
+    def search(self) -> None:
+        """Find the parameters that the model has now."""
+        self._named = {}
+        for name, part in stateful.stateful_attributes(self._model):
+            if isinstance(part, nn.Module):
+                self._named |= dict(part.named_parameters(prefix=name))
+            elif isinstance(part, stateful.ParameterState):
+                self._named[name] = part.parameter
+        self.parameters = list({id(each): each for each in self._named.values()}.values())
+
+    def note(self, *, reads: bool) -> None:
+        """Note the weights before the batch of a virtual rank.
+
+        Args:
+            reads: ``True`` to note their values, too. PyTorch does not count a change of ``.data``.
+        """
+        self._before = [each._version for each in self.parameters]  # noqa: SLF001 - no public name
+        self._values = gradients.fingerprints(self._named.items()) if reads else None
+
+    def changed(self) -> str | None:
+        """Return the name of a parameter that has changed since :meth:`note`, if one has."""
+        now = [each._version for each in self.parameters]  # noqa: SLF001 - no public name
+        if now != self._before:
+            pairs = zip(self.parameters, self._before, now, strict=True)
+            first = next(each for each, before, version in pairs if before != version)
+            return next(name for name, each in self._named.items() if each is first)
+        if self._values is None:
+            return None
+        values = gradients.fingerprints(self._named.items())
+        return next((name for name, each in values.items() if each != self._values[name]), None)
+
+    def require_unchanged(self, story: str) -> None:
+        """Raise an error if a parameter has changed since :meth:`note`.
+
+        Args:
+            story: the beginning of the message.
+
+        Raises:
+            ConfigurationError: one has; the message names it.
+        """
+        name = self.changed()
+        if name is not None:
+            raise ConfigurationError(
+                f"{story} has changed {type(self._model).__name__}.{name}, before the step is"
+                " taken: change weights, and averages of weights, only if optimize() returns True."
+            )
+
+    def require_same(self, group: Group) -> None:
+        """Raise an error if the processes have different weights.
+
+        Raises:
+            RanksDifferError: they have; the message names the first parameter.
+        """
+        self.search()
+        alike.require_same_weights(group, type(self._model).__name__, self._named.items())
