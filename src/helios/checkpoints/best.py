@@ -4,7 +4,7 @@ import logging
 import pathlib
 from typing import Any
 
-from helios.checkpoints import folder, storage
+from helios.checkpoints import folder, stores
 from helios.checkpoints.migrations import migrate
 from helios.errors import CheckpointError
 
@@ -34,14 +34,20 @@ def best_moment(payload: dict[str, Any]) -> int | None:
     return consumed if is_best else None
 
 
-def load_best_checkpoint(root: pathlib.Path | None) -> tuple[pathlib.Path, dict[str, Any]]:
+def load_best_checkpoint(
+    root: pathlib.Path | None, load: stores.Load = stores.load
+) -> tuple[pathlib.Path, dict[str, Any]]:
     """Return path and content of the checkpoint of the best validation in a folder.
+
+    Args:
+        root: the folder.
+        load: the function that verifies and reads a checkpoint.
 
     Raises:
         CheckpointError: no file holds the weights of the best validation; or the file that does is
             damaged.
     """
-    newest = folder.load_last_checkpoint(root)
+    newest = folder.load_last_checkpoint(root, load)
     if newest is None:
         raise CheckpointError(
             f'checkpoint="best": {_where(root)} has no checkpoint. Train with'
@@ -50,12 +56,12 @@ def load_best_checkpoint(root: pathlib.Path | None) -> tuple[pathlib.Path, dict[
     recorded = (migrate(newest[1], newest[0]).get("validated") or {}).get("best")
     for path in folder.candidates(newest[0].parent):
         try:
-            moment = best_moment(storage.peek(path))
+            moment = best_moment(stores.peek(path))
         except (CheckpointError, KeyError, TypeError, AttributeError, OSError) as error:
             _logger.warning("%s cannot be read, so it may be the best: %s", path, error)
             continue
         if moment is not None and (recorded is None or recorded["batches"] == moment):
-            return path, storage.load(path)
+            return path, load(path)
     story = "no validation has been the best" if recorded is None else f"it was at {recorded['at']}"
     raise CheckpointError(
         f'checkpoint="best": no file in {_where(root)} holds the weights of the best validation'

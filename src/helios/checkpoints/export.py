@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from helios.checkpoints import migrations, storage
+from helios.checkpoints import migrations, stores
 from helios.errors import CheckpointError, ConfigurationError, nearest
 
 EXTRA = "helios-trainer[safetensors]"
@@ -55,7 +55,7 @@ def export_weights(
             f"export_weights() needs safetensors, which is not installed: pip install {EXTRA!r}"
         ) from error
     path, written = pathlib.Path(checkpoint), pathlib.Path(target)
-    payload = migrations.migrate(storage.load(path), path)
+    payload = migrations.migrate(stores.load(path), path)
     weights = weights_of(payload, network=network, averages=averages)
     metadata = {"format": "pt", "helios": str(payload["version"]), "checkpoint": payload["name"]}
     counters = payload["training_state"]

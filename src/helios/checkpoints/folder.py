@@ -4,11 +4,12 @@ import logging
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
-from helios.checkpoints import storage
+from helios.checkpoints import storage, stores
 from helios.checkpoints.lock import FolderLock
-from helios.checkpoints.naming import SUFFIX, TEMPORARY, parse_name
+from helios.checkpoints.naming import PREVIOUS, SHARDED, SUFFIX, TEMPORARY, parse_name
 from helios.errors import CheckpointError, ConfigurationError, DamagedCheckpointError
 
 _logger = logging.getLogger(__name__)
@@ -17,30 +18,39 @@ _logger = logging.getLogger(__name__)
 def candidates(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the checkpoints in a folder, the newest first, by epoch and then by iteration."""
     found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in (*folder.glob(f"*{SUFFIX}"), *_folders(folder)):
         where = parse_name(path.stem)
         try:
-            if where is not None and path.is_file():
+            if where is not None and path.is_dir() == (path.suffix != SUFFIX):
                 found.append((where, path.stat().st_mtime_ns, path))
         except FileNotFoundError:  # another process has just deleted it
             continue
     return [path for *_, path in sorted(found, reverse=True)]
 
 
+def _folders(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Iterate over sharded checkpoints, also those whose writer was killed as it replaced them."""
+    yield from folder.glob(f"*{SHARDED}")
+    for path in folder.glob(f"*{SHARDED}{PREVIOUS}"):
+        if not path.with_suffix("").exists():
+            yield path
+
+
 def load_last_checkpoint(
-    root: pathlib.Path | None,
+    root: pathlib.Path | None, load: stores.Load = stores.load
 ) -> tuple[pathlib.Path, dict[str, Any]] | None:
     """Return the path and the content of the newest undamaged checkpoint in a folder.
 
     Args:
         root: the folder. If it is ``None``, the function returns ``None``.
+        load: the function that verifies and reads a checkpoint.
 
     Raises:
         CheckpointError: the newest undamaged checkpoint holds more than plain data.
     """
     for path in candidates(root) if root is not None else []:
         try:
-            return path, storage.load(path)
+            return path, load(path)
         except DamagedCheckpointError as error:
             _logger.warning("%s It is skipped; an older one is used, if one exists.", error)
         except FileNotFoundError:
@@ -50,7 +60,7 @@ def load_last_checkpoint(
 
 def find_last_checkpoint(root: pathlib.Path | None) -> pathlib.Path | None:
     """Return the path of the checkpoint that :func:`load_last_checkpoint` would load."""
-    found = load_last_checkpoint(root)
+    found = load_last_checkpoint(root, stores.read)
     return found[0] if found else None
 
 
@@ -77,6 +87,13 @@ def claim(folder: pathlib.Path) -> FolderLock:
         lock.acquire()
         for path in folder.glob(f"*{SUFFIX}{TEMPORARY}"):
             path.unlink(missing_ok=True)  # its writer is dead: a live one would hold the lock
+        for path in folder.glob(f"*{SHARDED}{TEMPORARY}"):
+            shutil.rmtree(path)
+        for path in folder.glob(f"*{SHARDED}{PREVIOUS}"):
+            if path.with_suffix("").exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(path.with_suffix(""))
     except OSError as error:
         lock.release()
         raise ConfigurationError(

@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-from helios.checkpoints import storage
+from helios.checkpoints import stores
 from helios.checkpoints.best import best_moment
 from helios.checkpoints.naming import SUFFIX, TEMPORARY
 from helios.errors import CheckpointError
@@ -56,7 +56,7 @@ class Links:
         target = os.readlink(best)
         if self._best is None or self._best[0] != target:
             try:
-                self._best = target, best_moment(storage.peek(best))
+                self._best = target, best_moment(stores.peek(best))
             except (CheckpointError, KeyError, TypeError, AttributeError, OSError):
                 return None
         return self._best[1]

@@ -7,8 +7,14 @@ from typing import NamedTuple
 from helios.core import rules
 
 SUFFIX = ".pth"
+SHARDED = ".dcp"
+"""The suffix of a folder to which several ranks write."""
+CONTENT = "helios.pt"
+"""The file in such a folder with everything that is not divided among ranks."""
 TEMPORARY = ".tmp"
-"""The suffix of a file that is being written, after :data:`SUFFIX`."""
+"""The suffix of a file or folder that is being written, after its own."""
+PREVIOUS = ".old"
+"""The suffix of a folder that is being replaced, after its own."""
 
 _NAME = re.compile(r".*_epoch_(\d+)_iter_(\d+)")  # greedy: finds the last match in the name
 

@@ -4,7 +4,7 @@ import logging
 import pathlib
 from typing import NamedTuple
 
-from helios.checkpoints import folder, storage
+from helios.checkpoints import folder, stores
 from helios.checkpoints.best import best_moment
 from helios.checkpoints.naming import Position, format_name
 from helios.errors import CheckpointError
@@ -65,7 +65,7 @@ class Retention:
         return self._known[path]
 
     def _read(self, path: pathlib.Path) -> "_Own | None":
-        payload = storage.peek(path)
+        payload = stores.peek(path)
         state = payload["training_state"]
         position = Position(state["global_epoch"], state["current_iteration"])
         name = format_name(self._save_name, position)
@@ -81,7 +81,7 @@ class _Own(NamedTuple):
 
 def _delete(path: pathlib.Path) -> bool:
     try:
-        path.unlink(missing_ok=True)
+        stores.delete(path)
         _logger.info("deleted %s", path)
     except OSError as error:
         _logger.warning("%s cannot be deleted: %s.", path, error.strerror)

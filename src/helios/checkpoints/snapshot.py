@@ -42,6 +42,8 @@ class Snapshots:
         return copied
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_meta:
+            return tensor  # without values
         detached = tensor.detach()
         is_lazy = detached.is_conj() or detached.is_neg()
         if detached.layout is torch.strided and not detached.is_quantized and not is_lazy:

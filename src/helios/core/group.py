@@ -79,10 +79,15 @@ class Ranks(Group):
 
     Args:
         channel: a process group of gloo that holds all processes of the run.
+
+    Attributes:
+        channel: the process group.
+        rank: the number of this process in it.
     """
 
     def __init__(self, channel: dist.ProcessGroup) -> None:
-        self._channel = channel
+        self.channel = channel
+        self.rank = channel.rank()
 
     def agree(self, wish: bool) -> bool:
         """Return whether any process wishes it."""
@@ -90,8 +95,8 @@ class Ranks(Group):
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks."""
-        values: list[Any] = [None] * self._channel.size()
-        dist.all_gather_object(values, _encoded(value), self._channel)
+        values: list[Any] = [None] * self.channel.size()
+        dist.all_gather_object(values, _encoded(value), self.channel)
         return [_decoded(each) for each in values]
 
     def sum(self, value: float) -> float:
@@ -100,9 +105,9 @@ class Ranks(Group):
 
     def broadcast(self, value: T) -> T:
         """Return the value of the process with rank 0."""
-        is_sender = self._channel.rank() == 0
+        is_sender = self.rank == 0
         values: list[Any] = [_encoded(value) if is_sender else None]
-        dist.broadcast_object_list(values, 0, self._channel)
+        dist.broadcast_object_list(values, 0, self.channel)
         received: T = value if is_sender else _decoded(values[0])
         return received
 
@@ -123,7 +128,7 @@ class Ranks(Group):
 
     def _reduced(self, value: float, dtype: torch.dtype, operation: Any) -> float:
         tensor = torch.tensor(value, dtype=dtype)
-        dist.all_reduce(tensor, operation, self._channel)
+        dist.all_reduce(tensor, operation, self.channel)
         return tensor.item()
 
 

@@ -101,6 +101,11 @@ class Parallel:
         self._sharded.append(module)  # type: ignore[arg-type]  # fully_shard() changes its class
         return module
 
+    @property
+    def mesh(self) -> DeviceMesh | None:
+        """The ranks that have divided the networks; ``None`` if they are whole."""
+        return self._mesh
+
     def whole(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state of the model with whole tensors; all ranks must call this."""
         return shards.whole(state) if self._sharded else state

@@ -22,6 +22,8 @@ from helios.model.schedulers import Schedulers
 from helios.model.window import Window
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from helios.model.parallel import Parallel
 
 Caller = Callable[..., Any] | None
@@ -156,6 +158,11 @@ class Session:
     def whole(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state of the model with whole tensors, if ranks have divided them."""
         return state if self._parallel is None else self._parallel.whole(state)
+
+    @property
+    def mesh(self) -> "DeviceMesh | None":
+        """The ranks that have divided the networks; ``None`` if they are whole."""
+        return None if self._parallel is None else self._parallel.mesh
 
     def require_same_weights(self) -> None:
         """Raise an error if the ranks no longer train one model."""

@@ -45,8 +45,6 @@ def load_whole_optimizer_states(optimizer: Optimizer) -> None:
 
 def _divide_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    if not any(isinstance(each, DTensor) for each in parameters):
-        return state
     divided = {
         index: {name: _divided(value, parameters[index]) for name, value in each.items()}
         for index, each in state["state"].items()
@@ -55,9 +53,14 @@ def _divide_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict
 
 
 def _divided(value: Any, like: Any) -> Any:
-    """Return a whole tensor divided as another one, if it has the same shape."""
-    is_whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
-    if not isinstance(like, DTensor) or not is_whole or value.shape != like.shape:
+    """Return a tensor divided as another one, if it has the same shape."""
+    if isinstance(value, DTensor):
+        is_same = isinstance(like, DTensor) and value.device_mesh == like.device_mesh
+        if is_same and value.placements == like.placements:
+            return value
+        value = value.full_tensor()
+    is_tensor = isinstance(value, torch.Tensor)
+    if not isinstance(like, DTensor) or not is_tensor or value.shape != like.shape:
         return value
     on_device = value.to(like.device)
     return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)

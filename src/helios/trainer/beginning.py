@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from helios.checkpoints import folder, runs
+from helios.checkpoints import folder, runs, stores
 from helios.core.rules import shown
 from helios.errors import ConfigurationError
 
@@ -68,7 +68,7 @@ class Beginning:
 
 def _file(name: str, value: Any, others: str) -> pathlib.Path:
     is_path = isinstance(value, str | os.PathLike)
-    if not is_path or not pathlib.Path(value).is_file():
+    if not is_path or not stores.is_checkpoint(pathlib.Path(value)):
         problem = "is not a file" if is_path else "is not a path"
         raise ConfigurationError(
             f"{name}={shown(value)} {problem}: write {others}the path of a file, such as"

@@ -8,80 +8,41 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from helios.checkpoints import folder, migrations, plain, storage
+from helios.checkpoints import folder, migrations, plain, search, storage, stores
 from helios.checkpoints.best import load_best_checkpoint
 from helios.checkpoints.links import Links
 from helios.checkpoints.lock import FolderLock
-from helios.checkpoints.naming import SUFFIX, Position, format_name, is_file_name, parse_name
+from helios.checkpoints.naming import (
+    SHARDED,
+    SUFFIX,
+    Position,
+    format_name,
+    is_file_name,
+    parse_name,
+)
 from helios.checkpoints.retention import Retention
+from helios.checkpoints.shards import Shards
 from helios.checkpoints.snapshot import Snapshots
 from helios.checkpoints.writer import Writer
-from helios.core import Group, Place, TrainingState
+from helios.core import Alone, Group, Place, Ranks, TrainingState
 from helios.errors import CheckpointError, ConfigurationError, PlanDriftError
 from helios.model import Model
+from helios.model.session import Session
 from helios.plugins import PluginPlan
 from helios.plugins.plans.drift import differences
 from helios.trainer import parts
-from helios.trainer.beginning import Beginning
-from helios.trainer.kept import Kept
 from helios.trainer.parts import Generators, Part
-
-if TYPE_CHECKING:
-    from helios.trainer import Trainer
+from helios.trainer.save_settings import SaveSettings
 
 _logger = logging.getLogger(__name__)
 
 OnSaved = Callable[[pathlib.Path, TrainingState], None]
 Wanted = Literal["last", "best"] | pathlib.Path | None
 """The checkpoint to restore; ``None`` for the newest, if there is one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SaveSettings:
-    """The settings for the checkpoints of a run.
-
-    Attributes:
-        folder: the folder of the model; ``None`` to save nothing.
-        kept: the numbers of checkpoints to keep.
-        keep_best: see :class:`~helios.trainer.Trainer`.
-        in_background: ``True`` to write checkpoints while training continues.
-        resume_plugins: the action if the plug-ins differ from those of the checkpoint.
-        leaves_run: ``True`` if the run resumes from a checkpoint of another run, whose files
-            stay as they are.
-    """
-
-    folder: pathlib.Path | None
-    kept: Kept
-    keep_best: int | None
-    in_background: bool
-    resume_plugins: str
-    leaves_run: bool = False
-
-    @classmethod
-    def of(cls, trainer: "Trainer", model: Model, beginning: Beginning) -> "SaveSettings":
-        """Return the settings of a trainer for a model.
-
-        Raises:
-            ConfigurationError: the model's name cannot be the name of a folder.
-        """
-        name, root = model.save_name, trainer.chkpt_root
-        if not is_file_name(name):
-            raise ConfigurationError(
-                f"save_name={name!r} of {type(model).__name__} cannot be the name of its"
-                " checkpoint folder and files: write a short name without separators, such as"
-                " 'resnet'."
-            )
-        folder, leaves_run = beginning.folders(None if root is None else root / name)
-        return cls(
-            folder=folder,
-            kept=Kept.of(trainer, folder),
-            keep_best=trainer.keep_best,
-            in_background=trainer.async_checkpoints,
-            resume_plugins=trainer.resume_plugins,
-            leaves_run=leaves_run,
-        )
+Content = tuple[dict[str, Any], Shards]
+"""The content of a checkpoint, and the tensors that ranks have divided."""
 
 
 class Checkpointer:
@@ -101,7 +62,7 @@ class Checkpointer:
         plan: the plan of the run.
         place: the place of this process.
         group: the processes of the run.
-        check: the function to call before each save.
+        session: the session of the run.
         on_saved: the function to call when a checkpoint is durable.
     """
 
@@ -115,7 +76,7 @@ class Checkpointer:
         plan: PluginPlan,
         place: Place,
         group: Group,
-        check: Callable[[], None],
+        session: Session,
         on_saved: OnSaved,
     ) -> None:
         self._settings = settings
@@ -126,7 +87,7 @@ class Checkpointer:
         self._plan = plan
         self._place = place
         self._group = group
-        self._check = check
+        self._session = session
         self._on_saved = on_saved
         self._writes = place.rank == 0  # one process writes for all
         self._retention = Retention(model.save_name, settings.kept.last, settings.kept.best)
@@ -140,7 +101,7 @@ class Checkpointer:
         self._read: dict[str, Any] | None = None
         self._stalls: list[float] = []
         self._saved_at: tuple[int, int, int] | None = None
-        self._kept: dict[str, Any] | None = None
+        self._kept: Content | None = None
 
     def open(self) -> None:
         """Check that checkpoints can be saved, before any computation starts.
@@ -176,7 +137,7 @@ class Checkpointer:
         """
         if self._settings.folder is not None:
             started = time.perf_counter()
-            self._check()
+            self._session.require_same_weights()
             self._flush_together()  # at most one is written at a time
             with self._generators.held():  # user code returns states and names, and may draw
                 self._save(self._settings.folder)
@@ -191,7 +152,7 @@ class Checkpointer:
             CheckpointError: a state is not plain.
         """
         with self._generators.held():
-            plain.check(self._payload())
+            plain.check(self._content()[0])
 
     def save_if_changed(self) -> None:
         """Write a checkpoint unless the current state is saved already."""
@@ -231,9 +192,10 @@ class Checkpointer:
         """Keep a copy of the current state in memory. The next save writes it."""
         if self._settings.folder is not None:
             with self._generators.held():
-                payload = self._payload()
+                payload, shards = self._content()
                 plain.check(payload)
-                self._kept = self._kept_snapshots.take(payload)
+                payload, parts = self._kept_snapshots.take((payload, shards.local()))
+                self._kept = payload, shards.replaced(parts)
 
     def discard(self) -> None:
         """Drop the copy that :meth:`keep` made."""
@@ -242,12 +204,17 @@ class Checkpointer:
     def _save(self, root: pathlib.Path) -> None:
         state = self._state
         name = self._group.broadcast(self._name())
-        payload = {**(self._kept or self._payload()), "name": name}
+        payload, shards = self._kept or self._content()
+        payload = {**payload, "name": name}
         self._saved_at = self._position()
-        if not self._writes:
-            self._durable.append((root / (name + SUFFIX), dataclasses.replace(state)))
+        path = root / (name + (SHARDED if shards.parts else SUFFIX))
+        if shards.parts:
+            self._write_shards(path, payload, shards)
             return
-        write = functools.partial(self._write, root / (name + SUFFIX))
+        if not self._writes:
+            self._durable.append((path, dataclasses.replace(state)))
+            return
+        write = functools.partial(self._write, path)
         if self._writer is None:
             write(payload, state)
         else:
@@ -257,14 +224,37 @@ class Checkpointer:
 
     def _write(self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)  # a user may have deleted it meanwhile
+        self._store(lambda: storage.save(payload, path), Alone())
+        self._finish_write(path, payload, state)
+
+    def _write_shards(self, path: pathlib.Path, payload: dict[str, Any], shards: Shards) -> None:
+        """Write a checkpoint together with the other ranks, which each write their parts."""
+        from helios.checkpoints import sharded_save  # imports much of torch.distributed
+
+        group, state = self._group, dataclasses.replace(self._state)
+        assert isinstance(group, Ranks), "one process divides no tensors"
+        if self._writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._store(lambda: sharded_save.save(payload, path, shards, group), group)
+        if self._writes:
+            self._finish_write(path, payload, state)
+        else:
+            self._durable.append((path, state))
+
+    def _store(self, write: Callable[[], None], group: Group) -> None:
+        """Write a checkpoint, and once more if the disk is full and old ones can be deleted."""
         try:
-            storage.save(payload, path)
+            write()
         except OSError as error:
-            newest = self._newest
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full or newest is None or not self._retention.delete_superseded(newest):
+            is_full = self._writes and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            newest = self._newest if is_full else None
+            if not group.broadcast(newest and self._retention.delete_superseded(newest)):
                 raise
-            storage.save(payload, path)  # the deleted files have made room
+            write()  # the deleted files have made room
+
+    def _finish_write(
+        self, path: pathlib.Path, payload: dict[str, Any], state: TrainingState
+    ) -> None:
         _logger.info("saved %s", path)
         self._newest = path
         self._durable.append((path, state))
@@ -272,16 +262,18 @@ class Checkpointer:
         self._retention.delete_superseded(path)
         self._links.drop_dangling(path)
 
-    def _payload(self) -> dict[str, Any]:
+    def _content(self) -> Content:
         import helios
 
-        return {
+        shards = Shards()
+        payload = {
             "format": migrations.FORMAT,
             "version": helios.__version__,
             "name": "",  # set when it is saved, perhaps later
-            **parts.save(self._table, self._group),
+            **parts.save(self._table, self._group, shards),
             "plan": self._plan.to_dict(),
         }
+        return payload, shards
 
     def _name(self) -> str:
         model, state = self._model, self._state
@@ -314,12 +306,13 @@ class Checkpointer:
             PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
         # Load into host memory, because optimizers and generators keep part of their state there.
-        found = self._group.broadcast(self._find(wanted) if self._writes else None)
+        found = search.find(self._group, self._place, lambda load: self._find(wanted, load))
         if found is None:
             return None
         path, payload = found[0], migrations.migrate(found[1], found[0])
         if compare_plans:
             self._compare_plans(payload["plan"], path)
+        payload = stores.fill(path, payload, self._session.mesh)
         self._read = migrations.complete(payload)
         parts.restore([part for part in self._table if part.is_early], self._read, self._place)
         self._newest = path if self._is_mine(path) else None
@@ -344,7 +337,7 @@ class Checkpointer:
         root = self._settings.folder
         if not self._writes or root is None:
             return
-        needed = path.stat().st_size
+        needed = stores.size(path)
         if folder.free_space(root) < needed and self._is_mine(path):
             self._retention.delete_superseded(path)
         folder.require_space(root, needed)
@@ -354,13 +347,15 @@ class Checkpointer:
         root = self._settings.folder
         return root is not None and path.parent.resolve() == root.resolve()
 
-    def _find(self, wanted: Wanted) -> tuple[pathlib.Path, dict[str, Any]] | None:
+    def _find(
+        self, wanted: Wanted, load: stores.Load
+    ) -> tuple[pathlib.Path, dict[str, Any]] | None:
         root = self._settings.folder
         if isinstance(wanted, pathlib.Path):
-            return wanted, storage.load(wanted)
+            return wanted, load(wanted)
         if wanted == "best":
-            return load_best_checkpoint(root)
-        found = folder.load_last_checkpoint(root)
+            return load_best_checkpoint(root, load)
+        found = folder.load_last_checkpoint(root, load)
         if wanted == "last" and found is None:
             where = "a run without run_root or chkpt_root" if root is None else root
             raise CheckpointError(

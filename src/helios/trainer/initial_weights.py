@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from helios.checkpoints import storage
+from helios.checkpoints import stores
 from helios.errors import CheckpointError
 from helios.model import Model
 
@@ -54,7 +54,7 @@ def _read(path: pathlib.Path) -> Mapping[str, Any]:
         weights: dict[str, Any] = load_file(path)
         return weights
     try:
-        return storage.load(path)
+        return stores.load(path)
     except CheckpointError as error:
         error.add_note(
             "init_from takes a checkpoint of Helios, a state_dict that was saved with torch.save,"

@@ -16,11 +16,12 @@ from helios.model.window import Window
 from helios.plugins import PluginPlan
 from helios.plugins.registration.attribution import describe_owners
 from helios.trainer.beginning import Beginning
-from helios.trainer.checkpointer import SaveSettings, Wanted
+from helios.trainer.checkpointer import Wanted
 from helios.trainer.control import Control, StopRequest
 from helios.trainer.predictions import Writer
 from helios.trainer.reporter import Reporter
 from helios.trainer.run_folder import RunFolder
+from helios.trainer.save_settings import SaveSettings
 
 if TYPE_CHECKING:
     from helios.trainer import Trainer

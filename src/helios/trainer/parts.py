@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from helios.checkpoints.shards import PER_RANK, Shards
 from helios.core import Alone, Group, Place, TrainingState, rng
 from helios.data import DataModule
 from helios.errors import CheckpointError, HeliosError
@@ -106,7 +107,7 @@ def parts_of_training(
         Part("optimizers", optimizers.state_dict, optimizers.load_state_dict),
         # Before the model, whose own load_state_dict() may know better.
         Part("changes", changes.state_dict, changes.load_state_dict, per_rank=True),
-        Part("model", lambda: session.whole(model.state_dict()), model.load_state_dict),
+        Part("model", model.state_dict, model.load_state_dict),
         Part("validation_due", lambda: control.validation_due, control.load_validation_due),
         Part("stop_reasons", control.reasons, control.load_reasons),
         Part("stops", control.decisions, control.load_decisions),
@@ -157,14 +158,20 @@ def parts_of_test(
     ]
 
 
-def save(parts: Sequence[Part], group: Group) -> dict[str, Any]:
+def save(parts: Sequence[Part], group: Group, shards: Shards) -> dict[str, Any]:
     """Return the states of all parts by name.
 
     The states per rank come last, so that the ranks wait for one another only once.
+
+    Args:
+        parts: the parts.
+        group: the processes of the run.
+        shards: the object that takes the tensors that ranks have divided.
     """
     states = {}
     for part in sorted(parts, key=lambda part: part.per_rank):
-        state = part.save()
+        path = (part.name, PER_RANK) if part.per_rank else (part.name,)
+        state = shards.take(part.save(), *path)
         states[part.name] = group.gather(state) if part.per_rank else state
     return states
 

@@ -1,10 +1,10 @@
 """The preparation of a run: once, in the parent process, before launch."""
 
 from helios.plugins.calls.profile import PluginProfile
-from helios.trainer.checkpointer import SaveSettings
 from helios.trainer.expected import check_expected
 from helios.trainer.job import Job
 from helios.trainer.parallelism import check_parallel
+from helios.trainer.save_settings import SaveSettings
 
 
 def prepare(job: Job) -> None:

@@ -113,7 +113,7 @@ class Run:
             job.plan,
             self.place,
             self.group,
-            self.session.require_same_weights,
+            self.session,
             lambda path, state: self.manager.hook.on_checkpoint_saved(path=path, state=state),
         )
         self.timer = AverageTimer()
@@ -254,8 +254,8 @@ class Run:
             self.results.log_training()
         if self.trainer.chkpt_root is not None:
             return None
-        state = self.session.whole(model.state_dict())
-        return Trained(state, self.session.changes.copy(), self.manager.state_dict())
+        state, plugins = map(self.session.whole, (model.state_dict(), self.manager.state_dict()))
+        return Trained(state, self.session.changes.copy(), plugins)
 
     def _is_over(self) -> bool:
         """Return whether a restored run has reached its end, and completed that moment."""

@@ -172,9 +172,7 @@ class AveragedNetwork:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages, and the number of updates."""
-        tensors = {
-            f"module.{n}": _whole(a.tensor) for n, a in self._averages.items() if a.has_started
-        }
+        tensors = {f"module.{n}": a.tensor for n, a in self._averages.items() if a.has_started}
         return {"n_averaged": torch.tensor(self.n_averaged), **tensors}
 
     def take(self, saved: dict[str, Any]) -> None:
@@ -278,15 +276,9 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if is_narrow else tensor.dtype
 
 
-def _whole(average: Any) -> Tensor:
-    """Return an average as a plain tensor, also if several processes hold parts of it."""
-    whole: Tensor = average.full_tensor() if hasattr(average, "full_tensor") else average
-    return whole
-
-
 def _divided(whole: Tensor, average: Any) -> Tensor:
     """Return a saved average, divided between processes as an average of the present run is."""
-    if not hasattr(average, "full_tensor"):
+    if not hasattr(average, "full_tensor") or hasattr(whole, "full_tensor"):
         return whole
     from torch.distributed.tensor import distribute_tensor
 

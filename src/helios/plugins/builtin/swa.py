@@ -120,7 +120,7 @@ class SWAPlugin(Plugin):
     def state_dict(self) -> dict[str, Any]:
         """Return the means by network, the numbers of epochs in them, and the newest epoch."""
         networks = {
-            name: {f"module.{key}": _whole(tensor) for key, tensor in means.items()}
+            name: {f"module.{key}": tensor for key, tensor in means.items()}
             for name, means in self._means.items()
         }
         return {"networks": networks, "counts": dict(self._counts), "averaged": self._averaged}

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from helios.checkpoints.stores import is_checkpoint
 from helios.core import TrainingUnit, rules
 from helios.core.best_metric import BestMetric
 from helios.core.rng import DEFAULT_SEED, LARGEST_SEED
@@ -191,7 +192,7 @@ def check_wanted(value: str | os.PathLike[str] | None) -> Wanted:
     """Return the checkpoint to test: ``"last"``, ``"best"``, or the path of a file."""
     if value is None or value == "last" or value == "best":
         return value  # type: ignore[return-value]  # mypy does not narrow str to these values
-    if not isinstance(value, str | os.PathLike) or not pathlib.Path(value).is_file():
+    if not isinstance(value, str | os.PathLike) or not is_checkpoint(pathlib.Path(value)):
         raise ConfigurationError(
             f"checkpoint={value!r} is not a file: write 'last', 'best', or the path of a"
             f" checkpoint.{nearest(str(value), ('last', 'best'))}"
