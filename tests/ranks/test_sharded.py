@@ -1,153 +1,293 @@
 """Sharded checkpoints of FSDP2: each rank writes its parts, and any number of ranks reads them."""
 
-import os
 import pathlib
+import pickle
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from started_ranks import StartRanks
-from torch import nn
-from torch.utils.data import TensorDataset
+from sharded_runs import CUT, END, FIRST, MOMENTS, fit, train, train_killed, train_on_bad_disks
+from started_ranks import Started, StartRanks
 
-from helios import DataModule, Model, Trainer, TrainingState
+from helios.checkpoints import folder, sharded_load, storage, stores
+from helios.checkpoints.checksum import of_file
+from helios.checkpoints.retention import Retention
+from helios.errors import CheckpointError
 
-CUT, END = 3, 7  # optimizer steps; an epoch has 6
-
-
-class Uneven(Model):
-    """Has 5 rows for up to 4 ranks, dropout, AdamW, and a schedule; records its first state."""
-
-    def __init__(self) -> None:
-        super().__init__("net")
-        self._seen: list[tuple[int, int]] = []
-        self._first: dict[str, Any] = {}
-
-    def setup(self, fast_init: bool = False) -> None:
-        layers = nn.Linear(3, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 1)
-        self.net = self.prepare(nn.Sequential(*layers))
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.01)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.9)
-
-    def on_training_start(self) -> None:
-        self._first = plain(self.state_dict())
-
-    def on_training_end(self) -> None:
-        self._last = plain(self.state_dict())
-        self._averages = plain(self.trainer.plugins["swa"].averages("net"))
-
-    def train_step(self, batch: Any, state: TrainingState) -> None:
-        self._seen += [(state.global_epoch, number) for number in batch[1].tolist()]
-        loss = self.net(batch[0]).pow(2).mean()
-        self.optimize(loss, self.optimizer, clip_norm=0.1, scheduler=self.scheduler)
-
-    def valid_step(self, batch: Any, step: int) -> None:
-        self.log("loss", self.net(batch[0]).pow(2).mean())
-
-
-class Data(DataModule):
-    def setup(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        data = TensorDataset(torch.randn(48, 3, generator=generator), torch.arange(48))
-        size = 8 // int(os.environ.get("WORLD_SIZE", "1"))
-        self._train_dataset = self._create_dataset(data, {"batch_size": size, "shuffle": True})
-        self._valid_dataset = self._create_dataset(data, {"batch_size": 4})
-
-
-def plain(state: Any) -> Any:
-    """Return a state of lists instead of tensors, with whole tensors."""
-    if isinstance(state, dict):
-        return {name: plain(each) for name, each in state.items()}
-    if isinstance(state, torch.Tensor):
-        whole: Any = state
-        return (whole.full_tensor() if hasattr(state, "full_tensor") else whole).tolist()
-    return state
-
-
-def fit(root: pathlib.Path, steps: int, **arguments: Any) -> dict[str, Any]:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    model = Uneven()
-    trainer = Trainer(
-        total_steps=steps,
-        train_unit="iteration",
-        chkpt_frequency=CUT,
-        valid_frequency=2,
-        use_cpu=True,
-        print_banner=False,
-        chkpt_root=root,
-        plugins=[("swa", {"start": 0})],
-        **{"parallel": "fsdp" if ranks > 1 else None, **arguments},
-    )
-    trainer.fit(model, Data())
-    found = {"first": model._first, "last": model._last, "averages": model._averages}
-    return {**found, "seen": model._seen, "metrics": dict(model.metrics)}
-
-
-def train(root: str, *tasks: tuple[str, str | None, int]) -> dict[str, Any]:
-    """Let each task train in its folder to a step, from a copy of another folder if named."""
-    is_first = os.environ.get("RANK", "0") == "0"
-    results = {}
-    for name, origin, steps in tasks:
-        folder = pathlib.Path(root, name)
-        if origin is not None and is_first:
-            shutil.copytree(pathlib.Path(root, origin), folder)
-        results[name] = fit(folder, steps)
-    return results
+Trained = tuple[pathlib.Path, dict[str, list[dict[str, Any]]]]
+SECOND, LAST = "net_epoch_1_iter_6.dcp", "net_epoch_1_iter_7.dcp"
+KILLS = ((1, "piece"), (0, "complete"))
 
 
 @pytest.fixture(scope="module")
 def trained(
     python_of_ranks: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[pathlib.Path, dict[str, list[dict[str, Any]]]]]:
+) -> Iterator[Trained]:
     """A folder with runs, and the results of their ranks: ``4-2`` was cut on 4, resumed on 2."""
     root = tmp_path_factory.mktemp("sharded")
     start = StartRanks(python_of_ranks, tmp_path_factory.mktemp("ranks"))
     results: dict[str, list[dict[str, Any]]] = {}
+    kills = [f"killed-{victim}-{moment}" for victim, moment in KILLS]
+
+    def run(count: int, *tasks: tuple[str, str | None, int]) -> None:
+        ranks = [rank.result for rank in start(count, train, str(root), *tasks)]
+        results.update({name: [each[name] for each in ranks] for name, *_ in tasks})
+
     try:
-        for count, tasks in (
-            (4, [("4", None, CUT), ("4-whole", None, END)]),
-            (2, [("2", None, CUT), ("2-whole", None, END), ("2-2", "2", END), ("4-2", "4", END)]),
-            (1, [("1", None, CUT), ("4-1", "4", END)]),
-            (2, [("1-2", "1", END)]),
-            (4, [("2-4", "2", END), ("4-4", "4", END)]),
-        ):
-            ranks = [rank.result for rank in start(count, train, str(root), *tasks)]
-            results |= {name: [each[name] for each in ranks] for name, *_ in tasks}
+        run(2, ("2", None, CUT), ("2-whole", None, END), ("2-2", "2", END))
+        run(4, ("4", None, CUT), ("2-4", "2", END))
+        run(1, ("1", None, CUT), ("4-1", "4", END))
+        dying = [
+            start.start(2, train_killed, str(root / name), victim, moment, 1, None)
+            for name, (victim, moment) in zip(kills, KILLS, strict=True)
+        ]
+        for name, started, (victim, _) in zip(kills, dying, KILLS, strict=True):
+            require_killed(started, victim, root / name)
+        shutil.copytree(root / "2-whole", root / "damaged", symlinks=True)
+        change(root / "damaged" / "net" / LAST / "__1_0.distcp")
+        resumed = [(name, None, END) for name in (*kills, "damaged")]
+        run(2, ("4-2", "4", END), ("1-2", "1", END), *resumed)
         yield root, results
     finally:
         start.close()
 
 
-def test_each_rank_writes_its_parts(trained: Any) -> None:
+def require_killed(started: Started, victim: int, root: pathlib.Path) -> None:
+    """Check that a rank was killed in the second save, and that all others have ended."""
+    ranks = started.wait()
+    assert ranks[victim].status == -signal.SIGKILL, ranks
+    assert all(rank.status != 0 for rank in ranks)
+    assert FIRST in {path.name for path in folder.candidates(root / "net")}
+
+
+def change(path: pathlib.Path) -> None:
+    """Change a byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("last", "averages", "metrics"))
+
+
+# Saving and resuming.
+
+
+def test_each_rank_writes_its_parts(trained: Trained) -> None:
     root, _ = trained
-    folder = root / "4" / "net"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"net_epoch_0_iter_3.dcp", "last.pth"}
-    pieces = {path.name for path in (folder / "net_epoch_0_iter_3.dcp").iterdir()}
+    names = {path.name for path in (root / "4" / "net").iterdir()}
+    assert names == {FIRST, "last.pth"}
+    pieces = {path.name for path in (root / "4" / "net" / FIRST).iterdir()}
     assert pieces == {"helios.pt", ".metadata", *(f"__{rank}_0.distcp" for rank in range(4))}
-    assert (folder / "last.pth").resolve().name == "net_epoch_0_iter_3.dcp"
+    assert (root / "4" / "net" / "last.pth").resolve().name == FIRST
     assert {path.suffix for path in (root / "1" / "net").iterdir()} == {".pth"}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_same_number_of_ranks_resumes_bit_for_bit(trained: Any, count: int) -> None:
+def test_divided_tensors_are_not_in_the_file_of_rank_zero(trained: Trained) -> None:
+    root, _ = trained
+    payload = storage.load(root / "4" / "net" / FIRST / "helios.pt")
+    weights = payload["model"]["net"]
+    assert {name: tuple(each.shape) for name, each in weights.items()} == {
+        "0.weight": (5, 3),
+        "0.bias": (5,),
+        "3.weight": (1, 5),
+        "3.bias": (1,),
+    }
+    assert all(each.is_meta for each in weights.values())
+    assert all(each["exp_avg"].is_meta for each in payload["model"]["optimizer"]["state"].values())
+    payload = storage.load(root / "2-whole" / "net" / LAST / "helios.pt")
+    averages = [states["swa"]["networks"]["net"] for states in payload["plugins"]]
+    assert all(len(each) == 4 and all(t.is_meta for t in each.values()) for each in averages)
+
+
+def test_same_number_of_ranks_resumes_bit_for_bit(trained: Trained) -> None:
     _, results = trained
-    for whole, resumed in zip(results[f"{count}-whole"], results[f"{count}-{count}"], strict=True):
-        for name in ("last", "averages", "metrics"):
-            assert resumed[name] == whole[name], name
+    for whole, resumed in zip(results["2-whole"], results["2-2"], strict=True):
+        assert same(whole, resumed)
         assert resumed["seen"] == whole["seen"][-len(resumed["seen"]) :]
 
 
 @pytest.mark.parametrize("name", ["4-2", "4-1", "2-2", "2-4", "1-2"])
-def test_any_number_of_ranks_resumes_the_same_state(trained: Any, name: str) -> None:
+def test_any_number_of_ranks_resumes_the_same_state(trained: Trained, name: str) -> None:
     _, results = trained
     before, after = results[name[0]], results[name]
     for rank in after:
         assert rank["first"] == before[0]["last"]
         assert rank["last"] == after[0]["last"] != rank["first"]
-    seen = [number for rank in before for number in rank["seen"]]
-    seen += [number for rank in after for number in rank["seen"]]
+    seen = [number for rank in (*before, *after) for number in rank["seen"]]
     assert sorted(number for epoch, number in seen if epoch == 0) == [*range(48)]
     assert len(seen) == len(set(seen)) == 8 * END
+
+
+# Saves that fail, and damage.
+
+
+@pytest.mark.parametrize(("victim", "moment"), KILLS)
+def test_killed_save_leaves_the_one_before(trained: Trained, victim: int, moment: str) -> None:
+    root, results = trained
+    name = f"killed-{victim}-{moment}"
+    for whole, resumed in zip(results["2-whole"], results[name], strict=True):
+        assert same(whole, resumed)
+        assert len(resumed["seen"]) == 4 * (END - CUT)
+    assert {path.name for path in (root / name / "net").iterdir()} == {
+        path.name for path in (root / "2-whole" / "net").iterdir()
+    }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("everybody", [False, True])
+@pytest.mark.parametrize(
+    ("victim", "moment", "count"),
+    [
+        *((0, moment, 1) for moment in MOMENTS),
+        *((victim, "piece", count) for victim in (0, 1) for count in (5, 23, 61)),
+        (1, "synced", 1),
+    ],
+)
+def test_killed_at_each_moment(
+    ranks: StartRanks,
+    trained: Trained,
+    tmp_path: pathlib.Path,
+    victim: int,
+    moment: str,
+    count: int,
+    everybody: bool,
+) -> None:
+    root, marker = tmp_path / "run", tmp_path / "marker"
+    told = str(marker) if everybody else None
+    started = ranks.start(2, train_killed, str(root), victim, moment, count, told)
+    if everybody:
+        while not marker.exists():
+            assert started.processes[victim].poll() is None
+            time.sleep(0.05)
+        started.kill()
+    else:
+        require_killed(started, victim, root)
+    resumed = [rank.result["run"] for rank in ranks(2, train, str(tmp_path), ("run", None, END))]
+    whole = trained[1]["2-whole"]
+    assert all(map(same, whole, resumed))
+    assert not [path for path in (root / "net").iterdir() if path.suffix in (".tmp", ".old")]
+
+
+def test_damaged_newest_folder_is_skipped_on_all_ranks(trained: Trained) -> None:
+    _, results = trained
+    for whole, resumed in zip(results["2-whole"], results["damaged"], strict=True):
+        assert same(whole, resumed)
+        assert len(resumed["seen"]) == 4  # one step, from the folder before
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "problem"),
+    [
+        ("__0_0.distcp", change, "the checksum of its file __0_0.distcp is wrong"),
+        ("__1_0.distcp", pathlib.Path.unlink, "its file __1_0.distcp is missing"),
+        ("__1_0.distcp", lambda path: path.write_bytes(b"?"), "has 1 bytes instead of"),
+        (".metadata", pathlib.Path.unlink, "its file .metadata is missing"),
+        (".metadata", change, "the checksum of its file .metadata is wrong"),
+        ("helios.pt", pathlib.Path.unlink, "it has no file helios.pt"),
+        ("helios.pt", change, "its checksum is wrong"),
+    ],
+)
+def test_damaged_folder_is_skipped(
+    trained: Trained,
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    damage: Any,
+    problem: str,
+) -> None:
+    shutil.copytree(trained[0] / "2-whole" / "net", tmp_path / "net", symlinks=True)
+    damage(tmp_path / "net" / LAST / file)
+    found = folder.load_last_checkpoint(tmp_path / "net")
+    assert found is not None
+    assert found[0].name == SECOND
+    assert problem in caplog.text
+    assert "It is skipped; an older one is used" in caplog.text
+
+
+def test_bad_disk_of_one_rank_fails_on_all(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+    for rank in ranks(2, train_on_bad_disks, str(tmp_path)):
+        not_shared, error, notes = rank.result
+        assert "elsewhere does not exist on" in not_shared
+        assert "pass a folder of a file system that all nodes share" in not_shared
+        assert "No space left on device" in error
+        assert "rank 1 could not write its part of the checkpoint net_epoch_1_iter_6.dcp" in notes
+    assert {path.name for path in (tmp_path / "full" / "net").iterdir()} == {FIRST, "last.pth"}
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return pathlib.Path.touch, (pathlib.Path("harm"),)
+
+
+def test_table_with_code_is_refused(
+    trained: Trained, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum is right, since its author may also write the file of Helios."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / FIRST
+    shutil.copytree(trained[0] / "2" / "net" / FIRST, path)
+    table = path / ".metadata"
+    table.write_bytes(pickle.dumps(Harm()))
+    payload = storage.load(path / "helios.pt")
+    size = table.stat().st_size
+    digest = of_file(table, size).decode()
+    payload["shards"]["files"][".metadata"] = {"bytes": size, "sha256": digest}
+    storage.save(payload, path / "helios.pt")
+    with pytest.raises(CheckpointError, match="is refused: it holds more than plain data"):
+        stores.load(path)
+    assert not (tmp_path / "harm").exists()
+
+
+# Folders on the disk.
+
+
+def test_replaced_folder_is_found_at_each_moment(trained: Trained, tmp_path: pathlib.Path) -> None:
+    """A save that replaces a folder renames it first, and is then killed or not."""
+    net = tmp_path / "net"
+    shutil.copytree(trained[0] / "2" / "net", net, symlinks=True)
+    (net / FIRST).rename(net / f"{FIRST}.old")
+    (net / f"{FIRST}.tmp").mkdir()
+    assert folder.find_last_checkpoint(net) == net / f"{FIRST}.old"
+    folder.claim(net).release()
+    assert {path.name for path in net.iterdir()} == {FIRST, "last.pth"}
+    shutil.copytree(net / FIRST, net / f"{FIRST}.old")
+    assert folder.candidates(net) == [net / FIRST]
+    folder.claim(net).release()
+    assert {path.name for path in net.iterdir()} == {FIRST, "last.pth"}
+
+
+def test_retention_counts_folders(trained: Trained, tmp_path: pathlib.Path) -> None:
+    net = tmp_path / "net"
+    shutil.copytree(trained[0] / "2-whole" / "net", net, symlinks=True)
+    assert [path.name for path in folder.candidates(net)] == [LAST, SECOND, FIRST]
+    assert Retention("net", 2, None).delete_superseded(net / LAST) == 1
+    assert [path.name for path in folder.candidates(net)] == [LAST, SECOND]
+
+
+def test_path_of_a_folder(trained: Trained, tmp_path: pathlib.Path) -> None:
+    """One process resumes from it, and begins with its weights."""
+    root, results = trained
+    path = root / "4" / "net" / FIRST
+    assert fit(tmp_path / "new", END, resume=path)["first"] == results["4"][0]["last"]
+    payload = stores.load(path)
+    assert "shards" not in payload
+    weights = results["4"][0]["last"]["net"]
+    assert payload["model"]["net"]["0.weight"].tolist() == weights["0.weight"]
+
+
+def test_files_are_those_of_torch(trained: Trained) -> None:
+    """The tools of torch.distributed.checkpoint read a folder."""
+    from torch.distributed import checkpoint as dcp
+
+    root, results = trained
+    tensors = {"model.net.0.weight": torch.zeros(5, 3)}
+    with pytest.warns(UserWarning, match="in a single process"):
+        dcp.load(tensors, checkpoint_id=root / "4" / "net" / FIRST, no_dist=True)
+    assert tensors["model.net.0.weight"].tolist() == results["4"][0]["last"]["net"]["0.weight"]
+    assert sharded_load.peek(root / "4" / "net" / FIRST)["name"] == FIRST.removesuffix(".dcp")

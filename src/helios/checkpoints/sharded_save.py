@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -62,17 +63,26 @@ def save(payload: dict[str, Any], path: pathlib.Path, shards: Shards, group: Ran
         raise
 
 
+def require_shared(folder: pathlib.Path, group: Ranks) -> None:
+    """Raise an error if a rank does not see a folder of rank 0; all ranks must call this.
+
+    Raises:
+        ConfigurationError: a rank does not see it.
+    """
+    _together(group, lambda: _require_shared(folder))
+
+
 def _create(temporary: pathlib.Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
 
 
-def _require_shared(temporary: pathlib.Path) -> None:
-    if not temporary.is_dir():
+def _require_shared(folder: pathlib.Path) -> None:
+    if not folder.is_dir():
         raise ConfigurationError(
-            f'{temporary.parent} is not the same folder in all ranks, and with parallel="fsdp" each'
-            " rank writes its part of a checkpoint: pass a folder of a file system that all nodes"
-            " share as run_root or chkpt_root."
+            f"{folder} does not exist on {socket.gethostname()}, but rank 0 has created it, and"
+            ' with parallel="fsdp" each rank writes its part of a checkpoint: pass a folder of a'
+            " file system that all nodes share as run_root or chkpt_root."
         )
 
 

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from helios.checkpoints import export as exporting
-from helios.checkpoints import folder, migrations, plain, storage
+from helios.checkpoints import folder, migrations, plain, storage, stores
 from helios.cli.output import fail, print_json, say
 from helios.errors import CheckpointError, DamagedCheckpointError, HeliosError, printable
 
@@ -30,7 +30,7 @@ def checkpoint() -> None:
 
 @app.command()
 def show(
-    file: Annotated[pathlib.Path, typer.Argument(exists=True, dir_okay=False)],
+    file: Annotated[pathlib.Path, typer.Argument(exists=True)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Check a checkpoint, and show its content.
@@ -60,7 +60,7 @@ def migrate(
 
     Exit code: 1 if a file is damaged or refused. The others are rewritten all the same.
     """
-    files = folder.candidates(path) if path.is_dir() else [path]
+    files = [path] if stores.is_checkpoint(path) else folder.candidates(path)
     if not files:
         say(
             f"{path} holds no checkpoints: name a file, or the folder of a model,"
@@ -80,7 +80,7 @@ def migrate(
 
 @app.command()
 def export(
-    file: Annotated[pathlib.Path, typer.Argument(exists=True, dir_okay=False)],
+    file: Annotated[pathlib.Path, typer.Argument(exists=True)],
     target: Annotated[pathlib.Path, typer.Argument(help="The file to write.", dir_okay=False)],
     network: Annotated[
         str | None, typer.Option(help="The attribute of the model that holds the network.")
@@ -102,8 +102,8 @@ def export(
 
 def _migrate(file: pathlib.Path, discard_original: bool) -> str:
     """Migrate a file, and return a description of the change."""
-    is_sealed = storage.verify(file)
-    payload = storage.peek(file)
+    is_sealed = stores.verify(file)
+    payload = stores.peek(file)
     migrated = migrations.migrate(payload, file)
     if is_sealed and migrated is payload:
         return f"has format {migrations.FORMAT} already"
@@ -123,8 +123,8 @@ def _migrate(file: pathlib.Path, discard_original: bool) -> str:
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
     """Check a file, and return its facts by the keys that docs/cli.md lists."""
-    is_sealed = storage.verify(file)
-    found = storage.peek(file)
+    is_sealed = stores.verify(file)
+    found = stores.peek(file)
     payload = migrations.migrate(found, file)
     if not is_sealed and found["format"] > 1:
         raise DamagedCheckpointError(
@@ -135,7 +135,7 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
     parts |= {key: payload[key] for key in ("epoch", "metrics", "datamodule", "rng", "plugins")}
     return {
         "file": str(file),
-        "bytes": file.stat().st_size,
+        "bytes": stores.size(file),
         "checksum": "right" if is_sealed else "none, but its parts are whole",
         "format": found["format"],
         "version": payload["version"],

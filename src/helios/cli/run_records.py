@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from helios.checkpoints.naming import SHARDED, SUFFIX
 from helios.errors import ConfigurationError, nearest
 
 _PLAN = re.compile(r"plan(?:-(\d+))?\.json$")
@@ -162,7 +163,9 @@ def _read(plan: pathlib.Path) -> Iterator[RunRecord]:
 
 def _checkpoints(folder: pathlib.Path) -> list[str]:
     """Return the checkpoints, the newest last, without the links to some of them."""
-    files = [path for path in (folder / "checkpoints").rglob("*.pth") if not path.is_symlink()]
+    root = folder / "checkpoints"
+    found = [*root.rglob(f"*{SUFFIX}"), *root.rglob(f"*{SHARDED}")]
+    files = [path for path in found if not path.is_symlink()]
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
     return [path.relative_to(folder).as_posix() for path in files]
 

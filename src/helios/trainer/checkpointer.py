@@ -306,6 +306,7 @@ class Checkpointer:
             PlanDriftError: the plug-ins differ, and ``resume_plugins`` is ``"strict"``.
         """
         # Load into host memory, because optimizers and generators keep part of their state there.
+        self._require_shared()
         found = search.find(self._group, self._place, lambda load: self._find(wanted, load))
         if found is None:
             return None
@@ -328,6 +329,15 @@ class Checkpointer:
         if states is not None:
             parts.restore([part for part in self._table if not part.is_early], states, self._place)
             self._saved_at = self._position()
+
+    def _require_shared(self) -> None:
+        """Refuse to train if ranks could not write into one folder, and must."""
+        group, folder = self._group, self._settings.folder
+        must_share = self._session.is_training and self._session.mesh is not None
+        if must_share and folder is not None and isinstance(group, Ranks):
+            from helios.checkpoints import sharded_save  # imports much of torch.distributed
+
+            sharded_save.require_shared(folder, group)
 
     def require_space(self, path: pathlib.Path) -> None:
         """Refuse to train if a checkpoint as large as this one does not fit into the folder.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from helios.checkpoints.naming import SUFFIX
+from helios.checkpoints.folder import candidates
 from helios.plugins.optuna.trials import differing
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def find(root: pathlib.Path, name: str, identity: Identity) -> str:
 
 def _claim(folder: pathlib.Path, identity: Identity) -> bool:
     """Mark a folder as that of a trial, unless it is in use."""
-    if any(folder.glob(f"*{SUFFIX}")):
+    if candidates(folder):
         return False
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,0 +1,183 @@
+"""Runs that save sharded checkpoints, for tests: a model of uneven shapes, and failing saves."""
+
+import errno
+import os
+import pathlib
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from helios import DataModule, Model, Trainer, TrainingState
+from helios.checkpoints import sharded_save, storage
+from helios.errors import ConfigurationError
+
+CUT, END = 3, 7  # optimizer steps; an epoch has 6
+FIRST = "net_epoch_0_iter_3.dcp"
+
+
+class Uneven(Model):
+    """Has 5 rows for up to 4 ranks, dropout, AdamW, and a schedule; records its states."""
+
+    def __init__(self) -> None:
+        super().__init__("net")
+        self._seen: list[tuple[int, int]] = []
+        self._first: dict[str, Any] = {}
+
+    def setup(self, fast_init: bool = False) -> None:
+        layers = nn.Linear(3, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 1)
+        self.net = self.prepare(nn.Sequential(*layers))
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.01)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.9)
+
+    def on_training_start(self) -> None:
+        self._first = plain(self.state_dict())
+
+    def on_training_end(self) -> None:
+        self._last = plain(self.state_dict())
+        self._averages = plain(self.trainer.plugins["swa"].averages("net"))
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        self._seen += [(state.global_epoch, number) for number in batch[1].tolist()]
+        loss = self.net(batch[0]).pow(2).mean()
+        self.optimize(loss, self.optimizer, clip_norm=0.1, scheduler=self.scheduler)
+
+    def valid_step(self, batch: Any, step: int) -> None:
+        self.log("loss", self.net(batch[0]).pow(2).mean())
+
+
+class Data(DataModule):
+    def setup(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        data = TensorDataset(torch.randn(48, 3, generator=generator), torch.arange(48))
+        size = 8 // int(os.environ.get("WORLD_SIZE", "1"))
+        self._train_dataset = self._create_dataset(data, {"batch_size": size, "shuffle": True})
+        self._valid_dataset = self._create_dataset(data, {"batch_size": 4})
+
+
+def plain(state: Any) -> Any:
+    """Return a state of lists instead of tensors, with whole tensors."""
+    if isinstance(state, dict):
+        return {name: plain(each) for name, each in state.items()}
+    if isinstance(state, torch.Tensor):
+        whole: Any = state
+        return (whole.full_tensor() if hasattr(state, "full_tensor") else whole).tolist()
+    return state
+
+
+def fit(root: pathlib.Path, steps: int, resume: Any = True, **arguments: Any) -> dict[str, Any]:
+    """Train to a step, and return the states of the model at both ends."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    model = Uneven()
+    trainer = Trainer(
+        total_steps=steps,
+        train_unit="iteration",
+        chkpt_frequency=CUT,
+        valid_frequency=2,
+        use_cpu=True,
+        print_banner=False,
+        chkpt_root=root,
+        plugins=[("swa", {"start": 0})],
+        **{"parallel": "fsdp" if ranks > 1 else None, **arguments},
+    )
+    trainer.fit(model, Data(), resume=resume)
+    found = {"first": model._first, "last": model._last, "averages": model._averages}
+    return {**found, "seen": model._seen, "metrics": dict(model.metrics)}
+
+
+def train(root: str, *tasks: tuple[str, str | None, int]) -> dict[str, Any]:
+    """Let each task train in its folder to a step, from a copy of another folder if named."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    results = {}
+    for name, origin, steps in tasks:
+        folder = pathlib.Path(root, name)
+        if origin is not None and is_first:
+            shutil.copytree(pathlib.Path(root, origin), folder, symlinks=True)
+        results[name] = fit(folder, steps)
+    return results
+
+
+# Saves that fail.
+
+MOMENTS = ("piece", "synced", "table", "content", "complete", "named")
+"""The moments of a save at which rank 0 may be killed; other ranks reach the first two alone."""
+
+
+def watch(root: pathlib.Path, reached: Callable[[str], None]) -> None:
+    """Call a function at each moment of the saves after the first one."""
+
+    def around(owner: Any, name: str, before: str, after: str = "") -> None:
+        real = getattr(owner, name)
+
+        def function(*arguments: Any, **named: Any) -> Any:
+            is_later = (root / "net" / FIRST).is_dir()
+            if is_later and before:
+                reached(before)
+            result = real(*arguments, **named)
+            if is_later and after:
+                reached(after)
+            return result
+
+        setattr(owner, name, function)
+
+    around(sharded_save._File, "write", "", "piece")
+    around(sharded_save._File, "close", "", "synced")
+    around(sharded_save._Files, "rename", "table")
+    around(storage, "save", "content")
+    around(pathlib.Path, "rename", "complete", "named")
+
+
+def train_killed(root: str, victim: int, moment: str, count: int, marker: str | None) -> None:
+    """Kill a rank when it reaches a moment for the n-th time; or block it, and say so."""
+    seen: list[str] = []
+
+    def reached(name: str) -> None:
+        seen.append(name)
+        if int(os.environ["RANK"]) == victim and seen.count(moment) == count and name == moment:
+            if marker is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            pathlib.Path(str(marker)).touch()
+            threading.Event().wait()
+
+    watch(pathlib.Path(root), reached)
+    fit(pathlib.Path(root), END)
+
+
+def train_without_shared_folder(root: str) -> str:
+    """Let rank 1 not see the folder of rank 0, and return the error."""
+    real = sharded_save._require_shared
+    if os.environ["RANK"] == "1":
+        sharded_save._require_shared = lambda folder: real(folder / "elsewhere")
+    try:
+        fit(pathlib.Path(root), END)
+    except ConfigurationError as error:
+        return str(error)
+    finally:
+        sharded_save._require_shared = real
+    return ""
+
+
+def train_on_bad_disks(root: str) -> tuple[str, str, list[str]]:
+    """Return the errors of a folder that ranks do not share, and of a full disk of rank 1."""
+    not_shared = train_without_shared_folder(f"{root}/not-shared")
+    return not_shared, *train_on_full_disk(f"{root}/full")
+
+
+def train_on_full_disk(root: str) -> tuple[str, list[str]]:
+    """Let the disk of rank 1 be full at the second save, and return the error."""
+
+    def reached(name: str) -> None:
+        if name == "piece" and os.environ["RANK"] == "1":
+            raise OSError(errno.ENOSPC, "No space left on device", "piece")
+
+    watch(pathlib.Path(root), reached)
+    try:
+        fit(pathlib.Path(root), END)
+    except OSError as error:
+        return str(error), error.__notes__
+    return "", []
