@@ -1,5 +1,6 @@
 """Sets with names, limits and predictions on two ranks: equal to one process."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -99,6 +100,53 @@ def judge(folder: str) -> dict[str, Any]:
     overfit.fit(model, data)
     found["overfit"] = overfit.state.global_iteration
     return found
+
+
+class Writes:
+    """Writes the predictions of each batch into a file with its number."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = pathlib.Path(folder)
+
+    def __call__(self, outputs: torch.Tensor, step: int) -> None:
+        (self.folder / f"{step}.txt").write_text(str(outputs.reshape(-1).tolist()))
+
+
+class Tested(Judged):
+    def test_step(self, batch: Any, step: int) -> None:
+        self.valid_step(batch, step)
+
+
+def evaluate(folder: str, devices: int | None) -> dict[str, Any]:
+    """Return what evaluations without training find, perhaps in spawned processes."""
+    trainer = Trainer(devices=devices, **ARGUMENTS)
+    pathlib.Path(folder).mkdir()
+    model, data = Tested(), Data(SIZES)
+    found = {"validated": trainer.validate(model, data)}
+    model.metrics.clear()
+    trainer.test(model, data)
+    found["tested"] = dict(model.metrics)
+    found["predicted"] = _plain(trainer.predict(model, data))
+    trainer.predict(model, data, writer=Writes(folder))
+    return found
+
+
+def evaluate_both(folder: str) -> list[dict[str, Any]]:
+    return [evaluate(f"{folder}/{devices}", devices) for devices in (None, 2)]
+
+
+def test_spawned_evaluations(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+    alone, spawned = ranks.alone(evaluate_both, str(tmp_path)).result
+    assert spawned["predicted"] == alone["predicted"]
+    for name in ("validated", "tested"):
+        assert spawned[name] == pytest.approx(alone[name]), name
+    written = [sorted((tmp_path / name).iterdir()) for name in ("None", "2")]
+    assert [len(paths) for paths in written] == [11, 11]
+    together = [
+        sorted(float(x) for path in paths for x in json.loads(path.read_text()))
+        for paths in written
+    ]
+    assert together[0] == together[1]
 
 
 def _plain(value: Any) -> Any:

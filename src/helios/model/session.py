@@ -210,12 +210,19 @@ class Session:
         of_training, self._batch_size = self._batch_size, batch_size
         try:
             with self.logging_to(self.evaluation_log):
-                if self._parallel is not None:
-                    self._parallel.begin_evaluation()
+                self.share_buffers()
                 yield
         finally:
             self._batch_size, self.batch = of_training, None
             self.evaluation_log.set_name = None
+
+    def share_buffers(self) -> None:
+        """Let all ranks evaluate with the buffers of rank 0; hooks may have exchanged the weights.
+
+        The running statistics of batch normalization differ, because each rank has other batches.
+        """
+        if self._parallel is not None:
+            self._parallel.begin_evaluation()
 
     @contextlib.contextmanager
     def logging_to(self, log: MetricBuffer | None) -> Iterator[None]:

@@ -243,6 +243,7 @@ def _validate_batches(run: "Run", batches: Any, cycle: int) -> bool:
     if hooks.on_validation_start is not None:
         hooks.on_validation_start(validation_cycle=cycle)
     model.on_validation_start(cycle)
+    session.share_buffers()
     with torch.no_grad():
         for step, batch in enumerate(batches):
             session.batch = step
@@ -287,6 +288,7 @@ def _test_batches(run: "Run", batches: Any) -> bool:
     if hooks.on_testing_start is not None:
         hooks.on_testing_start()
     model.on_testing_start()
+    session.share_buffers()
     model.eval()
     with torch.no_grad():
         for step, batch in enumerate(batches):
@@ -339,6 +341,7 @@ def _predict_batches(run: "Run", batches: Any, predictions: Predictions) -> bool
     model, hooks, session = run.model, run.hooks, run.session
     if hooks.on_prediction_start is not None:
         hooks.on_prediction_start()
+    session.share_buffers()
     model.eval()
     with torch.no_grad():
         for step, batch in enumerate(batches):
