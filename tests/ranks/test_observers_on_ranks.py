@@ -90,6 +90,15 @@ def test_observer_that_fails_on_one_rank(ranks: StartRanks, tmp_path: pathlib.Pa
     assert not [line for line in second.errors.splitlines() if line.startswith(report)]
 
 
+def test_program_that_spawns_ranks_reports_their_observers(
+    ranks: StartRanks, tmp_path: pathlib.Path
+) -> None:
+    rank = ranks.alone(observe, str(tmp_path), 2)
+    reports = [line for line in rank.errors.splitlines() if line.startswith("rank 1 of 2 on ")]
+    assert len(reports) == 2
+    assert "plug-in 'counts' failed in state_dict" in reports[1]
+
+
 # Values that are not finite in one rank only.
 
 

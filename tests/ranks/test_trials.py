@@ -10,7 +10,7 @@ pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
 
 import optuna
 import torch
-from started_ranks import StartRanks
+from started_ranks import StartRanks, free_port
 
 from helios import Trainer
 from helios.errors import ConfigurationError
@@ -123,6 +123,23 @@ def test_a_trial_of_rank_0_in_ranks_of_a_launcher(
     expected["folders"] = ["tiny_trial-0"]
     assert first.result == {**expected, "reports": [0, 1, 2, 3, 4]}, first.errors
     assert second.result == {**expected, "reports": None}, second.errors
+
+
+@pytest.mark.long
+def test_a_trial_on_two_nodes(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+    options = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    options += ("--rdzv-id=trial", "--local-addr=127.0.0.1")
+    agents, folders = [], []
+    for _ in range(2):
+        agents.append(ranks.torchrun(1, train, str(tmp_path), options=options))
+        folders.append(ranks.folder)
+    for agent in agents:
+        [done] = agent.wait()
+        assert done.status == 0, done.errors
+    found = [each for folder in folders for each in ranks.results_in(folder, 2) if each]
+    assert [each["cycles"] for each in found] == [5, 5]
+    assert sorted(filter(None, (each["reports"] for each in found))) == [[0, 1, 2, 3, 4]]
+    assert [each["folders"] for each in found] == [["tiny_trial-0"], ["tiny_trial-0"]]
 
 
 @pytest.mark.long
