@@ -128,6 +128,10 @@ class Alternation:
         pairs = zip(self.trainer, self.raw, strict=True)
         return statistics.median(mine / other for mine, other in pairs)
 
+    def ratio_of_all(self) -> float:
+        """Return the ratio of the times of all chunks, with what only some of them contain."""
+        return sum(self.trainer) / sum(self.raw)
+
 
 def measure(
     variants: dict[str, Callable[[int], Alternation]], steps: int, rounds: int

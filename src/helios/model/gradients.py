@@ -36,7 +36,6 @@ class Mean:
         self._messages: list[_Message] = []
         self._sparse: list[torch.Tensor] = []
 
-    @torch.no_grad()
     def compute(self, done: Collection[int] = frozenset()) -> None:
         """Compute the means.
 
@@ -54,10 +53,11 @@ class Mean:
         if shapes != self._shapes:
             self._shapes = shapes
             self._arrange()
-        for message in self._messages:
-            message.average()
-        if self._sparse:
-            _average_sparse(self._sparse)
+        with torch.no_grad():
+            for message in self._messages:
+                message.average()
+            if self._sparse:
+                _average_sparse(self._sparse)
 
     def _arrange(self) -> None:
         """Give each parameter that has a shape its place in a message."""

@@ -8,6 +8,7 @@ optimizer; and those that call ``backward()`` themselves, which may clip the gra
 """
 
 import inspect
+import itertools
 import types
 import weakref
 from collections.abc import Collection, Iterator, MutableMapping
@@ -166,7 +167,8 @@ class Parallel:
         if mean is None or parameters is not step.parameters:
             mean = self._mean_of(step.parameters)
             self._means[step] = step.parameters, mean
-        mean.compute(self._averaged() if is_only and self._is_single else frozenset())
+        is_done = self._is_eager and self._is_single and is_only
+        mean.compute(self._averaged() if is_done else frozenset())
 
     def _reduce_by_hand(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Do the work of :meth:`reduce` before a step that the model takes by hand."""
@@ -216,12 +218,9 @@ class Parallel:
 
     def _share_buffers(self) -> None:
         """Give all ranks the buffers of rank 0, as DDP does before a training step."""
-        gradients.broadcast(
-            buffer
-            for replica in self._replicas
-            if replica.has_buffers
-            for buffer in replica.module.buffers()
-        )
+        found = [replica.module.buffers() for replica in self._replicas if replica.has_buffers]
+        if found:
+            gradients.broadcast(itertools.chain(*found))
 
     def require_same_weights(self) -> None:
         """Raise an error if ranks have different weights, and share the buffers of rank 0.
