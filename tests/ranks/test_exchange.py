@@ -16,6 +16,16 @@ from helios.testing import TinyDataModule
 
 WIDTH = 37
 LARGE = 200  # numbers; only the gradients are so many
+TYPES = (
+    torch.bool,
+    torch.int64,
+    torch.float32,
+    torch.bfloat16,
+    torch.uint8,
+    torch.complex128,
+    torch.float16,
+    torch.float64,
+)
 
 
 class Normalized(Model):
@@ -30,6 +40,12 @@ class Normalized(Model):
         layers = nn.Linear(4, WIDTH), self._norm, nn.Tanh(), nn.Linear(WIDTH, WIDTH)
         self.net = self.prepare(nn.Sequential(*layers, nn.Tanh(), nn.Linear(WIDTH, 2)))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        self.mixed = nn.Module()  # each rank has other values
+        for number, dtype in enumerate(TYPES):
+            values = torch.arange(1 + number) + self.global_rank
+            self.mixed.register_buffer(f"of_{number}", values.to(dtype))
+        turned = torch.rand(3, 2).t() + self.global_rank
+        self.mixed.register_buffer("turned", turned)
 
     def train_step(self, batch: Any, state: TrainingState) -> None:
         mean: Any = self._norm.running_mean
@@ -71,6 +87,7 @@ def train(folder: str) -> dict[str, Any]:
     exchanged_at_once, exchanged[:] = list(exchanged), []
     model = Normalized()
     fit(model, 1)
+    found["mixed"] = [each.tolist() for each in model.mixed.buffers()]
     return {**found, "exchanged": exchanged_at_once, "in parts": list(exchanged)}
 
 
@@ -80,6 +97,8 @@ def test_exchange_of_four_ranks(ranks: StartRanks, tmp_path: pathlib.Path) -> No
     for result in results:
         assert result["cut"] == result["whole"] == first["whole"]
         assert result["seen-cut"] == result["seen-whole"][-len(result["seen-cut"]) :]
+    assert all(result["mixed"] == first["mixed"] for result in results)
+    assert first["mixed"][2] == [0.0, 1.0, 2.0]
     # Ranks begin a window with the buffers of rank 0; within it, each has those of its batches.
     seen = [result["seen-whole"] for result in results]
     assert all(each[::2] == seen[0][::2] for each in seen)

@@ -1,7 +1,7 @@
 """Averages over ranks that PyTorch's wrappers do not compute: gradients, weights, first values."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -66,10 +66,10 @@ class Mean:
         self._sparse = [each for each in found if id(each) in self._sparse_ids]
         dense = [each for each in found if id(each) not in self._sparse_ids]
         self._messages = []
-        for kind in _by_kind(dense):
-            buckets = list(_buckets(kind))
+        for alike in _divide(dense, lambda each: (each.device, each.dtype)):
+            buckets = list(_buckets(alike))
             longest = max(sum(each.numel() + 1 for each in bucket) for bucket in buckets)
-            buffer = kind[0].new_empty(longest)  # one after the other uses it
+            buffer = alike[0].new_empty(longest)  # one after the other uses it
             self._messages += [_Message(bucket, buffer) for bucket in buckets]
 
 
@@ -156,18 +156,20 @@ def mean_weight(weight: float | torch.Tensor, device: torch.device) -> torch.Ten
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Give all ranks the values of rank 0."""
+    """Give all ranks the values of rank 0, in few messages of bytes."""
     is_sender = dist.get_rank() == 0
     whole = [each.detach() for each in tensors if _has_numbers(each)]
-    for kind in _by_kind(whole):
-        for bucket in _buckets(kind):
+    whole.sort(key=torch.Tensor.element_size, reverse=True)  # so that all are aligned in a message
+    for on_device in _divide(whole, lambda each: each.device):
+        for bucket in _buckets(on_device):
             is_flat = len(bucket) == 1 and bucket[0].is_contiguous()
-            flat = bucket[0].view(-1) if is_flat else torch.cat([t.reshape(-1) for t in bucket])
-            dist.broadcast(flat.view(torch.uint8), 0)
+            parts = [each.reshape(-1).view(torch.uint8) for each in bucket]
+            flat = parts[0] if is_flat else torch.cat(parts)
+            dist.broadcast(flat, 0)
             if not is_sender and not is_flat:
-                parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-                for tensor, part in zip(bucket, parts, strict=True):
-                    tensor.copy_(part.view(tensor.shape))
+                received = torch.split(flat, [part.numel() for part in parts])
+                for tensor, part in zip(bucket, received, strict=True):
+                    tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
 
 
 def _has_numbers(tensor: torch.Tensor) -> bool:
@@ -175,11 +177,13 @@ def _has_numbers(tensor: torch.Tensor) -> bool:
     return is_whole and tensor.numel() > 0
 
 
-def _by_kind(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
-    """Return the tensors of each device and type of number, in their order."""
-    found: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = defaultdict(list)
+def _divide(
+    tensors: Iterable[torch.Tensor], kind: Callable[[torch.Tensor], Hashable]
+) -> Iterable[list[torch.Tensor]]:
+    """Return the tensors of each kind, in their order."""
+    found: dict[Hashable, list[torch.Tensor]] = defaultdict(list)
     for tensor in tensors:
-        found[tensor.device, tensor.dtype].append(tensor)
+        found[kind(tensor)].append(tensor)
     return found.values()
 
 
