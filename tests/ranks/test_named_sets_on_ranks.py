@@ -112,7 +112,7 @@ class Writes:
         (self.folder / f"{step}.txt").write_text(str(outputs.reshape(-1).tolist()))
 
 
-class Tested(Judged):
+class Evaluated(Judged):
     def test_step(self, batch: Any, step: int) -> None:
         self.valid_step(batch, step)
 
@@ -121,7 +121,7 @@ def evaluate(folder: str, devices: int | None) -> dict[str, Any]:
     """Return what evaluations without training find, perhaps in spawned processes."""
     trainer = Trainer(devices=devices, **ARGUMENTS)
     pathlib.Path(folder).mkdir()
-    model, data = Tested(), Data(SIZES)
+    model, data = Evaluated(), Data(SIZES)
     found = {"validated": trainer.validate(model, data)}
     model.metrics.clear()
     trainer.test(model, data)

@@ -201,7 +201,7 @@ class Normalized(Case):
         self.valid_step(batch, step)
 
 
-class Tested(Data):
+class Evaluated(Data):
     def setup(self) -> None:
         super().setup()
         self._test_dataset = self._valid_dataset
@@ -222,9 +222,9 @@ def evaluate(folder: str) -> dict[str, Any]:
             stall_timeout=60,
             plugins=plugins,
         )
-        trainer.fit(model, Tested(4))
+        trainer.fit(model, Evaluated(4))
         validated = dict(model.metrics)
-        trainer.test(model, Tested(4))
+        trainer.test(model, Evaluated(4))
         found[name] = validated, dict(model.metrics)
     return found
 
