@@ -59,9 +59,13 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/run.py $(subst $(comma), ,$(BENCH))
 
+# pip compiles all files on one core, so the compiler does it on all, for what can be imported here.
+# It fails for files that are written for a later Python, and that is no matter.
 .venv/installed: constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]' $(CONTRIB:%=--editable ./%)
+	$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[dev]' \
+		$(CONTRIB:%=--editable ./%)
+	-$(BIN)/python -m compileall -qq -j 0 -x '/(tests|rllib|serve|llm)/' .venv/lib src plugins_contrib
 	touch $@
 
 clean:
