@@ -12,21 +12,29 @@ BIN := .venv/bin
 CONTRIB := $(sort $(wildcard plugins_contrib/helios-*))
 PROJECTS := pyproject.toml $(CONTRIB:%=%/pyproject.toml)
 
-.PHONY: demo test test-optuna4 test-contrib test-long lint soak bench clean
+.PHONY: demo test test-core test-beside test-optuna4 test-contrib test-long \
+	lint style structure soak bench clean
 
 demo: .venv/installed
 	$(BIN)/helios demo
 
-# Two processes, each of which has a core: PyTorch's own threads would only get in the way.
-test: export OMP_NUM_THREADS = 1
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
-	$(MAKE) --jobs 2 --output-sync=target test-optuna4 test-contrib
+# Tests wait a third of their time: for files, other processes, a store. So more of them run at once
+# than a small machine has cores. Each has one core: PyTorch's own threads only get in the way.
+test: style
+	$(MAKE) --jobs 2 test-core test-beside
+
+test-core: export OMP_NUM_THREADS = 1
+test-core: .venv/installed
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
+
+# Each prints when it has ended, because the tests of the core print all the time.
+test-beside:
+	$(MAKE) --output-sync=target structure test-contrib test-optuna4
 
 # Optuna 4 comes first on the path, so the large packages are not installed twice.
 test-optuna4: export OMP_NUM_THREADS = 1
 test-optuna4: .venv/optuna4
-	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest -n 2 --dist loadfile tests/optuna tests/plugins/test_optuna.py \
+	PYTHONPATH=$(CURDIR)/$< $(BIN)/python -m pytest tests/optuna tests/plugins/test_optuna.py \
 		--deselect tests/optuna/test_search.py::test_killed_search_equals_one_that_was_not
 
 # Most of the time of helios-ray is that of Ray, which starts processes one after the other.
@@ -41,9 +49,13 @@ test-long: export OMP_NUM_THREADS = 1
 test-long: .venv/installed
 	$(BIN)/python -m pytest -m long
 
-lint: .venv/installed
+lint: style structure
+
+style: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+structure: .venv/installed
 	$(BIN)/mypy src $(CONTRIB:%=%/src)
 	$(BIN)/lint-imports
 
