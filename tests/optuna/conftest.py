@@ -1,11 +1,27 @@
-"""Storages of Optuna, each the real one."""
+"""Storages of Optuna, each the real one, and processes that have imported Optuna."""
 
+import importlib.util
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import fork_server
 import postgresql
 import pytest
+
+MODULES = ("torch", "torch._dynamo", "optuna", "helios.trainer", "sklearn.datasets")
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[list[str]]:
+    """The interpreter for programs, as everywhere; its process has imported Optuna, too."""
+    found = [name for name in MODULES if importlib.util.find_spec(name.partition(".")[0])]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fork_server.server(pathlib.Path(folder, "socket"), found) as command,
+    ):
+        yield command
 
 
 @pytest.fixture(scope="session")
