@@ -27,6 +27,32 @@ if hasattr(signal, "SIGQUIT"):
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+# The files that take longest, in the order of their beginning, so that none is the last to end.
+LONG = (
+    "performance/test_instructions.py",
+    "exactness/test_kill_matrix.py",
+    "trainer/test_checkpoint_faults.py",
+    "optuna/test_search.py",
+    "ranks/",
+    "model/test_compile.py",
+    "test_readme.py",
+    "test_demo.py",
+    "trainer/test_interrupts.py",
+    "installed/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest; ``--no-loadscope-reorder`` keeps this order."""
+    folder = pathlib.Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(folder).as_posix()
+        return next((n for n, name in enumerate(LONG) if file.startswith(name)), len(LONG))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """Free the collector from all of PyTorch and the tests, where no garbage is."""
     gc.collect()
