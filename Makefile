@@ -48,6 +48,7 @@ test-contrib: .venv/installed
 test-long: export OMP_NUM_THREADS = 1
 test-long: .venv/installed
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long plugins_contrib/helios-ray
 
 lint: style structure
 

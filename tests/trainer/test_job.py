@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import Make
+import torch
+from helpers import Make, UserError, notes_of
 
 from helios import Plugin, TrainingState
 from helios.errors import InvalidPluginError
 from helios.testing import StopAfter, TinyDataModule, TinyModel, equal
+from helios.trainer import ShippedError
 from helios.trainer.job import Outcome
 
 
@@ -134,3 +136,60 @@ def test_launcher_that_returns_something_without_a_text(make_trainer: Make) -> N
 
     with pytest.raises(InvalidPluginError, match=r"'odd' .* returned <.*Silent> from launch"):
         make_trainer(plugins=[Odd("odd")]).fit(TinyModel(), TinyDataModule())
+
+
+def test_error_that_a_launcher_brings_back(make_trainer: Make) -> None:
+    class Shipping(Plugin):
+        """Raises the error of its process as if another one had raised and reported it."""
+
+        final: Any = None
+        seen = 0
+
+        def launch(self, trainer: Any, target: Callable[[], Outcome]) -> Any:
+            try:
+                return target()
+            except BaseException as error:
+                self.final, self.seen = error is trainer.final_error, 0
+                raise ShippedError.pack(error).unpack() or error from None
+
+        def on_exception(self, error: BaseException) -> None:
+            self.seen += 1
+
+        def setup(self) -> None: ...
+
+    class Failing(TinyModel):
+        def train_step(self, batch: Any, state: TrainingState) -> Any:
+            raise UserError("of a step")
+
+    class Ending(TinyModel):
+        def on_training_end(self) -> None:
+            self.trainer.raise_at_end(UserError("of the end"))
+
+    for model, text, is_final in ((Failing(), "step", False), (Ending(), "end", True)):
+        plugin = Shipping("shipping")
+        trainer = make_trainer(plugins=[plugin], total_steps=1)
+        with pytest.raises(UserError, match=f"of (a|the) {text}") as caught:
+            trainer.fit(model, TinyDataModule())
+        assert (plugin.final, plugin.seen) == (is_final, 0)
+        assert all("launch" not in note for note in notes_of(caught.value))
+        assert len(notes_of(caught.value)) == 1
+        assert trainer.final_error is None  # no run is in progress
+
+
+def test_launcher_chooses_the_device_of_its_processes(make_trainer: Make) -> None:
+    class Chooser(Plugin):
+        seen: Any = None
+
+        def configure_trainer(self, trainer: Any) -> None:
+            trainer.device = torch.device("cuda")
+
+        def launch(self, trainer: Any, target: Callable[[], Outcome]) -> Any:
+            self.seen = target.args[0].place.device  # type: ignore[attr-defined]  # the job
+            raise UserError
+
+        def setup(self) -> None: ...
+
+    plugin = Chooser("chooser")
+    with pytest.raises(UserError):
+        make_trainer(plugins=[plugin]).fit(TinyModel(), TinyDataModule())
+    assert plugin.seen == torch.device("cuda")

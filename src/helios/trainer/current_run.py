@@ -278,6 +278,11 @@ class CurrentRun(TakesArguments):
         author = author_in_stack(self.plugin_manager, self._model, inspect.currentframe())
         _logger.info("%s skips an optimizer step: %s", author, reason)
 
+    @property
+    def final_error(self) -> BaseException | None:
+        """The error that the current run raises after its end: see :meth:`raise_at_end`."""
+        return self._job.control.final_error if self._job else None
+
     def raise_at_end(self, error: BaseException) -> None:
         """Raise an error from ``fit`` or ``test`` after the run has ended normally.
 

@@ -1,5 +1,7 @@
 """The preparation of a run: once, in the parent process, before launch."""
 
+import dataclasses
+
 from helios.plugins.calls.profile import PluginProfile
 from helios.trainer.expected import check_expected
 from helios.trainer.job import Job
@@ -19,6 +21,8 @@ def prepare(job: Job) -> None:
         manager.recheck()  # pluggy cannot call what a plug-in may have become
         manager.arrange()
         manager.configure("configure_trainer", trainer)
+    if trainer.device.type != job.place.device.type:  # a plug-in has chosen another one
+        job.place = dataclasses.replace(job.place, device=trainer.device)
     check_parallel(trainer)
     manager.configure("configure_model", job.model)
     # Only now, because plug-ins may have changed the model's name in checkpoints.

@@ -1,17 +1,35 @@
 """The plug-in that starts the processes of a run as the workers of Ray Train."""
 
-import contextlib
+import concurrent.futures
 import functools
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-import ray.exceptions
 import ray.train
 import ray.train.torch
+import torch
 
 import helios
+from helios.errors import ConfigurationError, RankFailedError, describe
+from helios_ray import worker
+from helios_ray.cluster import await_resources, connected
+from helios_ray.mailbox import ABORT, STOP, Letter, open_mailbox
+
+cloudpickle: Any = ray.cloudpickle  # it has no types
+_failure_config: Any = ray.train.FailureConfig  # it has the types of an older version
+_logger = logging.getLogger("helios.ray")
+_STARTS = 30
+"""How often Ray tries to start workers that die at once, or for which resources are missing after a
+failure, with a minute each. Ray itself would try for ever."""
+_PATIENCE = 60.0
+"""The seconds in which the workers end after the order to do so."""
 
 
 class RayLauncher(helios.Plugin):
@@ -23,7 +41,8 @@ class RayLauncher(helios.Plugin):
 
     Args:
         num_workers: the number of workers, each of which is a rank of the run.
-        use_gpu: ``True`` to give each worker a GPU.
+        use_gpu: ``True`` to give each worker a GPU, also if the program runs on a host without one;
+            by default, if the trainer uses GPUs.
         resources_per_worker: the resources of each worker, as Ray names them, for example
             ``{"CPU": 4}``. By default, one CPU or one GPU.
         storage_path: the folder for Ray's own files. By default, the folder of Ray.
@@ -41,7 +60,7 @@ class RayLauncher(helios.Plugin):
         self,
         num_workers: int = 1,
         *,
-        use_gpu: bool = False,
+        use_gpu: bool | None = None,
         resources_per_worker: Mapping[str, float] | None = None,
         storage_path: str | None = None,
         max_failures: int = 0,
@@ -49,13 +68,35 @@ class RayLauncher(helios.Plugin):
         super().__init__("ray")
         _check_count("num_workers", num_workers, 1)
         _check_count("max_failures", max_failures, 0)
-        self._scaling = ray.train.ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker=dict(resources_per_worker) if resources_per_worker else None,
-        )
+        self._num_workers = num_workers
+        self._use_gpu = use_gpu
+        self._resources = dict(resources_per_worker or {})
         self._storage_path = storage_path
         self._max_failures = max_failures
+
+    def configure_trainer(self, trainer: "helios.Trainer") -> None:
+        """Register the plug-in, and let the trainer use the GPUs of its workers.
+
+        Args:
+            trainer: the trainer.
+
+        Raises:
+            ConfigurationError: the trainer and the workers do not use the same devices.
+        """
+        self._register_in_trainer(trainer)
+        uses_gpu = trainer.device.type == "cuda"
+        if self._use_gpu and not uses_gpu:
+            if torch.cuda.is_available():
+                raise ConfigurationError(
+                    "RayLauncher(use_gpu=True) gives GPUs to the workers, but"
+                    " Trainer(use_cpu=True) uses none: remove one of the arguments."
+                )
+            trainer.device = torch.device("cuda")
+        if self._use_gpu is False and uses_gpu:
+            raise ConfigurationError(
+                "RayLauncher(use_gpu=False) starts workers without GPUs, but the trainer uses GPUs:"
+                " remove the argument, or pass Trainer(use_cpu=True)."
+            )
 
     def setup(self) -> None:
         """Do nothing: the workers need no set-up of the plug-in."""
@@ -68,20 +109,44 @@ class RayLauncher(helios.Plugin):
             trainer: the trainer.
             target: the work of one process.
         """
-        with _cluster():
-            actor: Any = ray.remote(num_cpus=0)(_Box)
-            box = actor.remote()
-            run = ray.train.RunConfig(
-                storage_path=self._storage_path,
-                failure_config=ray.train.FailureConfig(max_failures=self._max_failures),
-            )
-            work = functools.partial(_work, target, box, os.getcwd())
-            fit = ray.train.torch.TorchTrainer(work, scaling_config=self._scaling, run_config=run)
+        use_gpu = trainer.device.type == "cuda"
+        resources = self._resources or {"GPU" if use_gpu else "CPU": 1.0}
+        if use_gpu:
+            resources = {"GPU": 1.0, **resources}
+        order = worker.Order(_pack(target, trainer), os.getcwd(), list(sys.path))
+        with connected(self._num_workers, resources, not self._resources) as is_own:
+            await_resources(self._num_workers, resources, is_own)
+            mailbox = open_mailbox()
             try:
-                fit.fit()
-            except ray.train.TrainingFailedError as error:
-                raise _error_of_user(error) from error  # whose text has the traceback
-            return ray.get(box.take.remote())
+                engine = self.engine(functools.partial(worker.main, order, mailbox), resources)
+                failure = run_engine(engine, mailbox, trainer)
+                return _result(ray.get(mailbox.read.remote()), failure, trainer)
+            finally:
+                ray.kill(mailbox)
+
+    def engine(
+        self, work: Callable[[], None], resources: dict[str, float]
+    ) -> ray.train.torch.TorchTrainer:
+        """Return the trainer of Ray for a run.
+
+        Args:
+            work: the work of each worker.
+            resources: the resources of each worker.
+        """
+        return ray.train.torch.TorchTrainer(
+            work,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._num_workers,
+                use_gpu=bool(resources.get("GPU")),
+                resources_per_worker=resources,
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=self._storage_path,
+                failure_config=_failure_config(
+                    max_failures=self._max_failures, controller_failure_limit=_STARTS
+                ),
+            ),
+        )
 
     @helios.hookimpl
     def on_validation_results(
@@ -92,53 +157,143 @@ class RayLauncher(helios.Plugin):
         ray.train.report({**plain, "validation_cycle": validation_cycle})
 
 
-class _Box:
-    """An actor that keeps an outcome for the driver."""
+def run_engine(
+    engine: ray.train.torch.TorchTrainer, mailbox: Any, trainer: "helios.Trainer"
+) -> BaseException | None:
+    """Run Ray's trainer, and return its error.
 
-    def __init__(self) -> None:
-        self._content: Any = None
+    Args:
+        engine: the trainer of Ray.
+        mailbox: the actor through which this process gives orders to the workers.
+        trainer: the trainer of Helios.
 
-    def put(self, content: Any) -> None:
-        self._content = content
+    Ray's trainer runs in another thread. In the main thread, Ray would take Ctrl-C for itself, also
+    after the run, and end the workers without a checkpoint.
+    """
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-    def take(self) -> Any:
-        return self._content
+    def run() -> None:
+        try:
+            engine.fit()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="helios-ray", daemon=True)
+    presses = 0
+    while True:
+        try:
+            if not presses:
+                thread.start()
+            else:
+                _stop(mailbox, trainer)
+            return done.exception()
+        except KeyboardInterrupt:
+            presses += 1
+            if presses > 1:
+                _logger.warning("Ctrl-C: the run ends at once.")
+                ray.get(mailbox.give.remote(ABORT))
+                concurrent.futures.wait([done], timeout=_PATIENCE)
+                raise
 
 
-def _work(target: Callable[[], Any], box: Any, folder: str) -> None:
-    """Do the work of one worker; Ray has moved it to a folder of its own."""
-    with contextlib.suppress(FileNotFoundError):  # another host
-        os.chdir(folder)
-    outcome = target()
-    if ray.train.get_context().get_world_rank() == 0:
-        ray.get(box.put.remote(outcome))
+def _stop(mailbox: Any, trainer: "helios.Trainer") -> None:
+    """Let the workers end after a step and save.
+
+    Raises:
+        KeyboardInterrupt: no worker has begun, or the run saves nothing.
+    """
+    if trainer.chkpt_root is None or not ray.get(mailbox.has_begun.remote()):
+        raise KeyboardInterrupt
+    _logger.warning(
+        "Ctrl-C: the run ends after this step and saves a checkpoint, so it can resume. Press"
+        " Ctrl-C again to end it at once."
+    )
+    ray.get(mailbox.give.remote(STOP))
 
 
-@contextlib.contextmanager
-def _cluster() -> Iterator[None]:
-    """Connect to the cluster that Ray finds, or start one here for as long as the run."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(include_dashboard=False, log_to_driver=True)
+def _pack(target: Callable[[], Any], trainer: "helios.Trainer") -> bytes:
+    """Return the run for the workers.
+
+    Raises:
+        ConfigurationError: an object of the user cannot be pickled; the message names it.
+    """
     try:
-        yield
-    finally:
-        ray.shutdown()
+        data: bytes = cloudpickle.dumps((target, trainer))
+    except Exception as error:
+        raise ConfigurationError(
+            f"RayLauncher sends the model, the data and the plug-ins to the workers, but"
+            f" {_unpicklable(trainer)} cannot be sent: {describe(error)}. Create it in setup(),"
+            " which each worker calls."
+        ) from error
+    return data
 
 
-def _error_of_user(error: ray.train.TrainingFailedError) -> BaseException:
-    """Return the error of the worker that failed, as it was raised there, or Ray's own."""
+def _unpicklable(trainer: "helios.Trainer") -> str:
+    """Return the name of the attribute that cannot be pickled, if it is an object's own."""
+    for value in (trainer.model, trainer.datamodule, *trainer.plugins.values()):
+        for name, part in getattr(value, "__dict__", {}).items():
+            try:
+                if part is not trainer:
+                    cloudpickle.dumps(part)
+            except Exception:
+                return f"{type(value).__name__}.{name}"
+    return "a part of them"
+
+
+def _result(
+    letters: Sequence[Letter], failure: BaseException | None, trainer: "helios.Trainer"
+) -> Any:
+    """Return the outcome of rank 0, or raise the error that has ended the run."""
+    failures = [(each.rank, pickle.loads(each.error)) for each in letters if each.error]
+    # The ranks agree on both. Rank 0 cannot tell them if it was waiting for another rank.
+    for _, each in sorted(failures, key=lambda found: -found[0]):
+        if each.state is not None:
+            trainer.state.load_dict(each.state)
+            trainer.stop_requests[:] = each.stop_requests
+    if failures:
+        raise _error_of_user(failures) from failure
+    if failure is not None:
+        raise error_of_ray(failure) from failure
+    return next(pickle.loads(each.outcome) for each in letters if each.outcome)
+
+
+def _error_of_user(failures: Sequence[tuple[int, worker.Failure]]) -> BaseException:
+    """Return the error of the worker that failed first, as it was raised there."""
+    errors = [(rank, each, each.error.unpack()) for rank, each in failures]
+    errors.sort(key=lambda found: isinstance(found[2], RankFailedError))
+    rank, failed, error = errors[0]
+    where = f"rank {rank} on {failed.host}"
+    if error is None:
+        error = RankFailedError(f"{where} failed: {failed.error.text}", rank)
+        error.add_note(f"its type cannot be imported in this process: {failed.error.text}")
+    if not failed.is_final:
+        error.add_note(f"raised in the worker of Ray with {where}:\n{failed.error.trace}")
+    return error
+
+
+def error_of_ray(error: BaseException) -> BaseException:
+    """Return the error of workers that could not begin, or could not say why they ended.
+
+    Args:
+        error: the error of Ray.
+    """
+    missing = re.search(r"No module named '([\w.]+)'", str(error))
+    if missing is not None:
+        return ConfigurationError(
+            f"a worker of Ray cannot import {missing[1]!r}: install the packages of this program,"
+            " helios-ray among them, on all hosts of the cluster, or let Ray install them with"
+            " ray.init(runtime_env={'pip': [...]})."
+        )
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     for rank, failure in sorted(failures.items()):
-        if not isinstance(failure, ray.exceptions.RayError):  # a worker that was killed
-            failure.add_note(f"raised in the worker of Ray with rank {rank}")
-            return failure
+        story = " ".join(str(failure).split())
+        return RankFailedError(f"the worker of Ray with rank {rank} has ended: {story}", rank)
     return error
 
 
 def _check_count(name: str, value: object, smallest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise helios.errors.ConfigurationError(
+        raise ConfigurationError(
             f"RayLauncher({name}={value!r}): write a whole number of at least {smallest}."
         )

@@ -8,7 +8,7 @@ from helios.errors import InvalidPluginError
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
 from helios.trainer.launch.spawn import spawn
-from helios.trainer.launch.transport import bring_back
+from helios.trainer.launch.transport import bring_back, is_shipped
 
 __all__ = ["joined", "launch"]
 
@@ -29,7 +29,12 @@ def launch(job: Job, target: Callable[[], Outcome]) -> Outcome:
         target = functools.partial(_start, job, target)
     if trainer.hooks.launch is None:
         return target()
-    outcome = trainer.hooks.launch(trainer=trainer, target=target)
+    try:
+        outcome = trainer.hooks.launch(trainer=trainer, target=target)
+    except BaseException as error:
+        if is_shipped(error):  # another process has called on_exception and written the notes
+            job.reporter.accept(error)
+        raise
     if not isinstance(outcome, Outcome) or outcome.job_id != job.id:
         returned = "the outcome of another run" if isinstance(outcome, Outcome) else shown(outcome)
         raise InvalidPluginError(

@@ -1,5 +1,6 @@
 """Exceptions, jobs and models on their way between the processes of a run."""
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -16,6 +17,7 @@ from helios.trainer.job import Job, Outcome
 
 _logger = logging.getLogger("helios")
 _DEEPEST = 12
+_MARK = "helios_has_shipped_it"
 
 
 # Exceptions.
@@ -63,10 +65,17 @@ class ShippedError:
             value = _tried(lambda: _rebuilt(*value))
         if not isinstance(value, BaseException):
             return None
+        with contextlib.suppress(AttributeError):  # its class allows no attributes
+            setattr(value, _MARK, True)
         if not notes_of(value):
             for note in self.notes:
                 value.add_note(note)
         return value
+
+
+def is_shipped(error: BaseException) -> bool:
+    """Return whether another process has raised an error, and has reported it."""
+    return hasattr(error, _MARK)
 
 
 def _rebuilt(
