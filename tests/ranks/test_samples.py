@@ -17,6 +17,7 @@ from helios.data import (
     ResumableDistributedSampler,
     ResumableSampler,
     ResumableWeightedSampler,
+    rank_shares,
 )
 from helios.data.rank_shares import BatchShare, SampleShare, share_samples
 from helios.errors import ConfigurationError, InvalidPluginError, PluginConflictError
@@ -76,6 +77,19 @@ def test_samplers_that_know_the_ranks_are_shared_once() -> None:
     shared = [BatchShare(Triples(5), rank, 2, drop_last=True) for rank in range(2)]
     assert [len(each) for each in shared] == [len(list(each)) for each in shared] == [2, 2]
     assert isinstance(share_samples(Backwards(range(3)), 0, 2, False), SampleShare)
+
+
+def test_virtual_ranks_share_samplers_that_know_the_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rank_shares, "get_global_world_size", lambda: 2)
+    weights = [1.0, 2.0, 3.0, 4.0]
+    whole = list(ResumableWeightedSampler(weights, 8, seed=3))
+    shares = [
+        share_samples(ResumableWeightedSampler(weights, 8, seed=3, num_replicas=2), rank, 4, False)
+        for rank in range(4)
+    ]
+    assert [list(share) for share in shares] == [whole[rank::4] for rank in range(4)]
 
 
 class Counting(IterableDataset[torch.Tensor]):

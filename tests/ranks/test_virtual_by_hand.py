@@ -2,12 +2,17 @@
 
 import pathlib
 import tempfile
+from typing import Any
 
 import pytest
-from helpers import ReadAhead
+import torch
+from helpers import Make, ReadAhead
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from virtual_cases import bits, by_hand, train
+
+from helios.testing import TinyDataModule, TinyModel
 
 CASES = [(1, 1, False), (2, 1, True), (4, 1, False), (4, 2, True), (8, 3, False)]
 
@@ -38,3 +43,27 @@ def test_resumes_at_any_batch(ranks: int, accumulate: int, cut: int, clips: bool
 def test_batches_read_ahead() -> None:
     trained = train(("clip",), more_plugins=[ReadAhead()])
     assert bits(trained["model"]["net"]) == bits(by_hand(4, 1, clips=True))
+
+
+class Wide(TinyModel):
+    """Has a BatchNorm with more statistics than Helios compares in other buffers."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.norm = nn.BatchNorm1d(2**16 + 1)
+        self._means: list[torch.Tensor] = []
+
+    def train_step(self, batch: Any, state: Any) -> torch.Tensor:
+        self._means.append(batch[0].mean())
+        self.norm(self._means[-1].expand(2, 2**16 + 1))
+        return super().train_step(batch, state)
+
+
+def test_statistics_of_a_wide_norm(make_trainer: Make) -> None:
+    model = Wide()
+    make_trainer(virtual_ranks=2, total_steps=1, train_unit="iteration").fit(
+        model, TinyDataModule()
+    )
+    mean = 0.1 * torch.stack(model._means).mean()
+    torch.testing.assert_close(model.norm.running_mean, mean.expand(2**16 + 1))
+    assert model.norm.num_batches_tracked == 1

@@ -104,6 +104,11 @@ def grows(model: Any, loss: torch.Tensor) -> None:
     model.optimize(loss, model.optimizer)
 
 
+def creates_buffer(model: Any, loss: torch.Tensor) -> None:
+    model.net.register_buffer("scale", torch.ones(2))
+    model.optimize(loss, model.optimizer)
+
+
 STEPS: list[tuple[Callable[..., Any], Callable[[], Any] | None, str]] = [
     (twice, None, "train_step has called optimize() twice"),
     (by_hand, None, "takes a step of SGD (optimizer) by hand"),
@@ -115,6 +120,7 @@ STEPS: list[tuple[Callable[..., Any], Callable[[], Any] | None, str]] = [
     (weighs_sometimes, None, "optimize(SGD) got a weight from 1 of 2 virtual ranks"),
     (logs_metric, None, "log('metric') got a Metric, which the virtual ranks of a process share"),
     (trains_on, lambda: nn.BatchNorm1d(2), "call optimize() after the last forward pass"),
+    (creates_buffer, None, "a training step creates the buffer 'net.scale'"),
     (grows, lambda: nn.BatchNorm1d(2), "changes the buffer 'extra.running_mean' from"),
 ]
 

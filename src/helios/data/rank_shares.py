@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from helios.core.distributed import get_global_world_size
 from helios.data.batch_samplers import ResumableBatchSampler
 from helios.data.samplers import (
     ResumableDistributedSampler,
@@ -174,9 +175,11 @@ def share_samples(
 
     A sampler that was created for another number of processes than the run has stays as it is.
     """
-    if isinstance(
-        source, ResumableDistributedSampler | ResumableWeightedSampler
-    ) and source.num_replicas not in (1, ranks):
+    known = (1, ranks, get_global_world_size())  # with virtual ranks, the last two differ
+    if (
+        isinstance(source, ResumableDistributedSampler | ResumableWeightedSampler)
+        and source.num_replicas not in known
+    ):
         return source
     if isinstance(source, ResumableDistributedSampler):
         drop_last = drop_last or source.drop_last

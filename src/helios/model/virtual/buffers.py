@@ -44,7 +44,7 @@ class _Place:
         BatchNorm's kernels change running statistics without a count.
         """
         if tensor.device.type == "cpu":
-            return tensor.numel() <= _LARGEST_COMPARED
+            return self._is_of_norm or tensor.numel() <= _LARGEST_COMPARED
         return tensor.dim() == 1 and not self._is_of_norm
 
     def changes_unseen(self, tensor: torch.Tensor) -> bool:
@@ -75,6 +75,22 @@ class Buffers:
             for place, module in top.named_modules(prefix=network)
             for name in module._buffers  # noqa: SLF001 - torch has no public name for it
         }
+
+    def require_known(self) -> None:
+        """Raise an error if the batch of a virtual rank has created a buffer.
+
+        Raises:
+            ConfigurationError: one has; the message names it.
+        """
+        before = self._places
+        self.search()
+        for name in self._places:
+            if name not in before:
+                raise ConfigurationError(
+                    f"Trainer(virtual_ranks=...): a training step creates the buffer {name!r}, so"
+                    " it holds the values of one virtual rank: create it in setup(), with its shape"
+                    " and type."
+                )
 
     @property
     def names(self) -> list[str]:

@@ -97,6 +97,8 @@ class VirtualSession(Session):
         self._is_between_windows = self._window.is_complete
         with self._streams.apart(self._outer_streams):
             yield
+            if self._is_first:
+                self._buffers.require_known()
             if self._window.is_complete:
                 self._end_step()
         first = self.ranks.local[0]
