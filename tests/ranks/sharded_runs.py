@@ -14,11 +14,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from helios import DataModule, Model, Trainer, TrainingState
-from helios.checkpoints import sharded_save, storage
+from helios.checkpoints import sharded_save, storage, stores
 from helios.errors import ConfigurationError
+from helios.testing import TinyDataModule, TinyModel
 
 CUT, END = 3, 7  # optimizer steps; an epoch has 6
 FIRST = "net_epoch_0_iter_3.dcp"
+AVERAGES: dict[str, dict[str, Any]] = {"ema": {"decay": 0.5}, "swa": {"start": 0}}
+"""The plug-ins that average weights, with their arguments."""
 
 
 class Uneven(Model):
@@ -37,10 +40,15 @@ class Uneven(Model):
 
     def on_training_start(self) -> None:
         self._first = plain(self.state_dict())
+        self._first_averages = self._averages_now()
 
     def on_training_end(self) -> None:
         self._last = plain(self.state_dict())
-        self._averages = plain(self.trainer.plugins["swa"].averages("net"))
+        self._averages = self._averages_now()
+
+    def _averages_now(self) -> Any:
+        [plugin] = [each for each in self.trainer.plugins.values() if each.plug_id in AVERAGES]
+        return plain(plugin.state_dict())
 
     def train_step(self, batch: Any, state: TrainingState) -> None:
         self._seen += [(state.global_epoch, number) for number in batch[1].tolist()]
@@ -73,6 +81,7 @@ def plain(state: Any) -> Any:
 def fit(root: pathlib.Path, steps: int, resume: Any = True, **arguments: Any) -> dict[str, Any]:
     """Train to a step, and return the states of the model at both ends."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    averages = "swa" if root.name.startswith("swa") else "ema"
     model = Uneven()
     trainer = Trainer(
         total_steps=steps,
@@ -82,11 +91,12 @@ def fit(root: pathlib.Path, steps: int, resume: Any = True, **arguments: Any) ->
         use_cpu=True,
         print_banner=False,
         chkpt_root=root,
-        plugins=[("swa", {"start": 0})],
+        plugins=[(averages, AVERAGES[averages])],
         **{"parallel": "fsdp" if ranks > 1 else None, **arguments},
     )
     trainer.fit(model, Data(), resume=resume)
     found = {"first": model._first, "last": model._last, "averages": model._averages}
+    found["first averages"] = model._first_averages
     return {**found, "seen": model._seen, "metrics": dict(model.metrics)}
 
 
@@ -181,3 +191,31 @@ def train_on_full_disk(root: str) -> tuple[str, list[str]]:
     except OSError as error:
         return str(error), error.__notes__
     return "", []
+
+
+# Processes that Helios starts.
+
+
+def spawn(root: str) -> dict[str, Any]:
+    """Train on spawned processes, and return what came home, and what the checkpoint holds."""
+    model = TinyModel()
+    trainer = Trainer(
+        use_cpu=True,
+        total_steps=2,
+        devices=2,
+        parallel="fsdp",
+        chkpt_root=pathlib.Path(root),
+        autoload=False,
+    )
+    trainer.fit(model, TinyDataModule())
+    [path] = pathlib.Path(root).glob("*/*.dcp")
+    saved = stores.load(path)["model"]
+    result = {
+        "class": type(model.net).__name__,
+        "home": plain(model.net.state_dict()),
+        "saved": plain(saved["net"]),
+        "optimizer": plain(model.optimizer.state_dict()) == plain(saved["optimizer"]),
+        "same": model.optimizer.param_groups[0]["params"][0] is next(model.net.parameters()),
+    }
+    model.net(torch.zeros(1, 4)).sum().backward()  # without other processes
+    return result

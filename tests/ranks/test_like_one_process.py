@@ -288,7 +288,7 @@ def train_sharded(folder: str) -> dict[str, Any]:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     found: dict[str, Any] = {}
     for parallel in ("ddp", "fsdp"):
-        for precision in ("fp32", "fp16"):
+        for precision in ("fp32", "fp16", "bf16"):
             for accumulate in (1, 2):
                 model = Whole()
                 trainer = Trainer(
@@ -297,9 +297,11 @@ def train_sharded(folder: str) -> dict[str, Any]:
                     use_cpu=True,
                     print_banner=False,
                     accumulation_steps=accumulate,
-                    valid_frequency=4,
+                    valid_frequency=2,
                     precision=precision,
                     parallel=parallel,  # type: ignore[arg-type]  # one of two texts
+                    # Their averages are the weights of the validation.
+                    plugins=[("ema", {"decay": 0.5}) if accumulate == 1 else ("swa", {"start": 0})],
                 )
                 trainer.fit(model, Data(8 // ranks))
                 name = f"{parallel}-{precision}-{accumulate}"

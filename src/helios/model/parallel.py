@@ -205,6 +205,7 @@ class Parallel:
             watch.remove()
         for replica in self._replicas:
             replica.is_closed = True
+        self._drop_whole_weights()
 
     def mean_weight(self, weight: float | torch.Tensor) -> torch.Tensor:
         """Return the mean of a weight over all ranks."""
@@ -215,6 +216,21 @@ class Parallel:
         self._share_buffers()
         for replica in self._replicas:
             replica.require_forward_param_sync = False
+        self._drop_whole_weights()
+
+    def end_evaluation(self) -> None:
+        """Let the next batch compute with the weights of training, which averages may replace."""
+        self._drop_whole_weights()
+
+    def _drop_whole_weights(self) -> None:
+        """Drop the gathered weights that FSDP2 keeps after a forward pass without a backward one.
+
+        Otherwise, the next forward pass would compute with them, even if the weights have changed.
+        """
+        for module in self._sharded:
+            for each in module.modules():  # type: ignore[attr-defined]  # they are modules, too
+                if isinstance(each, FSDPModule):
+                    each.reshard()
 
     def _share_buffers(self) -> None:
         """Give all ranks the buffers of rank 0, as DDP does before a training step."""

@@ -214,6 +214,8 @@ class Session:
                 yield
         finally:
             self._batch_size, self.batch = of_training, None
+            if self._parallel is not None:
+                self._parallel.end_evaluation()
             self.evaluation_log.set_name = None
 
     def share_buffers(self) -> None:

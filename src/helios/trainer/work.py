@@ -7,7 +7,7 @@ from helios.trainer.evaluation import Evaluation
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.membership import joined
 from helios.trainer.launch.same_plan import require_same_plan
-from helios.trainer.launch.transport import pack_model
+from helios.trainer.launch.transport import pack_model, whole_tensors
 from helios.trainer.parallelism import leave_to_rank_zero
 from helios.trainer.process import only_run
 from helios.trainer.run import Run
@@ -19,8 +19,10 @@ def work(job: Job) -> Outcome:
     job.start()
     with joined(job):
         outcome = _work(job)
-        if job.place.rank == 0 and not job.is_at_home:
-            outcome = dataclasses.replace(outcome, model=pack_model(job))
+        if not job.is_at_home:
+            whole = whole_tensors(job)
+            if job.place.rank == 0:
+                outcome = dataclasses.replace(outcome, model=pack_model(job, whole))
     return outcome
 
 

@@ -157,16 +157,21 @@ def _unpicklable(job: Job) -> tuple[str, Exception] | None:
 
 
 def _find(
-    value: Any, name: str, known: Mapping[int, str], depth: int
+    value: Any,
+    name: str,
+    known: Mapping[int, str],
+    depth: int,
+    whole: Mapping[int, torch.Tensor] | None = None,
 ) -> tuple[str, Exception] | None:
     """Return the innermost part of a value that cannot be pickled, and the reason."""
+    others = {key: v for key, v in known.items() if key != id(value)}
     try:
-        _Pickler(io.BytesIO(), {key: v for key, v in known.items() if key != id(value)}).dump(value)
+        _Pickler(io.BytesIO(), others, whole).dump(value)
     except Exception as error:
         parts = _parts(value) if depth else {}
         for part, inner in parts.items():
             if id(inner) not in known:
-                found = _find(inner, f"{name}{part}", known, depth - 1)
+                found = _find(inner, f"{name}{part}", known, depth - 1, whole)
                 if found is not None:
                     return found
         return name, error
@@ -190,9 +195,15 @@ def _parts(value: Any) -> dict[str, Any]:
 class _Pickler(pickle.Pickler):
     """Pickles a part of a job: the other parts by their names, networks without parallelism."""
 
-    def __init__(self, file: io.BytesIO, known: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        known: Mapping[int, str],
+        whole: Mapping[int, torch.Tensor] | None = None,
+    ) -> None:
         super().__init__(file)
         self._known = known
+        self._whole = whole or {}
 
     def persistent_id(self, value: Any) -> str | None:
         return self._known.get(id(value))
@@ -201,7 +212,15 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, DistributedDataParallel):
             return _same, (value.module,)
         if isinstance(value, torch.Tensor) and hasattr(value, "device_mesh"):  # DTensor
-            raise TypeError("it is sharded among the processes")
+            if id(value) not in self._whole:
+                raise TypeError("it is sharded among the processes")
+            return _same, (self._whole[id(value)],)
+        if self._whole and isinstance(value, torch.nn.Module):
+            from helios.model import shards  # imports much of torch.distributed
+
+            if shards.is_divided(value):
+                kind, attributes = shards.undivided(value)
+                return _created, (kind,), attributes
         return NotImplemented
 
 
@@ -218,14 +237,32 @@ def _same(module: Any) -> Any:
     return module
 
 
-def pack_model(job: Job) -> bytes | str:
-    """Return the attributes of the trained model for the parent, or why it cannot have them."""
+def _created(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
+def whole_tensors(job: Job) -> dict[int, torch.Tensor]:
+    """Return the tensors that ranks have divided as whole ones; all ranks must call this."""
+    if job.trainer.parallel != "fsdp" or not job.place.is_distributed:
+        return {}
+    from helios.model import shards  # imports much of torch.distributed
+
+    return shards.whole_tensors(job.model, keeps=job.place.rank == 0)
+
+
+def pack_model(job: Job, whole: Mapping[int, torch.Tensor] | None = None) -> bytes | str:
+    """Return the attributes of the trained model for the parent, or why it cannot have them.
+
+    Args:
+        job: the job.
+        whole: the whole tensors to send in place of divided ones, by the identity of these.
+    """
     known = {id(value): name for name, value in _others(job).items()}
     buffer = io.BytesIO()
     try:
-        _Pickler(buffer, known).dump(vars(job.model))
+        _Pickler(buffer, known, whole).dump(vars(job.model))
     except Exception:
-        found = _find(vars(job.model), type(job.model).__name__, known, _DEEPEST)
+        found = _find(vars(job.model), type(job.model).__name__, known, _DEEPEST, whole)
         name, reason = found or (type(job.model).__name__, "it cannot be pickled")
         return f"{name} cannot be sent back: {reason}"
     return buffer.getvalue()
