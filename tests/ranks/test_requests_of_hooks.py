@@ -2,23 +2,30 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from started_ranks import StartRanks
 
 from helios import Plugin, Trainer, TrainingState
 from helios.testing import TinyDataModule, TinyModel
 
-STOPS = (
-    "setup",
-    "on_model_ready",
-    "on_training_start",
-    "on_training_epoch_end",
-    "on_validation_start",
-    "on_validation_end",
-    "on_validation_results",
-    "on_checkpoint_saved",
-    "on_training_end",
+SHORT = (
+    ("setup", "request_stop"),
+    ("on_validation_end", "request_stop"),
+    ("on_training_epoch_end", "request_stop"),
+    ("on_training_epoch_end", "request_save"),
+    ("on_training_end", "raise_at_end"),
+    ("on_testing_batch_end", "request_stop"),
+)
+LONG = (
+    *((hook, "request_stop") for hook in ("on_model_ready", "on_training_start", "on_log")),
+    *((hook, "request_stop") for hook in ("on_validation_start", "on_validation_results")),
+    *((hook, "request_stop") for hook in ("on_checkpoint_saved", "on_training_end")),
+    ("on_validation_end", "request_save"),
+    ("on_training_epoch_end", "raise_at_end"),
+    ("on_testing_end", "raise_at_end"),
 )
 
 
@@ -62,6 +69,10 @@ class Asks(Plugin):
     def on_validation_results(self, improved: bool) -> None:
         self.ask("on_validation_results")
 
+    def on_log(self, metrics: dict[str, float], phase: str) -> None:
+        if phase == "training":
+            self.ask("on_log")
+
     def on_checkpoint_saved(self, path: pathlib.Path) -> None:
         self.saved.append(path.name)
         self.ask("on_checkpoint_saved")
@@ -76,12 +87,8 @@ class Asks(Plugin):
         self.ask("on_testing_end")
 
 
-def ask(folder: str) -> dict[str, Any]:
+def ask(folder: str, cases: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return what each request has led to."""
-    cases = [(hook, "request_stop") for hook in STOPS]
-    cases += [(hook, "request_save") for hook in ("on_training_epoch_end", "on_validation_end")]
-    cases += [(hook, "raise_at_end") for hook in ("on_training_epoch_end", "on_training_end")]
-    cases += [("on_testing_end", "raise_at_end"), ("on_testing_batch_end", "request_stop")]
     return {f"{hook} {request}": _outcome(folder, hook, request) for hook, request in cases}
 
 
@@ -89,6 +96,7 @@ def _outcome(folder: str, hook: str, request: str) -> Any:
     asks = Asks(hook, request)
     trainer = Trainer(
         total_steps=4,
+        print_frequency=2,
         valid_frequency=1,
         chkpt_frequency=3,
         chkpt_root=f"{folder}/{hook}-{request}",
@@ -110,13 +118,15 @@ def _outcome(folder: str, hook: str, request: str) -> Any:
     return trainer.state.current_iteration, asks.saved, asks.validated, reasons, metrics, end
 
 
+@pytest.mark.parametrize("cases", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
 def test_requests_of_one_rank_act_as_in_one_process(
-    ranks: StartRanks, tmp_path: pathlib.Path
+    ranks: StartRanks, tmp_path: pathlib.Path, cases: tuple[tuple[str, str], ...]
 ) -> None:
-    (alone,) = ranks(1, ask, str(tmp_path / "alone"))
-    for rank in ranks(2, ask, str(tmp_path / "two")):
+    (alone,) = ranks(1, ask, str(tmp_path / "alone"), cases)
+    for rank in ranks(2, ask, str(tmp_path / "two"), cases):
         for name, expected in alone.result.items():
             assert rank.result[name] == expected, name
-    assert alone.result["setup request_stop"][0] == 0
-    assert alone.result["on_training_epoch_end request_stop"][0] == 3
-    assert alone.result["on_training_end raise_at_end"][-1] == "exit 7"
+    if cases is SHORT:
+        assert alone.result["setup request_stop"][0] == 0
+        assert alone.result["on_training_epoch_end request_stop"][0] == 3
+        assert alone.result["on_training_end raise_at_end"][-1] == "exit 7"

@@ -86,6 +86,8 @@ class SharedControlPoints(ControlPoints):
         self._next = self._interval = 1
         self._last: tuple[float, int] | None = None
         self._cycle = job.state.validation_cycles
+        has_loggers = job.group.agree(job.trainer.hooks.on_log is not None)
+        self._print_frequency = job.trainer.print_frequency if has_loggers else None
         job.control.is_shared = True
         job.control.watches_clock = job.place.rank == 0
 
@@ -96,9 +98,14 @@ class SharedControlPoints(ControlPoints):
         self._next, self._cycle = self._state.current_iteration + 1, self._state.validation_cycles
 
     def is_due(self) -> bool:
-        """Return whether the next point is reached, or a validation has ended since the last."""
-        state = self._state
-        return state.current_iteration >= self._next or state.validation_cycles != self._cycle
+        """Return whether the next point is reached, or hooks may just have requested something.
+
+        They may after a validation, and after loggers were called.
+        """
+        step, cycle = self._state.current_iteration, self._state.validation_cycles
+        if step >= self._next or cycle != self._cycle:
+            return True
+        return self._print_frequency is not None and step % self._print_frequency == 0
 
     def meet(self) -> None:
         """Send the requests of this rank to all ranks, and add those of all ranks."""
