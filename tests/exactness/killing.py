@@ -436,20 +436,28 @@ class Pool:
         scenario: Scenario,
         root: pathlib.Path,
         cuts: list[list[int]],
+        whole: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, list[str]]:
         """Cut the run at each of the cuts, resume it, and compare it with the whole run.
 
+        Args:
+            scenario: what to train.
+            root: the folder of all runs.
+            cuts: the moments of the kills of each run.
+            whole: the result of the whole run, if there is one already.
+            options: further arguments of :func:`train`.
+
         Returns:
             What differed, by cut.
         """
-        whole = self.run(scenario, root / "whole")
+        expected = whole or self.run(scenario, root / "whole")
 
         def cut(kills: list[int]) -> list[str]:
             server = self._free.get()
             try:
                 folder = root / "-".join(map(str, kills))
-                return differences(whole, server.cut(scenario, folder, kills, **options))
+                return differences(expected, server.cut(scenario, folder, kills, **options))
             finally:
                 self._free.put(server)
 

@@ -33,7 +33,8 @@ MATRIX = [
 @pytest.mark.parametrize("scenario", MATRIX, ids=str)
 def test_killed_in_each_batch(pool: Pool, tmp_path: pathlib.Path, scenario: Scenario) -> None:
     """Each batch is cut at another of its moments; with workers, which are slow, each fifth."""
-    moments = pool.run(scenario, tmp_path / "moments")["moments"]
+    whole = pool.run(scenario, tmp_path / "whole")
+    moments = whole["moments"]
     starts = [number for number, name in enumerate(moments) if name == "batch starts"]
     assert len(starts) == 15
     shift = MATRIX.index(scenario)
@@ -41,7 +42,7 @@ def test_killed_in_each_batch(pool: Pool, tmp_path: pathlib.Path, scenario: Scen
     for batch, (start, end) in enumerate(itertools.pairwise([*starts, len(moments)])):
         if scenario.workers == 0 or (batch + shift) % 5 == 0:
             cuts.append([start + (shift + 3 * batch) % (end - start)])
-    assert pool.mismatches(scenario, tmp_path, cuts) == {}
+    assert pool.mismatches(scenario, tmp_path, cuts, whole) == {}
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
@@ -49,11 +50,12 @@ def test_killed_at_every_moment(pool: Pool, tmp_path: pathlib.Path, unit: str) -
     scenario = Scenario(
         unit=unit, scheduler="plateau", precision="fp16", phases=True, epochs=2, accumulation=2
     )
-    moments = pool.run(scenario, tmp_path / "moments")["moments"]
+    whole = pool.run(scenario, tmp_path / "whole")
+    moments = whole["moments"]
     kinds = {"before the step", "in validation", "saving: os.rename", "saved", "epoch ends"}
     assert kinds <= set(moments)
     cuts = [[number] for number in range(len(moments))]
-    assert pool.mismatches(scenario, tmp_path, cuts) == {}
+    assert pool.mismatches(scenario, tmp_path, cuts, whole) == {}
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
@@ -85,10 +87,11 @@ def test_random_models(pool: Pool, tmp_path: pathlib.Path, unit: str, seed: int)
     scenario = dataclasses.replace(
         random_scenario(choose), unit=unit, workers=0, epochs=choose.randint(2, 3), changes=seed
     )
-    moments = pool.run(scenario, tmp_path / "moments")["moments"]
+    whole = pool.run(scenario, tmp_path / "whole")
+    moments = whole["moments"]
     cuts = [[kill] for kill in choose.sample(range(len(moments)), 3)]
     cuts.append([choose.randrange(len(moments) // 2), choose.randrange(20)])
-    assert pool.mismatches(scenario, tmp_path, cuts) == {}
+    assert pool.mismatches(scenario, tmp_path, cuts, whole) == {}
 
 
 @pytest.mark.parametrize(("unit", "accumulation"), [("epoch", 3), ("iteration", 1)])
