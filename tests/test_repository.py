@@ -1,5 +1,6 @@
 """The files around the code agree with it: the map, the workflow, the hooks and the forms."""
 
+import os
 import pathlib
 import re
 import runpy
@@ -164,6 +165,7 @@ def test_the_hooks_run_what_make_lint_runs() -> None:
     lint = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "--old-file", ".venv/installed", "lint"],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "MAKEFLAGS"},
         capture_output=True,
         text=True,
         check=True,
