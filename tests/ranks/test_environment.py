@@ -21,10 +21,10 @@ RIGHT = {
 
 
 def test_environment_of_torchrun() -> None:
-    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "3"}
-    assert Environment.read(RIGHT | agent) == Environment(1, 2, 0, 1, "node-a", 29500, True, "3")
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert Environment.read(RIGHT | agent) == Environment(1, 2, 0, 1, "node-a", 29500, True)
     rest = {name: RIGHT[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    assert Environment.read(rest) == Environment(1, 2, None, None, "node-a", 29500, False, "0")
+    assert Environment.read(rest) == Environment(1, 2, None, None, "node-a", 29500, False)
     assert local_place(RIGHT) == (0, 1)
     assert local_place(rest) is None
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import time
 from typing import Any
 
 from started_ranks import StartRanks, free_port
@@ -12,7 +13,11 @@ from helios.testing import TinyDataModule, TinyModel, equal
 
 
 class KillsOnce(Plugin):
-    """Kills rank 1, unless torchrun has restarted it already."""
+    """Kills rank 1 once, while rank 0 is busy.
+
+    So the agent of torchrun on another node restarts rank 0 before it has failed, and counts no
+    restart.
+    """
 
     def __init__(self) -> None:
         super().__init__("kills-once")
@@ -20,9 +25,18 @@ class KillsOnce(Plugin):
     def setup(self) -> None: ...
 
     def on_training_batch_end(self, state: TrainingState) -> None:
-        is_first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
-        if is_first and self.global_rank == 1 and state.global_iteration == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
+        busy, killed = (
+            pathlib.Path(f"{self.trainer.run_root}.{name}") for name in ("busy", "killed")
+        )
+        if state.global_iteration != 7 or killed.exists():
+            return
+        if self.global_rank == 0:
+            busy.touch()
+            time.sleep(60)
+        while not busy.exists():
+            time.sleep(0.02)
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train(folder: str, is_killed: bool, **arguments: Any) -> Any:
@@ -72,7 +86,8 @@ def test_launchers_are_equal(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
 
 
 def nodes(folder: str) -> Any:
-    train(folder, False)
+    cut, whole = train(folder, True), train(f"{folder}-whole", False)
+    assert cut == whole
     trainer = Trainer(use_cpu=True, total_steps=1, autoload=False)
     place: list[Any] = []
 
@@ -91,7 +106,7 @@ def nodes(folder: str) -> Any:
 def test_two_nodes(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     endpoint = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
     options = ("--nnodes=2", "--rdzv-backend=c10d", endpoint, "--rdzv-id=run")
-    options += ("--local-addr=127.0.0.1",)
+    options += ("--local-addr=127.0.0.1", "--max-restarts=1")
     agents, results = [], {}
     for _ in range(2):
         agents.append(ranks.torchrun(1, nodes, str(tmp_path / "run"), options=options))

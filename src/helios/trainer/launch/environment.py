@@ -25,7 +25,6 @@ class Environment:
         address: the host of the store through which the processes meet.
         port: the port of this store.
         has_store: ``True`` if the launcher has started the store.
-        attempt: the number of restarts of all processes so far.
     """
 
     rank: int
@@ -35,7 +34,6 @@ class Environment:
     address: str
     port: int
     has_store: bool
-    attempt: str
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> "Environment | None":
@@ -73,7 +71,6 @@ class Environment:
             address,
             port,
             variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
         )
 
 

@@ -4,6 +4,7 @@ Without it, PyTorch ends a run in seconds if a process dies, but after half an h
 and its errors name the ranks that noticed, not the one that failed.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -17,16 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public
+from torch.distributed import DistError
 
 from helios.core import Place
 from helios.errors import RankFailedError
 from helios.trainer.launch import beats, stacks
 from helios.trainer.launch.beats import Beat
 from helios.trainer.launch.failure import Failure, is_of_connection, raised
+from helios.trainer.launch.store import StoreClient
 
-_OPERATION = datetime.timedelta(seconds=20)
-"""The time-out of an operation of the store."""
 _PATIENCE = 10.0
 """The seconds in which the rank that has failed must be found after a connection broke."""
 _GRACE = 5.0
@@ -79,9 +79,7 @@ class Guard:
     """Ends a run on all ranks, with one message, if one of them fails, vanishes or stops.
 
     Args:
-        open_store: opens a connection to the store of the run, for this guard alone; takes a
-            time-out.
-        prefix: the beginning of its keys.
+        store: a connection to the store of the run, for this guard alone.
         place: the place of this process.
         peers: all ranks.
         timeout: the seconds without progress after which a rank has failed; ``None`` for ever.
@@ -93,8 +91,7 @@ class Guard:
 
     def __init__(
         self,
-        open_store: Callable[..., TCPStore],
-        prefix: str,
+        store: StoreClient,
         place: Place,
         peers: Sequence[Peer],
         timeout: float | None,
@@ -104,9 +101,7 @@ class Guard:
         *,
         is_silent: bool = False,
     ) -> None:
-        self._open_store = open_store
-        self._prefix = prefix
-        self._store = self._connect()
+        self._store = store
         self._place = place
         self._rank = place.rank
         self._peers = peers
@@ -127,7 +122,7 @@ class Guard:
         self._is_failing = False
         self._error: BaseException | None = None
         self._is_ending = False
-        self._lost_at: float | None = None
+        self._answered_at = time.monotonic()
         self._over_at: float | None = None
         self._stop = threading.Event()
         self._beat()
@@ -136,6 +131,7 @@ class Guard:
     def start(self) -> None:
         """Start the thread, when each rank has sent its first beat."""
         self._thread.start()
+        atexit.register(self.close)
 
     # In the thread that trains.
 
@@ -182,12 +178,16 @@ class Guard:
         self._say("done")
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread, and wait for its end.
+
+        PyTorch aborts a process that ends while a thread is in a call of the store.
+        """
         self._is_ending = True
         if self._is_failing:
             self._say("told")
         self._stop.set()
-        self._thread.join(timeout=2)
+        self._thread.join()
+        atexit.unregister(self.close)
 
     def _find_cause(self) -> Failure | None:
         """Wait for the failure that has broken a connection, or for a rank that is silent."""
@@ -229,16 +229,11 @@ class Guard:
             try:
                 self._beat()
                 self._look()
-                self._lost_at = None
-            except Exception as error:  # of the store
-                self._on_lost_store(error)
+                self._answered_at = time.monotonic()
+            except Exception:  # of the store
+                self._on_lost_store()
             if self._failure is not None and not self._stop.is_set():
                 self._on_failure(self._failure)
-
-    def _connect(self, *timeout: datetime.timedelta) -> Store:
-        store: Store = PrefixStore(self._prefix, self._open_store(*timeout))
-        store.set_timeout(_OPERATION)
-        return store
 
     def _beat(self) -> None:
         self._count += 1
@@ -261,16 +256,16 @@ class Guard:
 
     def _look(self) -> None:
         """Look for a failure: one that is known, a process that has ended, or a stall."""
-        if self._failure is None and self._store.check([_FAILURE]):
-            self._learn(Failure.from_json(self._store.get(_FAILURE).decode()))
+        if self._failure is None and self._store.has(_FAILURE):
+            self._learn(Failure.from_json(self._store.get(_FAILURE)[0]))
         if self._failure is not None or self._stop.is_set():
             return
         for rank, peer in enumerate(self._peers):
             is_near = peer.machine == self._peers[self._rank].machine
             if rank != self._rank and is_near and peer.is_gone() and not self._is_done(rank):
-                beat = Beat.from_json(self._store.get(f"beat/{rank}"))
+                position = self._beats([rank])[rank].position
                 story = f"{self._names[rank]} has ended (process {peer.pid})"
-                self._claim(Failure(self._rank, rank, f"{story}: it was {beat.position}"))
+                self._claim(Failure(self._rank, rank, f"{story}: it was {position}"))
                 return
         watched = range(len(self._peers)) if self._rank == 0 else [0]
         newest = self._beats(watched)
@@ -292,20 +287,17 @@ class Guard:
             self._store.set(f"{word}/{self._rank}", "1")
 
     def _has_said(self, word: str, rank: int) -> bool:
-        return bool(self._store.check([f"{word}/{rank}"]))
+        return self._store.has(f"{word}/{rank}")
 
     def _beats(self, ranks: Sequence[int] | range | None = None) -> dict[int, Beat]:
         ranks = range(len(self._peers)) if ranks is None else ranks
-        texts = self._store.multi_get([f"beat/{rank}" for rank in ranks])
+        texts = self._store.get(*(f"beat/{rank}" for rank in ranks))
         return {rank: Beat.from_json(text) for rank, text in zip(ranks, texts, strict=True)}
 
     def _claim(self, failure: Failure) -> Failure:
         """Report a failure, unless another one came first; return the first one."""
-        try:
-            first = self._store.compare_set(_FAILURE, "", failure.to_json()).decode()
-            failure = Failure.from_json(first)
-        except Exception:  # the store is gone, too
-            pass
+        with contextlib.suppress(Exception):  # the store is gone, too
+            failure = Failure.from_json(self._store.set_first(_FAILURE, failure.to_json()))
         self._learn(failure)
         return failure
 
@@ -313,17 +305,28 @@ class Guard:
         if self._failure is None:
             self._failure, self._noticed_at = failure, time.monotonic()
 
-    def _on_lost_store(self, error: Exception) -> None:
-        """Connect again; if this fails for long, the process with the store has ended."""
-        if self._is_ending or self._failure is not None:
+    def _on_lost_store(self) -> None:
+        """Connect again; if this fails for long, the process with the store has ended or blocks."""
+        if self._failure is not None:
             return
-        self._lost_at = self._lost_at or time.monotonic()
+        problem: Exception | None = None
         try:
-            self._store = self._connect(_RECONNECT)
-        except Exception:
-            if time.monotonic() - self._lost_at > _LOST:
-                story = f"the store of the run no longer answers, so its process has ended: {error}"
-                self._learn(Failure(self._rank, None, story))
+            self._store.reconnect(_RECONNECT)
+        except Exception as error:
+            problem = error
+        seconds = time.monotonic() - self._answered_at
+        if isinstance(problem, TimeoutError) and seconds > max(self._timeout, beats.QUIET):
+            self._learn(self._frozen(seconds))
+        elif isinstance(problem, DistError) and seconds > _LOST and not self._is_ending:
+            story = f"the store of the run no longer answers, so its process has ended: {problem}"
+            self._learn(Failure(self._rank, None, story))
+
+    def _frozen(self, seconds: float) -> Failure:
+        """Return the failure of the process that serves the store, and is stopped or cut off."""
+        server = self._store.server
+        name = "the launcher" if server is None else self._names[server]
+        story = f"{name}, which serves the store of the run, has not answered for {seconds:.0f} s"
+        return Failure(self._rank, server, story)
 
     def _on_failure(self, failure: Failure) -> None:
         """End this process, if it does not end by itself."""

@@ -1,7 +1,6 @@
 """The membership of this process in the group of a run."""
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import itertools
@@ -12,38 +11,24 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public
 
 from helios.core import Group, Place, Ranks
 from helios.errors import ConfigurationError
 from helios.trainer.job import Job
-from helios.trainer.launch import stacks
+from helios.trainer.launch import rendezvous, stacks
 from helios.trainer.launch.environment import Environment, local_place
 from helios.trainer.launch.guard import Guard, Peer
+from helios.trainer.launch.store import StoreAddress, StoreClient, connect
 
 _logger = logging.getLogger("helios")
 
 _FOREVER = datetime.timedelta(days=365)
 """The time-out of collectives: a rank may wait as long as another one saves or compiles. The guard
 ends a run in which a rank blocks."""
-_CONNECT = datetime.timedelta(seconds=30)
-_JOIN = datetime.timedelta(minutes=30)
-"""The time in which all ranks must have come to ``fit`` or ``test``."""
-_runs = itertools.count()  # all processes count the same runs
+_runs = itertools.count()  # in process groups of others; all processes count the same
 _stores: dict[tuple[str, int], TCPStore] = {}
 """The stores that this process serves. Other processes may need one until this process ends."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Store:
-    """The store of a run: where it is, and the beginning of all its keys."""
-
-    address: str
-    port: int
-    prefix: str
-
-    def connect(self, timeout: datetime.timedelta = _CONNECT) -> TCPStore:
-        return TCPStore(self.address, self.port, is_master=False, timeout=timeout)
 
 
 @contextlib.contextmanager
@@ -86,49 +71,25 @@ def joined(job: Job) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _create_group(environment: Environment, device: torch.device) -> _Store:
+def _create_group(environment: Environment, device: torch.device) -> StoreAddress:
     address = environment.address, environment.port
     serves = environment.rank == 0 and not environment.has_store
     if serves and address not in _stores:
         _stores[address] = TCPStore(*address, is_master=True, multi_tenant=True)
-    store = _Store(*address, f"helios/{environment.attempt}/{next(_runs)}")
-    connection = _stores[address] if serves else store.connect(_JOIN)
-    _await_all(PrefixStore(store.prefix, connection), environment)
+    server = None if environment.has_store else 0
+    connection = _stores[address] if serves else connect(*address, rendezvous.JOIN)
+    prefix = rendezvous.meet(connection, environment.rank, environment.world_size)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"{store.prefix}/group", connection),
+        store=PrefixStore(f"{prefix}/group", connection),
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=_FOREVER,
     )
-    return store
+    return StoreAddress(*address, prefix, server)
 
 
-def _await_all(store: Store, environment: Environment) -> None:
-    """Wait until all ranks have come here, but not for ever.
-
-    Raises:
-        ConfigurationError: a rank has not come; the message names it.
-    """
-    keys = [f"rank/{rank}" for rank in range(environment.world_size)]
-    store.set(keys[environment.rank], socket.gethostname())
-    for timeout in (_CONNECT, _JOIN - _CONNECT):
-        try:
-            store.wait(keys, timeout)
-        except dist.DistError:
-            missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
-        else:
-            return
-        story = f"rank {environment.rank} waits for rank {' and '.join(missing)}"
-        _logger.warning("%s of %d", story, environment.world_size)
-    raise ConfigurationError(
-        f"rank {', '.join(missing)} of {environment.world_size} has not come to fit() or test()"
-        f" within {_JOIN}: start WORLD_SIZE={environment.world_size} processes with the same"
-        " program, and see whether one of them has failed."
-    )
-
-
-def _serve_store(group: Group, peers: list[Peer]) -> _Store:
+def _serve_store(group: Group, peers: list[Peer]) -> StoreAddress:
     """Let rank 0 serve a store for a process group whose own store is not known."""
     port, own = 0, ("", 0)
     if dist.get_rank() == 0:
@@ -138,11 +99,11 @@ def _serve_store(group: Group, peers: list[Peer]) -> _Store:
     address = "127.0.0.1"
     if any(peer.host != peers[0].host for peer in peers):
         address = os.environ.get("MASTER_ADDR") or peers[0].host
-    return _Store(*group.broadcast((address, port)), f"helios/{next(_runs)}")
+    return StoreAddress(*group.broadcast((address, port)), f"helios/{next(_runs)}", 0)
 
 
 @contextlib.contextmanager
-def _guarded(job: Job, store: _Store, peers: list[Peer]) -> Iterator[None]:
+def _guarded(job: Job, store: StoreAddress, peers: list[Peer]) -> Iterator[None]:
     """Guard the run, and wait for the other ranks at its end."""
     guard = _open_guard(job, store, peers)
     if job.group.agree(guard is None):  # also: the guards look for the first beat of each rank
@@ -170,12 +131,11 @@ def _guarded(job: Job, store: _Store, peers: list[Peer]) -> Iterator[None]:
             guard.close()
 
 
-def _open_guard(job: Job, store: _Store, peers: list[Peer]) -> Guard | None:
+def _open_guard(job: Job, store: StoreAddress, peers: list[Peer]) -> Guard | None:
     manager, report = job.trainer.plugin_manager, job.reporter
     try:
         return Guard(
-            store.connect,
-            f"{store.prefix}/guard",
+            StoreClient(store, "guard"),
             job.place,
             peers,
             job.trainer.stall_timeout,
@@ -184,12 +144,12 @@ def _open_guard(job: Job, store: _Store, peers: list[Peer]) -> Guard | None:
             lambda frame: stacks.place_in_code(frame, manager),
             is_silent=job.is_spawned,  # the parent tells of a failure
         )
-    except dist.DistError as error:
+    except (dist.DistError, TimeoutError) as error:
         _logger.warning(
             "%s: the store at %s:%d cannot be reached, so a rank that blocks will not be noticed:"
             " %s",
             report.process,
-            store.address,
+            store.host,
             store.port,
             error,
         )

@@ -23,14 +23,13 @@ from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer.job import Job, Outcome
 from helios.trainer.launch.child import Result, main
 from helios.trainer.launch.failure import Failure
+from helios.trainer.launch.rendezvous import NEWEST
 from helios.trainer.launch.transport import bring_back, pack_job
 
 _logger = logging.getLogger("helios")
 
-_PATIENCE = 60.0
+_PATIENCE = 30.0
 """The seconds in which the other processes end by themselves after one has failed."""
-_GUARD = "helios/0/0/guard"
-"""The prefix of the guard's keys: those of the first run of a process that was not restarted."""
 
 
 def spawn(job: Job, target: Callable[[], Outcome], count: int) -> Outcome:
@@ -103,7 +102,6 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process serves the store
-        "TORCHELASTIC_RESTART_COUNT": "0",
     }
 
 
@@ -195,10 +193,10 @@ def _outcome(
 
 
 def _failure(store: TCPStore) -> Failure | None:
-    guard = PrefixStore(_GUARD, store)
-    if not guard.check(["failure"]):
+    if not store.check([NEWEST]):
         return None
-    return Failure.from_json(guard.get("failure").decode())
+    guard = PrefixStore(f"{store.get(NEWEST).decode()}/guard", store)
+    return Failure.from_json(guard.get("failure").decode()) if guard.check(["failure"]) else None
 
 
 def _error(results: Sequence[Result | None], failure: Failure | None) -> BaseException | None:
