@@ -78,8 +78,10 @@ def await_resources(number: int, resources: Mapping[str, float], is_own: bool) -
     # A placement group makes clusters grow that can.
     group = ray.util.placement_group([{n: a for n, a in resources.items() if a}] * number)
     try:
-        end = time.monotonic()
-        while not group.wait(timeout_seconds=_SHORT if time.monotonic() < end + _SHORT else _LONG):
+        begun = time.monotonic()
+        while not group.wait(
+            timeout_seconds=_SHORT if time.monotonic() < begun + _SHORT else _LONG
+        ):
             total, free = _ray.cluster_resources(), _ray.available_resources()
             _logger.warning(
                 "%s, and waits for them. The cluster has %s, of which %s is free. Training begins"
