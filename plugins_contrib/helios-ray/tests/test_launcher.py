@@ -131,9 +131,8 @@ def test_ctrl_c_saves_and_leaves_nothing_running(tmp_path: pathlib.Path) -> None
     with ctrl_c_after(tmp_path, "pid-1"), pytest.raises(KeyboardInterrupt):
         run.fit(Endless(tmp_path), TinyDataModule(valid_size=0))
     assert [each.reason for each in run.stop_requests] == ["received SIGINT"]
-    assert run.state.current_iteration > 3
+    assert run.state.current_iteration >= 3
     assert files(tmp_path)[-1].endswith(f"iter_{run.state.current_iteration}.pth")
-    assert signal.getsignal(signal.SIGINT) is not None
     end = time.monotonic() + 60
     for rank in (0, 1):
         process = int((tmp_path / f"pid-{rank}").read_text())
