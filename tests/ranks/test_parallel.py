@@ -1,6 +1,7 @@
 """Several ranks train one model: equal in all ranks, to a plain loop, and to one process."""
 
 import contextlib
+import copy
 import os
 from typing import Any
 
@@ -36,9 +37,27 @@ def weights_of(model: TinyModel) -> dict[str, list[float]]:
     return {name: tensor.tolist() for name, tensor in model.state_dict()["net"].items()}
 
 
+def require_names_of_network(net: nn.Module) -> None:
+    """Make sure that a program can select and store parameters by the same names in any process."""
+    names = ["0.weight", "0.bias", "2.weight", "2.bias"]
+    around = nn.ModuleDict({"part": net})
+    assert [name for name, _ in net.named_parameters()] == list(net.state_dict()) == names
+    assert [name for name, _ in net.named_modules()] == ["", "0", "1", "2"]
+    assert list(net.named_buffers()) == []
+    assert list(around.state_dict()) == [f"part.{name}" for name in names]
+    assert [name for name, _ in around.named_parameters()] == [f"part.{name}" for name in names]
+    before = copy.deepcopy(net)
+    assert type(before) is nn.Sequential
+    net.load_state_dict({name: torch.ones_like(value) for name, value in net.state_dict().items()})
+    assert all(bool((value == 1).all()) for value in net.parameters())
+    around.load_state_dict({f"part.{name}": value for name, value in before.state_dict().items()})
+    assert all(map(torch.equal, net.parameters(), before.parameters()))
+
+
 def train(accumulate: int, batch_size: int) -> dict[str, Any]:
     model = TinyModel() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Plain()
     make(accumulation_steps=accumulate).fit(model, TinyDataModule(24, batch_size))
+    require_names_of_network(model.net)
     model.net(torch.zeros(3, 4)).sum().backward()  # after the run, without the other ranks
     return weights_of(model)
 

@@ -1,5 +1,6 @@
 """PyTorch's wrapper around a network that several ranks train."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from helios.errors import ConfigurationError
 
 class Replica(nn.parallel.DistributedDataParallel):
     """PyTorch's wrapper, which also has the methods and attributes of the network.
+
+    The names of its parameters, buffers and modules are those of the network, and so are those in
+    its state. So a program that selects parameters by name is the same as in one process. A copy,
+    or what is pickled, is the network alone.
 
     Args:
         module: the network.
@@ -49,6 +54,8 @@ class Replica(nn.parallel.DistributedDataParallel):
         self.averaged: frozenset[int] = frozenset()
         self.is_closed = False
         self.has_buffers = any(True for _ in module.buffers())
+        self.register_state_dict_post_hook(_remove_prefix)  # type: ignore[no-untyped-call]  # torch
+        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Compute the network, as PyTorch's wrapper does."""
@@ -57,6 +64,18 @@ class Replica(nn.parallel.DistributedDataParallel):
         is_synchronized = self.require_backward_grad_sync and torch.is_grad_enabled()
         self.averaged = self._managed if is_synchronized else frozenset()
         return super().forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]  # torch leaves it
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over the parameters of the network, with their names in it."""
+        yield from self.module.named_parameters(*args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Iterate over the buffers of the network, with their names in it."""
+        yield from self.module.named_buffers(*args, **kwargs)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Iterate over the network and the modules in it, with their names in it."""
+        yield from self.module.named_modules(*args, **kwargs)
 
     def register_comm_hook(self, state: object, hook: Any) -> None:
         """Let a function exchange the gradients, if PyTorch computes their means."""
@@ -67,6 +86,9 @@ class Replica(nn.parallel.DistributedDataParallel):
             )
         super().register_comm_hook(state, hook)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _same, (self.module,)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -75,3 +97,18 @@ class Replica(nn.parallel.DistributedDataParallel):
 
     def __getitem__(self, key: Any) -> Any:
         return self.module[key]
+
+
+def _same(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _remove_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    inner = f"{prefix}module."
+    for name in [each for each in state if each.startswith(inner)]:
+        state[prefix + name.removeprefix(inner)] = state.pop(name)
+
+
+def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    for name in [each for each in state if each.startswith(prefix)]:
+        state[f"{prefix}module.{name.removeprefix(prefix)}"] = state.pop(name)
