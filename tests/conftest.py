@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,28 +28,32 @@ if hasattr(signal, "SIGQUIT"):
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
-# The files that take longest, in the order of their beginning, so that none is the last to end.
-LONG = (
-    "performance/test_instructions.py",
-    "exactness/test_kill_matrix.py",
-    "trainer/test_checkpoint_faults.py",
-    "optuna/test_search.py",
-    "ranks/",
-    "model/test_compile.py",
-    "test_readme.py",
-    "test_demo.py",
-    "trainer/test_interrupts.py",
-    "installed/",
+# The files that take longest. They come first, so that none is the last to end.
+LONGEST = (
+    "tests/performance/test_instructions.py",
+    "tests/exactness/test_kill_matrix.py",
+    "tests/ranks/test_failures.py",
+    "tests/trainer/test_checkpoint_faults.py",
+    "tests/optuna/test_search.py",
+    "tests/model/test_compile.py",
+    "tests/ranks/test_virtual_processes.py",
+    "tests/test_readme.py",
+    "tests/test_demo.py",
+    "tests/trainer/test_interrupts.py",
+    "tests/installed/test_new_package.py",
+    "tests/installed/test_lifecycle.py",
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest; ``--no-loadscope-reorder`` keeps this order."""
-    folder = pathlib.Path(__file__).parent
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mix the files that several processes test, since those of one folder wait for the same."""
+    if not hasattr(config, "workerinput"):
+        return
 
-    def place(item: pytest.Item) -> int:
-        file = item.path.relative_to(folder).as_posix()
-        return next((n for n, name in enumerate(LONG) if file.startswith(name)), len(LONG))
+    def place(item: pytest.Item) -> tuple[int, int]:
+        file = item.nodeid.partition("::")[0]
+        number = LONGEST.index(file) if file in LONGEST else len(LONGEST)
+        return number, zlib.crc32(file.encode())  # equal in all processes
 
     items.sort(key=place)
 
