@@ -10,11 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import TensorDataset
 
 from helios import DataModule, Model, Trainer, TrainingState
 from helios.checkpoints import sharded_save, storage, stores
+from helios.checkpoints.shards import Shards
+from helios.checkpoints.snapshot import Snapshots
+from helios.core import Ranks
 from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
 
@@ -101,15 +107,28 @@ def fit(root: pathlib.Path, steps: int, resume: Any = True, **arguments: Any) ->
 
 
 def train(root: str, *tasks: tuple[str, str | None, int]) -> dict[str, Any]:
-    """Let each task train in its folder to a step, from a copy of another folder if named."""
+    """Let each task train in its folder to a step, from a copy of another folder if named.
+
+    A task without steps validates.
+    """
     is_first = os.environ.get("RANK", "0") == "0"
     results = {}
     for name, origin, steps in tasks:
         folder = pathlib.Path(root, name)
         if origin is not None and is_first:
             shutil.copytree(pathlib.Path(root, origin), folder, symlinks=True)
-        results[name] = fit(folder, steps)
+        results[name] = fit(folder, steps) if steps else validate(folder)
     return results
+
+
+def validate(root: pathlib.Path) -> dict[str, Any]:
+    """Validate the newest checkpoint, and return the metrics."""
+    parallel: Any = "fsdp" if "RANK" in os.environ and os.environ["WORLD_SIZE"] != "1" else None
+    plugins = [("ema", AVERAGES["ema"])]
+    trainer = Trainer(use_cpu=True, chkpt_root=root, parallel=parallel, plugins=plugins)
+    model = Uneven()
+    trainer.validate(model, Data(), checkpoint="last")
+    return dict(model.metrics)
 
 
 # Saves that fail.
@@ -158,6 +177,25 @@ def train_killed(root: str, victim: int, moment: str, count: int, marker: str | 
     fit(pathlib.Path(root), END)
 
 
+def save_kept(root: str) -> Any:
+    """Save a copy of divided tensors that have changed since, and return what was saved."""
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    one, two = torch.arange(6.0).reshape(3, 2), torch.arange(5.0, dtype=torch.bfloat16)
+    first, second = (distribute_tensor(each, mesh, [Shard(0)]) for each in (one, two))
+    shards = Shards()
+    state = {"a": {"b": [first, 1]}, "a.b": (second,)}
+    payload = {"part": shards.take(state, "part"), "each": [{}, {}]}
+    kept, local = Snapshots().take((payload, shards.local()))
+    first.to_local().zero_()
+    path = pathlib.Path(root, "x_epoch_1_iter_1.dcp")
+    sharded_save.save(kept, path, shards.replaced(local), Ranks(dist.new_group()))
+    dist.destroy_process_group()
+    found = stores.load(path)["part"]
+    is_same = found["a"]["b"][0].equal(one) and found["a.b"][0].equal(two)
+    return is_same, found["a"]["b"][1], type(found["a.b"])
+
+
 def train_without_shared_folder(root: str) -> str:
     """Let rank 1 not see the folder of rank 0, and return the error."""
     real = sharded_save._require_shared
@@ -172,10 +210,11 @@ def train_without_shared_folder(root: str) -> str:
     return ""
 
 
-def train_on_bad_disks(root: str) -> tuple[str, str, list[str]]:
-    """Return the errors of a folder that ranks do not share, and of a full disk of rank 1."""
+def save_in_odd_ways(root: str) -> tuple[str, str, list[str], Any]:
+    """Save where ranks do not share a folder, on a full disk of rank 1, and a copy."""
     not_shared = train_without_shared_folder(f"{root}/not-shared")
-    return not_shared, *train_on_full_disk(f"{root}/full")
+    kept = save_kept(root)
+    return not_shared, *train_on_full_disk(f"{root}/full"), kept
 
 
 def train_on_full_disk(root: str) -> tuple[str, list[str]]:

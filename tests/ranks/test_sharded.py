@@ -1,5 +1,6 @@
 """Sharded checkpoints of FSDP2: each rank writes its parts, and any number of ranks reads them."""
 
+import json
 import pathlib
 import pickle
 import shutil
@@ -10,22 +11,25 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sharded_runs import (
     CUT,
     END,
     FIRST,
     MOMENTS,
     fit,
+    save_in_odd_ways,
     spawn,
     train,
     train_killed,
-    train_on_bad_disks,
 )
 from started_ranks import Started, StartRanks
+from typer.testing import CliRunner
 
 from helios.checkpoints import folder, sharded_load, storage, stores
 from helios.checkpoints.checksum import of_file
 from helios.checkpoints.retention import Retention
+from helios.cli.app import app
 from helios.errors import CheckpointError
 
 Trained = tuple[pathlib.Path, dict[str, list[dict[str, Any]]]]
@@ -49,9 +53,16 @@ def trained(
 
     try:
         swa = ("swa", None, CUT + 3), ("swa-whole", None, END), ("swa-2", "swa", END)
-        run(2, ("2", None, CUT), ("2-whole", None, END), ("2-2", "2", END), *swa)
+        run(
+            2,
+            ("2", None, CUT),
+            ("2-whole", None, END),
+            ("2-2", "2", END),
+            *swa,
+            ("2-valid", "2", 0),
+        )
         run(4, ("4", None, CUT), ("2-4", "2", END))
-        run(1, ("1", None, CUT), ("4-1", "4", END))
+        run(1, ("1", None, CUT), ("4-1", "4", END), ("1-valid", "2", 0))
         dying = [
             start.start(2, train_killed, str(root / name), victim, moment, 1, None)
             for name, (victim, moment) in zip(kills, KILLS, strict=True)
@@ -135,6 +146,14 @@ def test_any_number_of_ranks_resumes_the_same_state(trained: Trained, name: str)
     seen = [number for rank in (*before, *after) for number in rank["seen"]]
     assert sorted(number for epoch, number in seen if epoch == 0) == [*range(48)]
     assert len(seen) == len(set(seen)) == 8 * END
+
+
+def test_validation_reads_a_folder_on_any_number_of_ranks(trained: Trained) -> None:
+    _, results = trained
+    (alone,) = results["1-valid"]
+    assert alone["loss"] > 0
+    for rank in results["2-valid"]:
+        assert rank == pytest.approx(alone)
 
 
 # Saves that fail, and damage.
@@ -224,8 +243,9 @@ def test_damaged_folder_is_skipped(
 
 
 def test_bad_disk_of_one_rank_fails_on_all(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
-    for rank in ranks(2, train_on_bad_disks, str(tmp_path)):
-        not_shared, error, notes = rank.result
+    for rank in ranks(2, save_in_odd_ways, str(tmp_path)):
+        not_shared, error, notes, kept = rank.result
+        assert kept == (True, 1, tuple)
         assert "elsewhere does not exist on" in not_shared
         assert "pass a folder of a file system that all nodes share" in not_shared
         assert "No space left on device" in error
@@ -313,3 +333,22 @@ def test_model_comes_home_from_spawned_processes(ranks: StartRanks, tmp_path: pa
     assert rank.result["optimizer"]
     assert rank.result["same"]
     assert "has not been trained" not in rank.errors
+
+
+def test_commands_read_a_folder(trained: Trained, tmp_path: pathlib.Path) -> None:
+    root, results = trained
+    path, target = root / "2" / "net" / "last.pth", tmp_path / "net.safetensors"
+    commands = [("show", path, "--json"), ("migrate", path.resolve()), ("export", path, target)]
+    answers = [CliRunner().invoke(app, ["checkpoint", *map(str, each)]) for each in commands]
+    assert [each.exit_code for each in answers] == [0, 0, 0], [each.output for each in answers]
+    facts = json.loads(answers[0].output)["checkpoint"]
+    assert facts["checksum"] == "right"
+    assert facts["parameters"] == 5 * 3 + 5 + 5 + 1
+    assert facts["bytes"] == stores.size(path) > sum(facts["bytes of tensors"].values())
+    assert "has format 2 already" in answers[1].output
+    weights = load_file(target)
+    assert weights["0.weight"].tolist() == results["2"][0]["last"]["net"]["0.weight"]
+    change(shutil.copytree(path.resolve(), tmp_path / FIRST) / "__0_0.distcp")
+    damaged = CliRunner().invoke(app, ["checkpoint", "show", str(tmp_path / FIRST)])
+    assert damaged.exit_code == 1
+    assert "__0_0.distcp is wrong" in damaged.output
