@@ -286,6 +286,12 @@ def test_refused_arguments(search: Any, arguments: dict[str, Any], message: str)
         search(**arguments)
 
 
+def test_ranks_do_not_search(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match=r"without torchrun\..*Trainer, devices=2"):
+        search()
+
+
 def test_one_search_in_a_folder(search: Any) -> None:
     def inner(**parameters: Any) -> Any:
         return search()

@@ -98,6 +98,9 @@ def train(folder: str) -> dict[str, Any]:
     different = Scoring(other.suggest("int", "value", low=1, high=9))
     with pytest.raises(ConfigurationError, match=r"different parameters.*Let rank 0 alone call"):
         Trainer(total_steps=1, use_cpu=True, plugins=[other]).fit(different, TinyDataModule())
+    other = OptunaPlugin(optuna.trial.FixedTrial({}, number=rank), "score")
+    with pytest.raises(ConfigurationError, match=rf"different parameters or numbers; .* {rank} w"):
+        Trainer(total_steps=1, use_cpu=True, plugins=[other]).fit(TinyModel(), TinyDataModule())
     model = Scoring(plugin.suggest("int", "value", low=1, high=9))
     plugin.configure_trainer(trainer)  # by hand; the ranks cannot agree on a folder yet
     plugin.configure_model(model)

@@ -271,6 +271,12 @@ def _check(
 ) -> None:
     import optuna
 
+    if trials.is_one_of_several():
+        raise ConfigurationError(
+            "tune() searches from one process, but a launcher has started this one as one of"
+            " several: start the program without torchrun. To train each trial on several ranks,"
+            " pass trainer=functools.partial(helios.Trainer, devices=2, ...)."
+        )
     if n_jobs != 1:
         raise ConfigurationError(
             f"tune(n_jobs={n_jobs}) would train in threads of one process, which draw from the same"

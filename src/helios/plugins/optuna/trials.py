@@ -242,19 +242,24 @@ def require_shared(trial: Any) -> None:
         )
 
 
+def is_one_of_several() -> bool:
+    """Return whether a launcher has started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" or get_global_world_size() > 1
+
+
 def ready(trainer: Any) -> Any:
     """Return a trainer; ``None`` if its process is one of several that cannot agree yet."""
-    is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1" or get_global_world_size() > 1
-    is_waiting = trainer is not None and is_one_of_several and not trainer.is_distributed
+    is_waiting = trainer is not None and is_one_of_several() and not trainer.is_distributed
     return None if is_waiting else trainer
 
 
 def require_same(group: Group, trial: Any) -> None:
-    """Refuse trials with other parameters than that of rank 0, as each process would ask for."""
-    here = plain_parameters(trial)
-    if group.agree(bool(differing(group.broadcast(here), here))):
+    """Refuse another trial than that of rank 0, as each process would ask for."""
+    number, here = number_of(trial), plain_parameters(trial)
+    first, parameters = group.broadcast((number, here))
+    if group.agree(number != first or bool(differing(parameters, here))):
         raise ConfigurationError(
-            f"the processes of the run have trials with different parameters; here, {here}. Let"
-            " rank 0 alone call study.ask(), and send the trial to the others:"
-            " torch.distributed.broadcast_object_list([trial])."
+            "the processes of the run have trials with different parameters or numbers; here,"
+            f" trial {number} with {here}. Let rank 0 alone call study.ask(), and send the trial to"
+            " the others: torch.distributed.broadcast_object_list([trial])."
         )
