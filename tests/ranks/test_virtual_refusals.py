@@ -104,6 +104,11 @@ def grows(model: Any, loss: torch.Tensor) -> None:
     model.optimize(loss, model.optimizer)
 
 
+def draws(model: Any, loss: torch.Tensor) -> None:
+    noise = torch.rand((), generator=model.extra)
+    model.optimize(loss * noise, model.optimizer)
+
+
 def creates_buffer(model: Any, loss: torch.Tensor) -> None:
     model.net.register_buffer("scale", torch.ones(2))
     model.optimize(loss, model.optimizer)
@@ -120,6 +125,7 @@ STEPS: list[tuple[Callable[..., Any], Callable[[], Any] | None, str]] = [
     (weighs_sometimes, None, "optimize(SGD) got a weight from 1 of 2 virtual ranks"),
     (logs_metric, None, "log('metric') got a Metric, which the virtual ranks of a process share"),
     (trains_on, lambda: nn.BatchNorm1d(2), "call optimize() after the last forward pass"),
+    (draws, torch.Generator, "has drawn from the generator Stepping.extra, which all virtual"),
     (creates_buffer, None, "a training step creates the buffer 'net.scale'"),
     (grows, lambda: nn.BatchNorm1d(2), "changes the buffer 'extra.running_mean' from"),
 ]
@@ -132,6 +138,11 @@ def test_refused_steps(
     with pytest.raises(ConfigurationError) as error:
         make_trainer(virtual_ranks=2).fit(Stepping(step, net), TinyDataModule())
     assert message in str(error.value)
+
+
+def test_generator_of_the_model_in_the_last_virtual_rank(make_trainer: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r"has drawn from the generator Stepping\.extra"):
+        make_trainer(virtual_ranks=1).fit(Stepping(draws, torch.Generator), TinyDataModule())
 
 
 NETWORKS: list[tuple[Callable[[], nn.Module], str]] = [

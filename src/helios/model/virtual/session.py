@@ -115,7 +115,8 @@ class VirtualSession(Session):
         self._streams.seed(_TRAINING, rank.number, self._state.global_iteration)
         takes_step = rank.is_last and is_complete
         rates = None if takes_step else self._rates()
-        if not takes_step:
+        is_watched = self._is_first or not takes_step
+        if is_watched:
             self._weights.note(reads=self._is_first)
         self._has_given = False
         with self._owned_by(rank, rank.training_log):
@@ -128,8 +129,8 @@ class VirtualSession(Session):
                 f"{story} has changed a learning rate, before the step is taken: call a scheduler"
                 " only if optimize() returns True."
             )
-        if not takes_step:
-            self._weights.require_unchanged(story)
+        if is_watched:
+            self._weights.require_unchanged(story, takes_step=takes_step)
 
     @contextlib.contextmanager
     def evaluating_rank(self, rank: VirtualRank, *numbers: int) -> Iterator[None]:

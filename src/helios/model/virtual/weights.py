@@ -28,16 +28,20 @@ class Weights:
         self._named: dict[str, torch.Tensor] = {}
         self._before: list[int] = []
         self._values: dict[str, int] | None = None
+        self._generators: dict[str, torch.Generator] = {}
+        self._states: dict[str, torch.Tensor] = {}
         self.parameters: list[torch.Tensor] = []
 
     def search(self) -> None:
         """Find the parameters that the model has now."""
-        self._named = {}
+        self._named, self._generators = {}, {}
         for name, part in stateful.stateful_attributes(self._model):
             if isinstance(part, nn.Module):
                 self._named |= dict(part.named_parameters(prefix=name))
             elif isinstance(part, stateful.ParameterState):
                 self._named[name] = part.parameter
+            elif isinstance(part, stateful.GeneratorState):
+                self._generators[name] = part.generator
         self.parameters = list({id(each): each for each in self._named.values()}.values())
 
     def note(self, *, reads: bool) -> None:
@@ -48,6 +52,8 @@ class Weights:
         """
         self._before = [each._version for each in self.parameters]  # noqa: SLF001 - no public name
         self._values = gradients.fingerprints(self._named.items()) if reads else None
+        generators = self._generators.items() if reads else ()
+        self._states = {name: each.get_state() for name, each in generators}
 
     def changed(self) -> str | None:
         """Return the name of a parameter that has changed since :meth:`note`, if one has."""
@@ -61,16 +67,24 @@ class Weights:
         values = gradients.fingerprints(self._named.items())
         return next((name for name, each in values.items() if each != self._values[name]), None)
 
-    def require_unchanged(self, story: str) -> None:
-        """Raise an error if a parameter has changed since :meth:`note`.
+    def require_unchanged(self, story: str, *, takes_step: bool) -> None:
+        """Raise an error if a parameter or a generator has changed since :meth:`note`.
 
         Args:
             story: the beginning of the message.
+            takes_step: ``True`` if the batch takes the step, which changes parameters.
 
         Raises:
-            ConfigurationError: one has; the message names it.
+            ConfigurationError: one has, or a generator of the model; the message names it.
         """
-        name = self.changed()
+        for label, state in self._states.items():
+            if not torch.equal(self._generators[label].get_state(), state):
+                raise ConfigurationError(
+                    f"{story} has drawn from the generator {type(self._model).__name__}.{label},"
+                    " which all virtual ranks of a process share: draw from the default generators"
+                    " of PyTorch, Python or NumPy, which belong to each virtual rank."
+                )
+        name = None if takes_step else self.changed()
         if name is not None:
             raise ConfigurationError(
                 f"{story} has changed {type(self._model).__name__}.{name}, before the step is"
