@@ -234,7 +234,8 @@ def end(program):
             status = -signal.SIGINT
     threading._shutdown()  # as an interpreter does
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    if not sys.stdout.closed:  # multiprocessing's tracker of resources has closed it
+        sys.stdout.flush()
     if status == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -119,12 +119,12 @@ def spawn(way: str, moment: str, rank: int, folder: str) -> Any:
     return None
 
 
-def train_for_long(folder: str, **arguments: Any) -> None:
-    train("none", "none", 1, folder, total_steps=10**6, stall_timeout=None, **arguments)
+def train_for_long(folder: str, stall: float | None = None, **arguments: Any) -> None:
+    train("none", "none", 1, folder, total_steps=10**6, stall_timeout=stall, **arguments)
 
 
-def spawn_for_long(folder: str) -> None:
-    train_for_long(folder, devices=2)
+def spawn_for_long(folder: str, stall: float | None = None) -> None:
+    train_for_long(folder, stall, devices=2)
 
 
 def pids(folder: pathlib.Path) -> list[int]:

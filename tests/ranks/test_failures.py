@@ -67,6 +67,30 @@ def test_no_plugin_takes_the_end_of_a_failed_run_for_a_preemption(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("launcher", ["alone", "spawn"])
+def test_stopped_process(
+    ranks: StartRanks, tmp_path: pathlib.Path, launcher: str, victim: int
+) -> None:
+    """A machine that is cut off looks the same. Rank 0 serves the store, if no launcher does."""
+    folder = tmp_path / "run"
+    if launcher == "spawn":
+        started = ranks.start_alone(faulty.spawn_for_long, str(folder), 10.0)
+    else:
+        started = ranks.start(2, faulty.train_for_long, str(folder), 10.0)
+    wait_for(folder / "pid-0", folder / "pid-1", folder / "plan.json")
+    stopped = int((folder / f"pid-{victim}").read_text())
+    os.kill(stopped, signal.SIGSTOP)
+    started.processes[0 if launcher == "spawn" else 1 - victim].wait(20 + 30 + 60)
+    os.kill(stopped, signal.SIGKILL)
+    done = started.wait()
+    text = str([rank.result for rank in done]) + "".join(rank.errors for rank in done)
+    told = rf"rank {victim} on \S+( has not been heard of|, which serves the store)"
+    assert re.search(told, text), text
+    assert not re.search(rf"rank {1 - victim} on \S+ (failed|has)", text), text
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["torchrun", "spawn"])
 def test_no_rank_outlives_its_launcher(
     ranks: StartRanks, tmp_path: pathlib.Path, launcher: str
@@ -118,6 +142,8 @@ def check_names(text: str, launcher: str, way: str) -> None:
         "SIGKILL": r"rank 1 on \S+ (has ended|was killed by SIGKILL)",
         "block": r"rank 1 on \S+ has made no progress for \d+ s: it was .*reach",
     }[way]
+    if (launcher, way) == ("spawn", "SIGKILL"):
+        told = r"rank 1 on \S+ was killed by SIGKILL"
     if (launcher, way) == ("torchrun", "SIGKILL"):
         told = r"rank\s+: 1 \(local_rank: 1\)\s+exitcode\s+: -9"  # of torchrun itself
     assert re.search(told, text), text

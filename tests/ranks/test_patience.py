@@ -3,6 +3,7 @@
 import datetime
 import os
 import pathlib
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,51 @@ def test_others_wait_while_rank_0_saves(
 ) -> None:
     results = ranks(2, train_slowly, str(tmp_path / "run"), seconds, timeout, timeout=120)
     assert [rank.result for rank in results] == [6, 6]
+
+
+class Compiled(TinyModel):
+    """A model that PyTorch compiles in its first step, more slowly than usual."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.slowest = 0.0
+
+    def compile(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+        def slow(*arguments: Any, **named: Any) -> Any:
+            time.sleep(self.seconds)
+            return compile_fx_inner(*arguments, **named)
+
+        return compile_fx(graph, inputs, inner_compile=slow)
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.net.compile(backend=self.compile)
+
+    def train_step(self, batch: Any, state: TrainingState) -> Any:
+        started = time.monotonic()
+        outputs = super().train_step(batch, state)
+        self.slowest = max(self.slowest, time.monotonic() - started)
+        return outputs
+
+
+def train_compiled(seconds: float, timeout: float) -> Any:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout))
+    trainer = Trainer(use_cpu=True, total_steps=1, autoload=False, stall_timeout=timeout)
+    model = Compiled(seconds)
+    state = trainer.fit(model, TinyDataModule(16))
+    dist.destroy_process_group()
+    return state.global_iteration, model.slowest > timeout
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_slow_compilation_is_no_failure(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    results = ranks(2, train_compiled, 12, 8, env=cache)
+    assert [rank.result for rank in results] == [(2, True), (2, True)]
 
 
 # The judgement.
@@ -167,6 +213,19 @@ def test_activity(module: str, activity: str) -> None:
     with Blocked(in_module(module)) as frame:
         assert stacks.activity(frame) == activity
         assert "in block" in stacks.shown(frame)
+
+
+def compile_network(block: Callable[[], Any]) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        block()
+        return graph.forward
+
+    torch.compile(torch.nn.Linear(1, 1), backend=backend)(torch.ones(1))
+
+
+def test_compilation() -> None:
+    with Blocked(compile_network) as frame:
+        assert stacks.activity(frame) == "paused"
 
 
 def test_what_waits_for_others(make_trainer: Callable[..., Trainer]) -> None:

@@ -165,3 +165,68 @@ def test_program_without_a_guard(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 1
     assert 'call them under if __name__ == "__main__":' in done.stderr
     assert "ended with exit code 1" in done.stderr
+
+
+OWN_ERROR = """
+import multiprocessing
+import os
+import sys
+import threading
+
+from helios import Trainer
+from helios.testing import TinyDataModule, TinyModel
+
+if "HELIOS_TEST_INTERPRETER" in os.environ:  # which imports no program of its own
+    sys.modules["__mp_main__"] = sys.modules["__main__"]
+    multiprocessing.set_executable(os.environ["HELIOS_TEST_INTERPRETER"])
+
+
+class Own(ValueError):
+    def __init__(self, what, *, code):
+        super().__init__(f"{what}: {code}")
+        self.code = code
+        self.lock = threading.Lock()
+
+
+class Raises(TinyModel):
+    def train_step(self, batch, state):
+        if self.global_rank == 1:
+            raise Own("own", code=8)
+        return super().train_step(batch, state)
+
+
+def main():
+    arguments = {"total_steps": 1, "valid_frequency": 1, "autoload": False, "print_banner": False}
+    trainer = Trainer(use_cpu=True, devices=2, **arguments)
+    trainer.train_exceptions.append(Own)
+    try:
+        trainer.fit(Raises(), TinyDataModule())
+    except Own as error:
+        print(error, error.code, len(error.__notes__))
+    trainer.fit(TinyModel(), TinyDataModule())
+    print(trainer.state.global_iteration)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_error_whose_class_is_in_the_program(
+    ranks: StartRanks, tmp_path: pathlib.Path, python_of_ranks: list[str], is_whole: bool
+) -> None:
+    """Its own constructor and its lock are no obstacle; a normal end writes no warning."""
+    program = tmp_path / "program.py"
+    program.write_text(OWN_ERROR)
+    _, variables = ranks.prepared(spawn)
+    done = subprocess.run(
+        [*([sys.executable] if is_whole else python_of_ranks), str(program)],
+        env=os.environ | ({} if is_whole else variables),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "own: 8 8 2\n3\n"
