@@ -1,13 +1,15 @@
 """The arguments of the launcher, and the cluster that it uses, without workers."""
 
 import pathlib
+import subprocess
+import sys
 import threading
 from typing import Any
 
 import pytest
 import ray
 import torch
-from helios_ray import RayLauncher, cluster
+from helios_ray import RayLauncher, cluster, driver
 
 import helios
 from helios.errors import ConfigurationError, PluginConflictError
@@ -16,6 +18,12 @@ from helios.testing import TinyDataModule, TinyModel
 
 def trainer(**arguments: Any) -> helios.Trainer:
     return helios.Trainer(total_steps=3, autoload=False, print_banner=False, **arguments)
+
+
+def test_plugin_that_is_only_installed_does_not_import_ray() -> None:
+    code = "import sys, helios_ray; helios_ray.RayLauncher(2); print('ray' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 @pytest.mark.parametrize("number", [0, -1, True, 1.5, "2"])
@@ -139,8 +147,7 @@ def test_workers_have_gpus_if_the_trainer_uses_them(
 
 
 def test_trainer_of_ray_receives_the_arguments(tmp_path: pathlib.Path) -> None:
-    plugin = RayLauncher(3, use_gpu=True, storage_path=str(tmp_path), max_failures=5)
-    asked = plugin.engine(lambda: None, {"GPU": 1.0, "CPU": 2.0})
+    asked = driver.create_engine(lambda: None, 3, {"GPU": 1.0, "CPU": 2.0}, str(tmp_path), 5)
     assert asked.scaling_config.num_workers == 3
     assert asked.scaling_config.use_gpu
     assert asked.scaling_config.resources_per_worker == {"GPU": 1.0, "CPU": 2.0}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import ray
-from helios_ray import launcher, mailbox
+from helios_ray import driver, mailbox
 
 from helios.testing import TinyModel
 
@@ -100,21 +100,21 @@ def test_ctrl_c(
     try:
         if is_raised:
             with pytest.raises(KeyboardInterrupt):
-                launcher.run_engine(*arguments)
+                driver.run_engine(*arguments)
         else:
-            assert launcher.run_engine(*arguments) is None
+            assert driver.run_engine(*arguments) is None
     finally:
         signal.signal(signal.SIGINT, before)
     assert given == orders
 
 
 def test_error_of_ray_itself() -> None:
-    missing = launcher.error_of_ray(RuntimeError("... No module named 'helios_ray' ..."))
+    missing = driver.error_of_ray(RuntimeError("... No module named 'helios_ray' ..."))
     assert "cannot import 'helios_ray': install" in str(missing)
     error = RuntimeError("2 workers")
     error.worker_failures = {1: OSError("it was\n killed")}  # type: ignore[attr-defined]
-    died = launcher.error_of_ray(error)
+    died = driver.error_of_ray(error)
     assert str(died) == "the worker of Ray with rank 1 has ended: it was killed"
     assert died.rank == 1  # type: ignore[attr-defined]
     other = RuntimeError(TinyModel)
-    assert launcher.error_of_ray(other) is other
+    assert driver.error_of_ray(other) is other
