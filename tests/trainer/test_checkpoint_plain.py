@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios.checkpoints import storage
+from helios.checkpoints.shards import Shards
 from helios.core import TrainingState
 from helios.errors import CheckpointError
 from helios.testing import TinyModel, equal
@@ -146,3 +147,14 @@ def test_what_cannot_be_loaded_is_refused_when_saved(tmp_path: pathlib.Path, sta
         assert "['state']" in str(error)  # noqa: PT017 - saving it properly is as good
     else:
         assert storage.load(tmp_path / "x.pth")["state"] == state
+
+
+def test_divided_tensor_in_a_state_without_an_end() -> None:
+    divided = torch.zeros(2)
+    divided.device_mesh = None  # type: ignore[attr-defined]  # stands in for a tensor of FSDP2
+    state: list[Any] = [divided]
+    state.append(state)
+    with pytest.raises(
+        CheckpointError, match=r"entry \['plugins'\]\['mine'\]\[1\]: it contains it"
+    ):
+        Shards().take({"mine": state}, "plugins", None)

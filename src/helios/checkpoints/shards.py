@@ -60,7 +60,14 @@ class Shards:
         Args:
             state: plain containers, with tensors in them.
             path: the keys under which a checkpoint holds the state.
+
+        Raises:
+            CheckpointError: a state with divided tensors is not plain. Other states stay as they
+                are, and the save checks them.
         """
+        if not _has_divided(state):
+            return state
+        plain.check(state, "".join(f"[{step!r}]" for step in path if step is not PER_RANK))
         return _mapped(state, path, self._take)
 
     def _take(self, value: Any, path: tuple[Any, ...]) -> Any:
@@ -97,6 +104,20 @@ def filled(payload: dict[str, Any], tensors: Mapping[tuple[Any, ...], Any]) -> d
         else _mapped(part, (name,), find)
         for name, part in payload.items()
     }
+
+
+def _has_divided(state: Any) -> bool:
+    """Return whether a state has divided tensors; it may contain itself, or be very deep."""
+    seen: set[int] = set()
+    waiting = [state]
+    while waiting:
+        value = waiting.pop()
+        if plain.is_divided(value):
+            return True
+        if type(value) in plain.CONTAINERS and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return False
 
 
 def _mapped(value: Any, path: tuple[Any, ...], function: Any) -> Any:
