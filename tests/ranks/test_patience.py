@@ -215,12 +215,19 @@ def test_activity(module: str, activity: str) -> None:
         assert "in block" in stacks.shown(frame)
 
 
+class Sum(torch.nn.Module):
+    """A network with code of its own: PyTorch stops compiling code that it has compiled often."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.sum()
+
+
 def compile_network(block: Callable[[], Any]) -> None:
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         block()
         return graph.forward
 
-    torch.compile(torch.nn.Linear(1, 1), backend=backend)(torch.ones(1))
+    torch.compile(Sum(), backend=backend)(torch.ones(1))
 
 
 def test_compilation() -> None:
