@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from started_ranks import StartRanks
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from helios.core import Place
 from helios.trainer.launch import beats, guard, rendezvous, store
@@ -85,6 +85,15 @@ def test_frozen_store_ends_the_run(
     told = capfd.readouterr().err
     assert "rank 0 on " in told
     assert "which serves the store of the run, has not answered for 1 s" in told
+
+
+def test_store_that_nobody_serves_is_not_taken_for_a_stopped_one() -> None:
+    """Without the difference, ranks would outlive their launcher by the time of a stall."""
+    served = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = StoreClient(StoreAddress("127.0.0.1", served.port, "run", None), "guard")
+    del served
+    with pytest.raises(DistError):
+        client.reconnect(datetime.timedelta(seconds=1))
 
 
 def serve(folder: str) -> None:

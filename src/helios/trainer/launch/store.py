@@ -12,6 +12,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 T = TypeVar("T")
 _CONNECT = datetime.timedelta(seconds=30)
 _OPERATION = datetime.timedelta(seconds=10)
+_MARGIN = datetime.timedelta(seconds=5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,9 @@ class StoreClient:
 
     def _connected(self, timeout: datetime.timedelta) -> Store:
         address = self._address
-        store = _bounded(lambda: connect(address.host, address.port, timeout), timeout)
+        # PyTorch gives up first if nobody serves the store, and never if its process is stopped.
+        patience = timeout + _MARGIN
+        store = _bounded(lambda: connect(address.host, address.port, timeout), patience)
         store.set_timeout(_OPERATION)
         return PrefixStore(self._prefix, store)
 
