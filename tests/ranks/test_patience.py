@@ -112,7 +112,7 @@ def train_compiled(seconds: float, timeout: float) -> Any:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs the C++ compiler g++")
 def test_slow_compilation_is_no_failure(ranks: StartRanks, tmp_path: pathlib.Path) -> None:
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     results = ranks(2, train_compiled, 12, 8, env=cache)

@@ -1,4 +1,4 @@
-"""What program and workers tell one another, without a cluster."""
+"""The messages between the program and its workers, without a cluster."""
 
 import asyncio
 import signal

@@ -65,7 +65,7 @@ class Parallel:
         self._watches: list[RemovableHandle] = []
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a network that is on the device; return one that is wrapped already as it is."""
+        """Return a network in its wrapper. One that is wrapped already stays as it is."""
         is_wrapped = isinstance(module, nn.parallel.DistributedDataParallel | FSDPModule)
         if self._kind is None or is_wrapped:
             return module

@@ -102,9 +102,9 @@ class RayLauncher(helios.Plugin):
         self, metrics: dict[str, Any], improved: bool | None, validation_cycle: int
     ) -> None:
         """Report the metrics of a validation to Ray, from every worker."""
-        plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         import ray.train
 
+        plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         ray.train.report({**plain, "validation_cycle": validation_cycle})
 
 
